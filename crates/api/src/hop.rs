@@ -1,0 +1,157 @@
+//! Failures on the path of a call, named by the hop at which it ended, in the form that the caller understands.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The stations of a call, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hop {
+    /// The edge refused or could not place the connection.
+    Edge,
+    /// No live link to a gateway of the tunnel, or it broke under the call.
+    Link,
+    /// The gateway's certificate is not acceptable, or its TLS failed.
+    InnerTls,
+    /// Who is calling is missing, unknown or wrong.
+    Identity,
+    /// No such route.
+    Route,
+    /// The caller may not do this.
+    Policy,
+    /// The MCP server could not be dialled.
+    UpstreamConnect,
+    /// The MCP server broke the exchange.
+    Upstream,
+}
+
+impl Hop {
+    /// The name in the header `sortie-hop` and in error bodies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hop::Edge => "edge",
+            Hop::Link => "link",
+            Hop::InnerTls => "inner-tls",
+            Hop::Identity => "identity",
+            Hop::Route => "route",
+            Hop::Policy => "policy",
+            Hop::UpstreamConnect => "upstream-connect",
+            Hop::Upstream => "upstream",
+        }
+    }
+
+    /// The status that a failure at this hop answers with, unless a deadline or a size limit was the cause.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Hop::Edge | Hop::Link => StatusCode::SERVICE_UNAVAILABLE,
+            Hop::InnerTls | Hop::Route | Hop::UpstreamConnect | Hop::Upstream => StatusCode::BAD_GATEWAY,
+            Hop::Identity => StatusCode::UNAUTHORIZED,
+            Hop::Policy => StatusCode::FORBIDDEN,
+        }
+    }
+}
+
+/// The header that names the hop.
+pub const HOP_HEADER: &str = "sortie-hop";
+/// The header that carries one id for a call through every process.
+pub const REQUEST_ID_HEADER: &str = "sortie-request-id";
+/// The header with the caller's identity, signed by the hub; never taken from outside.
+pub const IDENTITY_HEADER: &str = "sortie-identity";
+/// Every header of ours begins so, and none with this beginning is taken from outside.
+pub const HEADER_PREFIX: &str = "sortie-";
+
+/// Why a call ended before its answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {reason}", hop.as_str())]
+pub struct HopError {
+    /// Where.
+    pub hop: Hop,
+    /// What the caller's HTTP client sees.
+    pub status: StatusCode,
+    /// Why, in words that are safe for the caller.
+    pub reason: String,
+    /// Seconds after which a retry makes sense.
+    pub retry_after: Option<u32>,
+}
+
+/// JSON-RPC code of our own failures: outside -32768..-32000, which JSON-RPC and MCP reserve.
+const JSONRPC_CODE: i32 = -31000;
+
+impl HopError {
+    /// A failure at a hop with its usual status.
+    pub fn new(hop: Hop, reason: impl Into<String>) -> Self {
+        let retry_after = matches!(hop, Hop::Edge | Hop::Link).then_some(1);
+        Self { hop, status: hop.status(), reason: reason.into(), retry_after }
+    }
+
+    /// The failure of a call for a host that no route serves.
+    pub fn no_route() -> Self {
+        Self::new(Hop::Route, "No route configured for host")
+    }
+
+    /// The same failure with another status (a deadline: 504; a body too large: 413; a misdirected host: 421).
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The `type` of the error object, as the public API names it.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            413 => "request_too_large",
+            503 => "overloaded_error",
+            504 => "timeout_error",
+            400..=499 => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+
+    /// The body: a JSON-RPC error for a caller that spoke JSON-RPC (`Some` with the request's id as it was sent), else
+    /// the public API's error object.
+    pub fn body(&self, request_id: &str, jsonrpc_id: Option<&RawValue>) -> Vec<u8> {
+        let details = serde_json::json!({"hop": self.hop, "reason": self.reason});
+        let body = match jsonrpc_id {
+            Some(id) => serde_json::json!({
+                "jsonrpc": "2.0",
+                "id": id,
+                "error": {"code": JSONRPC_CODE, "message": self.to_string(), "data": details},
+                "request_id": request_id,
+            }),
+            None => serde_json::json!({
+                "type": "error",
+                "error": {"type": self.kind(), "message": self.reason, "details": details},
+                "request_id": request_id,
+            }),
+        };
+        body.to_string().into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_rpc_caller_gets_its_own_id_back() {
+        let id = serde_json::value::to_raw_value(&serde_json::json!("a-7")).expect("raw");
+        let body = HopError::new(Hop::Link, "no gateway is connected").body("req_1", Some(&id));
+        let value: serde_json::Value = serde_json::from_slice(&body).expect("json");
+        assert_eq!(value["id"], "a-7");
+        assert_eq!(value["error"]["data"]["hop"], "link");
+        let code = value["error"]["code"].as_i64().expect("code");
+        assert!(!(-32768..=-32000).contains(&code));
+    }
+
+    #[test]
+    fn other_callers_get_the_public_error_object() {
+        let error = HopError::no_route();
+        assert_eq!(error.status, StatusCode::BAD_GATEWAY);
+        let value: serde_json::Value = serde_json::from_slice(&error.body("req_1", None)).expect("json");
+        assert_eq!(value["error"]["message"], "No route configured for host");
+        assert_eq!(value["error"]["details"]["hop"], "route");
+        assert_eq!(value["request_id"], "req_1");
+    }
+}

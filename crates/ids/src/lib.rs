@@ -1,0 +1,12 @@
+//! Typed identifiers, names and secrets that every part of Sortie shares.
+//!
+//! Pure: no I/O, no clock. Each kind of thing has its own type, so that a key can never be passed where a tunnel is
+//! meant, and a secret can never be printed by accident. Outside text becomes one of these types once, at the edge.
+
+mod id;
+mod name;
+mod secret;
+
+pub use id::{CertificateId, IdError, KeyId, LinkId, OrganizationId, RequestId, TokenId, TunnelId, WorkspaceId};
+pub use name::{BaseDomain, NameError, RouteHost, RouteName, TunnelDomain, TunnelLabel};
+pub use secret::{ApiKey, Digest, SecretError, TunnelToken};
