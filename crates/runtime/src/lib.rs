@@ -1,1 +1,16 @@
-//! runtime
+//! What every long-running role stands on: owned tasks, stopping, backoff, logs and metrics.
+//!
+//! Knows nothing of tunnels or MCP. Every task of the program is spawned through a [`TaskSet`], so that stopping is
+//! one call: tasks are told to finish, waited for until a deadline, and then dropped.
+
+mod backoff;
+mod logs;
+mod measure;
+mod signals;
+mod tasks;
+
+pub use backoff::Backoff;
+pub use logs::{LogFormat, init_logs};
+pub use measure::Metrics;
+pub use signals::{Stop, stop_signal};
+pub use tasks::TaskSet;

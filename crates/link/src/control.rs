@@ -1,0 +1,75 @@
+//! The control stream, the same on both ends.
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use serde::Serialize;
+use sortie_runtime::TaskSet;
+use tokio::sync::mpsc;
+
+use crate::protos::{Lines, line};
+
+/// Why the control stream broke.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// HTTP/2 ended it.
+    #[error("HTTP/2 ended it")]
+    Http2(#[from] h2::Error),
+    /// The peer wrote without bounds.
+    #[error("{0}")]
+    Line(&'static str),
+}
+
+/// Reads lines.
+pub(crate) struct ControlReader {
+    receive: RecvStream,
+    lines: Lines,
+}
+
+impl ControlReader {
+    pub(crate) fn new(receive: RecvStream) -> Self {
+        Self { receive, lines: Lines::default() }
+    }
+
+    /// The next line; `None` at the end of the stream. Cancel-safe: a line begun stays in the buffer.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        loop {
+            if let Some(text) = self.lines.pop() {
+                return Ok(Some(text));
+            }
+            let Some(chunk) = self.receive.data().await else { return Ok(None) };
+            let chunk = chunk?;
+            let _ = self.receive.flow_control().release_capacity(chunk.len());
+            self.lines.push(&chunk).map_err(ControlError::Line)?;
+        }
+    }
+}
+
+/// Writes messages as lines until the queue or the stream ends.
+pub(crate) async fn write_control<M: Serialize>(mut send: SendStream<Bytes>, mut outgoing: mpsc::Receiver<M>) {
+    while let Some(message) = outgoing.recv().await {
+        if send.send_data(line(&message), false).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends a connection whose set-up failed half-way.
+pub(crate) struct AbortOnDrop(Option<TaskSet>);
+
+impl AbortOnDrop {
+    pub(crate) fn new(tasks: TaskSet) -> Self {
+        Self(Some(tasks))
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(tasks) = &self.0 {
+            tasks.abort();
+        }
+    }
+}
