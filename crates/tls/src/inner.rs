@@ -248,3 +248,217 @@ fn unix_date(time: UnixTime) -> String {
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair};
+    use rustls::HandshakeKind;
+    use rustls_pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::fixtures::*;
+    use crate::{Authority, ReloadingIdentity, ServerIdentity, unix_now};
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).expect("certificate")
+    }
+
+    fn registered(pem: &str) -> RegisteredCa {
+        RegisteredCa::parse_any_time(pem).expect("registered")
+    }
+
+    fn trusting(authority: &Authority) -> Arc<ClientConfig> {
+        inner_client_config(&[authority.certificate().clone()], &[])
+    }
+
+    fn gateway(authority: &Authority) -> ServerIdentity {
+        authority
+            .issue_server(&names(&["*.abcd1234.sortie.localhost", "abcd1234.sortie.localhost"]), DAY)
+            .expect("certificate")
+    }
+
+    /// A CA for tests that sign what our own would refuse to: its certificate and what signs with it.
+    fn raw_ca(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (RegisteredCa, Issuer<'static, KeyPair>) {
+        let mut params = ca_params();
+        change(&mut params);
+        let key = key();
+        let pem = params.self_signed(&key).expect("CA").pem();
+        (registered(&pem), Issuer::new(params, key))
+    }
+
+    async fn refused(cas: &[RegisteredCa], identity: &ServerIdentity) -> String {
+        refusal(inner_client_config(cas, &[]), serve(identity, &[]), HOST).await
+    }
+
+    #[tokio::test]
+    async fn the_registered_ca_is_accepted_with_a_post_quantum_key_exchange_and_never_resumed() {
+        let ca = authority();
+        let (client, server) = (inner_client_config(&[ca.certificate().clone()], &[b"h2", b"http/1.1"]), gateway(&ca));
+        let server = serve(&server, &[b"http/1.1"]);
+        for _ in 0..2 {
+            let stream = handshake(Arc::clone(&client), Arc::clone(&server), HOST).await.expect("handshake");
+            let (_, connection) = stream.get_ref();
+            assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+            assert_eq!(connection.alpn_protocol(), Some(b"http/1.1".as_slice()));
+            let group = connection.negotiated_key_exchange_group().expect("group").name();
+            assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+            assert_eq!(connection.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    }
+
+    #[tokio::test]
+    async fn another_ca_and_no_ca_are_refused() {
+        let (ca, other) = (authority(), authority());
+        let said = refusal(trusting(&other), serve(&gateway(&ca), &[]), HOST).await;
+        assert!(said.starts_with("unknown certificate authority"), "{said}");
+        let said = refused(&[], &gateway(&ca)).await;
+        assert!(said.starts_with("unknown certificate authority"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn during_a_rotation_either_ca_is_accepted_although_their_names_are_equal() {
+        let (old, new) = (authority(), authority());
+        let cas = [old.certificate().clone(), new.certificate().clone()];
+        for ca in [&old, &new] {
+            let identity = gateway(ca);
+            handshake(inner_client_config(&cas, &[]), serve(&identity, &[]), HOST).await.expect("handshake");
+            let issuer = issuer_fingerprint(&der(&identity.cert_pem), &cas);
+            assert_eq!(issuer.as_deref(), Some(ca.certificate().fingerprint()));
+        }
+        assert_eq!(issuer_fingerprint(&der(&gateway(&authority()).cert_pem), &cas), None);
+    }
+
+    #[tokio::test]
+    async fn a_chain_through_an_intermediate_is_refused_even_when_presented() {
+        let (root, root_issuer) = raw_ca(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "root"));
+        let mut params = ca_params();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        let key = key();
+        let intermediate_pem = params.signed_by(&key, &root_issuer).expect("intermediate").pem();
+        let mut identity = leaf(&leaf_params(), &Issuer::new(params, key));
+        identity.cert_pem.push_str(&intermediate_pem);
+
+        let said = refused(&[root], &identity).await;
+        assert!(said.starts_with("unknown certificate authority"), "{said}");
+        // The same intermediate, once registered itself, is a direct signer.
+        let client = inner_client_config(&[registered(&intermediate_pem)], &[]);
+        handshake(client, serve(&identity, &[]), HOST).await.expect("handshake");
+    }
+
+    #[tokio::test]
+    async fn validity_is_checked_for_the_certificate_and_for_the_ca() {
+        let (ca, issuer) = raw_ca(|_| {});
+        let mut params = leaf_params();
+        within(&mut params, -7200, -3600);
+        let said = refused(std::slice::from_ref(&ca), &leaf(&params, &issuer)).await;
+        assert!(said.starts_with("certificate expired on "), "{said}");
+        within(&mut params, 3600, 7200);
+        let said = refused(std::slice::from_ref(&ca), &leaf(&params, &issuer)).await;
+        assert!(said.starts_with("the certificate is not valid before "), "{said}");
+
+        let (ca, issuer) = raw_ca(|params| within(params, -7200, -3600));
+        let said = refused(&[ca], &leaf(&leaf_params(), &issuer)).await;
+        assert!(said.contains("the CA that signed it is valid from"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn the_name_must_be_covered() {
+        let ca = authority();
+        let server = serve(&gateway(&ca), &[]);
+        for host in ["files.other123.sortie.localhost", "a.files.abcd1234.sortie.localhost"] {
+            let said = refusal(trusting(&ca), Arc::clone(&server), host).await;
+            assert!(said.starts_with(&format!("bad certificate: it does not cover `{host}`")), "{said}");
+        }
+        let said = refusal(trusting(&ca), server, "127.0.0.1").await;
+        assert!(said.contains("not for IP addresses"), "{said}");
+
+        let leaf = der(&gateway(&ca).cert_pem);
+        assert!(covers(&leaf, HOST) && covers(&leaf, "Files.ABCD1234.sortie.localhost."));
+        assert!(!covers(&leaf, "files.other123.sortie.localhost") && !covers(&leaf, "127.0.0.1") && !covers(&leaf, ""));
+        assert!(!covers(&CertificateDer::from(vec![0x30, 0]), HOST));
+    }
+
+    #[tokio::test]
+    async fn the_authority_key_identifier_must_be_that_of_the_ca() {
+        let (ca, issuer) = raw_ca(|_| {});
+        let mut params = leaf_params();
+        params.use_authority_key_identifier_extension = false;
+        let said = refused(std::slice::from_ref(&ca), &leaf(&params, &issuer)).await;
+        assert!(said.contains("must have the extension AuthorityKeyIdentifier"), "{said}");
+
+        // The same key and name, but another identifier for them.
+        let key = KeyPair::from_pem(&issuer.key().serialize_pem()).expect("key");
+        let mut other = ca_params();
+        other.key_identifier_method = KeyIdMethod::PreSpecified(vec![1; 20]);
+        let identity = leaf(&leaf_params(), &Issuer::new(other, key));
+        let said = refused(std::slice::from_ref(&ca), &identity).await;
+        assert!(said.contains("is not the SubjectKeyIdentifier of the CA"), "{said}");
+        assert_eq!(issuer_fingerprint(&der(&identity.cert_pem), &[ca]), None);
+    }
+
+    #[tokio::test]
+    async fn a_restricted_use_must_include_servers() {
+        let (ca, issuer) = raw_ca(|_| {});
+        let mut params = leaf_params();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let said = refused(std::slice::from_ref(&ca), &leaf(&params, &issuer)).await;
+        assert!(said.contains("ExtendedKeyUsage"), "{said}");
+        params.extended_key_usages.clear();
+        let server = serve(&leaf(&params, &issuer), &[]);
+        handshake(inner_client_config(&[ca], &[]), server, HOST).await.expect("no restriction");
+    }
+
+    #[tokio::test]
+    async fn a_key_outside_the_rules_is_refused() {
+        let (ca, issuer) = raw_ca(|_| {});
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
+        let cert_pem = leaf_params().signed_by(&key, &issuer).expect("leaf").pem();
+        let identity = ServerIdentity { cert_pem, key_pem: crate::Secret::new(key.serialize_pem()) };
+        let said = refused(&[ca], &identity).await;
+        assert!(said.contains("its key must be RSA"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_a_name_is_not_its_own_authority() {
+        let key = key();
+        let cert_pem = leaf_params().self_signed(&key).expect("self-signed").pem();
+        let identity = ServerIdentity { cert_pem, key_pem: crate::Secret::new(key.serialize_pem()) };
+        let said = refused(&[authority().certificate().clone()], &identity).await;
+        assert!(said.starts_with("unknown certificate authority"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_refused() {
+        let ca = authority();
+        let identity = gateway(&ca);
+        let identity = ReloadingIdentity::from_pem(&identity.cert_pem, identity.key_pem.expose()).expect("identity");
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .expect("version")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(identity));
+        let said = refusal(trusting(&ca), Arc::new(server), HOST).await;
+        assert!(said.contains("version"), "{said}");
+    }
+
+    #[test]
+    fn what_a_peer_says_is_made_harmless() {
+        let presented = vec!["a\u{1b}[31m\nb".to_owned(), "x".repeat(1000)];
+        let expected = ServerName::try_from(HOST).expect("name");
+        let reason = CertificateError::NotValidForNameContext { expected, presented };
+        let said = explain(&rustls::Error::InvalidCertificate(reason));
+        assert!(!said.chars().any(char::is_control) && said.len() < 500, "{said}");
+    }
+
+    #[test]
+    fn an_issued_certificate_ends_with_its_authority_at_the_latest() {
+        let ca = Authority::generate_at("Test CA", Duration::from_secs(3600), unix_now()).expect("authority");
+        let identity = gateway(&ca);
+        let identity = ReloadingIdentity::from_pem(&identity.cert_pem, identity.key_pem.expose()).expect("identity");
+        assert_eq!(identity.not_after_unix(), ca.certificate().not_after_unix());
+    }
+}

@@ -12,6 +12,8 @@ mod authority;
 mod client;
 mod edge;
 mod files;
+#[cfg(test)]
+mod fixtures;
 mod hello;
 mod inner;
 mod registered;

@@ -236,3 +236,215 @@ fn single_block(pem: &str) -> Result<CertificateDer<'static>, CaError> {
         blocks => Err(CaError::NotOneBlock(blocks)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+        SignatureAlgorithm,
+    };
+    use rustls_pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::fixtures::{authority, ca_params, key, within};
+    use crate::unix_now;
+
+    fn parse(pem: &str) -> Result<RegisteredCa, CaError> {
+        RegisteredCa::parse(pem, unix_now())
+    }
+
+    fn signed(params: &CertificateParams) -> String {
+        params.self_signed(&key()).expect("certificate").pem()
+    }
+
+    fn broken(params: &CertificateParams) -> CaError {
+        parse(&signed(params)).expect_err("a rule is broken")
+    }
+
+    /// A CA certificate some of whose bytes are replaced; its signature no longer holds, which registration does not
+    /// ask for.
+    fn patched(pem: &str, from: &[u8], to: &[u8]) -> String {
+        let mut der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("der").to_vec();
+        let found: Vec<_> =
+            der.windows(from.len()).enumerate().filter(|(_, part)| part == &from).map(|(at, _)| at).collect();
+        assert!(!found.is_empty(), "the bytes to replace are there");
+        for at in found {
+            der[at..at + to.len()].copy_from_slice(to);
+        }
+        armoured(&der)
+    }
+
+    fn armoured(der: &[u8]) -> String {
+        // rcgen encodes PEM for certificates that it reads; here the bytes are arbitrary, so base64 is made by hand.
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+        for (line, chunk) in der.chunks(3).enumerate() {
+            let bits = chunk.iter().fold(0u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+            for place in 0..4 {
+                let index = usize::try_from((bits >> (18 - 6 * place)) & 63).expect("six bits");
+                text.push(if place <= chunk.len() { char::from(ALPHABET[index]) } else { '=' });
+            }
+            if line % 16 == 15 {
+                text.push('\n');
+            }
+        }
+        text + "\n-----END CERTIFICATE-----\n"
+    }
+
+    #[test]
+    fn a_good_certificate_is_taken_with_text_around_it() {
+        let ca = authority();
+        let text = format!("Subject: CN = Test CA\n{}\n", ca.cert_pem());
+        let parsed = parse(&text).expect("good");
+        assert_eq!(parsed.der(), ca.certificate().der());
+        assert_eq!(parsed.fingerprint().len(), 64);
+        assert!(parsed.not_after_unix() > unix_now() + 29 * 86_400);
+        assert_eq!(format!("{parsed:?}"), format!("RegisteredCa({})", parsed.fingerprint()));
+    }
+
+    #[test]
+    fn keys_of_every_allowed_kind_are_taken() {
+        for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_RSA_SHA256] {
+            let key = KeyPair::generate_for(algorithm).expect("key");
+            let pem = ca_params().self_signed(&key).expect("certificate").pem();
+            assert!(parse(&pem).is_ok(), "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_must_be_one_short_certificate_and_no_key() {
+        let good = signed(&ca_params());
+        assert_eq!(parse("").expect_err("empty"), CaError::NotOneBlock(0));
+        assert_eq!(parse(&format!("{good}{good}")).expect_err("two"), CaError::NotOneBlock(2));
+        assert_eq!(parse(&format!("{good}{}", key().serialize_pem())).expect_err("key"), CaError::PrivateKey);
+        assert_eq!(parse(&key().serialize_pem()).expect_err("key"), CaError::PrivateKey);
+        assert_eq!(parse(&format!("{}{good}", "#".repeat(MAX_CA_PEM))).expect_err("long"), CaError::TooLong);
+        assert_eq!(parse(&good.replace("CERTIFICATE", "X509 CRL")).expect_err("crl"), CaError::NotACertificateBlock);
+        assert_eq!(parse(&good.replace("MII", "M!!")).expect_err("base64"), CaError::NotACertificateBlock);
+    }
+
+    #[test]
+    fn damaged_certificates_are_refused_or_read_but_never_panic() {
+        let der = CertificateDer::from_pem_slice(signed(&ca_params()).as_bytes()).expect("der").to_vec();
+        let mut longer = der.clone();
+        longer.push(0);
+        assert_eq!(parse(&armoured(&longer)).expect_err("longer"), CaError::Unreadable("bytes follow it".to_owned()));
+        for at in 0..der.len() {
+            assert!(parse(&armoured(&der[..at])).is_err(), "cut at {at}");
+            for value in [0, 1, 0x30, 0x7f, 0x80, 0xff] {
+                let mut damaged = der.clone();
+                damaged[at] = value;
+                let _ = parse(&armoured(&damaged));
+            }
+        }
+    }
+
+    #[test]
+    fn basic_constraints_must_be_there_critical_and_true() {
+        let mut params = ca_params();
+        params.is_ca = IsCa::NoCa;
+        assert_eq!(broken(&params), CaError::NotCa);
+        params.is_ca = IsCa::ExplicitNoCa;
+        assert_eq!(broken(&params), CaError::NotCa);
+        params.is_ca = IsCa::NoCa;
+        params.custom_extensions = vec![basic_constraints(false)];
+        assert_eq!(broken(&params), CaError::NotCa);
+    }
+
+    #[test]
+    fn a_subject_key_identifier_is_required_once() {
+        let mut params = ca_params();
+        params.is_ca = IsCa::NoCa;
+        params.custom_extensions = vec![basic_constraints(true)];
+        assert_eq!(broken(&params), CaError::NoSubjectKeyIdentifier);
+
+        let mut params = ca_params();
+        params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 14], vec![4, 2, 1, 2])];
+        assert!(matches!(broken(&params), CaError::Unreadable(_)));
+    }
+
+    #[test]
+    fn it_must_be_allowed_to_sign_certificates() {
+        let mut params = ca_params();
+        params.key_usages = vec![];
+        assert_eq!(broken(&params), CaError::NoCertSign);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        assert_eq!(broken(&params), CaError::NoCertSign);
+    }
+
+    #[test]
+    fn it_must_be_inside_its_validity_when_registered() {
+        let mut params = ca_params();
+        within(&mut params, -7200, -3600);
+        assert!(matches!(broken(&params), CaError::Expired(_)));
+        assert!(RegisteredCa::parse_any_time(&signed(&params)).is_ok());
+        within(&mut params, 3600, 7200);
+        assert!(matches!(broken(&params), CaError::NotYetValid(_)));
+    }
+
+    #[test]
+    fn weak_keys_are_refused() {
+        let small = RsaOf1024Bits::new();
+        let issuer = Issuer::new(ca_params(), key());
+        let pem = ca_params().signed_by(&small, &issuer).expect("certificate").pem();
+        assert_eq!(parse(&pem).expect_err("small"), CaError::WeakKey("RSA of 1024 bits".to_owned()));
+
+        let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
+        let pem = ca_params().signed_by(&ed25519, &issuer).expect("certificate").pem();
+        assert!(matches!(parse(&pem).expect_err("ed25519"), CaError::WeakKey(_)));
+
+        let p256 = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        let p192 = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x01];
+        let pem = patched(&signed(&ca_params()), &p256, &p192);
+        assert!(matches!(parse(&pem).expect_err("P-192"), CaError::WeakKey(_)));
+    }
+
+    #[test]
+    fn weak_signatures_are_refused() {
+        let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+        let sha224 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x01];
+        let pem = patched(&signed(&ca_params()), &sha256, &sha224);
+        assert_eq!(parse(&pem).expect_err("SHA-224"), CaError::WeakSignature);
+
+        let rsa = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("key");
+        let pem = ca_params().self_signed(&rsa).expect("certificate").pem();
+        let sha256 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+        let sha1 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05];
+        assert_eq!(parse(&patched(&pem, &sha256, &sha1)).expect_err("SHA-1"), CaError::WeakSignature);
+    }
+
+    #[test]
+    fn an_unconstrained_and_a_constrained_ca_are_both_fine() {
+        let mut params = ca_params();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(3));
+        assert!(parse(&signed(&params)).is_ok());
+    }
+
+    fn basic_constraints(critical: bool) -> CustomExtension {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 3, 1, 1, 0xff]);
+        extension.set_criticality(critical);
+        extension
+    }
+
+    /// A public key that no sane library generates any more.
+    struct RsaOf1024Bits(Vec<u8>);
+
+    impl RsaOf1024Bits {
+        fn new() -> Self {
+            let mut der = vec![0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00];
+            der.extend([0xc5; 128]);
+            der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+            Self(der)
+        }
+    }
+
+    impl PublicKeyData for RsaOf1024Bits {
+        fn der_bytes(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn algorithm(&self) -> &'static SignatureAlgorithm {
+            &rcgen::PKCS_RSA_SHA256
+        }
+    }
+}

@@ -229,7 +229,7 @@ impl SetupDir {
         // The certificate goes first: a run killed after this leaves what `ensure_authority` completes.
         let path = self.path(SetupFile::CaCert);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(SetupError::Write { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SetupError::Write { path, source }),
             _ => self.new_authority(),
         }
     }
@@ -237,8 +237,8 @@ impl SetupDir {
     /// Issues the gateway's certificate for `<tunnel_domain>` and every name directly under it, replacing the one that
     /// is there. Needs the CA ([`SetupDir::ensure_authority`]), and no hub.
     pub fn issue_server_cert(&self, tunnel_domain: &str, lifetime: Duration) -> Result<ServerIdentity, SetupError> {
-        let authority = self.authority()?;
         let _lock = self.lock()?;
+        let authority = self.authority()?;
         let names = [format!("*.{tunnel_domain}"), tunnel_domain.to_owned()];
         let identity = authority.issue_server(&names, lifetime).map_err(SetupError::Issue)?;
         self.write(SetupFile::TlsKey, identity.key_pem.expose())?;
