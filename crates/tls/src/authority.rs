@@ -218,3 +218,85 @@ fn alternative_name(name: &str) -> Result<SanType, IssueError> {
     DnsName::try_from(name.strip_prefix("*.").unwrap_or(name)).map_err(|_| wrong())?;
     name.to_ascii_lowercase().try_into().map(SanType::DnsName).map_err(|_| wrong())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::fixtures::{DAY, HOST, authority, ca_params, key, names};
+    use crate::{covers, issuer_fingerprint};
+
+    #[test]
+    fn an_authority_reads_back_and_issues_what_its_certificate_vouches_for() {
+        let made = authority();
+        let ca = Authority::from_pem(made.cert_pem(), made.key_pem().expose()).expect("read back");
+        let identity = ca.issue_server(&names(&["*.example.test", "Example.TEST", "::1"]), DAY).expect("certificate");
+        let leaf = CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).expect("leaf");
+        assert!(covers(&leaf, "a.example.test") && covers(&leaf, "example.test"));
+        let issuer = issuer_fingerprint(&leaf, &[made.certificate().clone()]);
+        assert_eq!(issuer.as_deref(), Some(made.certificate().fingerprint()));
+    }
+
+    #[test]
+    fn foreign_keys_of_other_kinds_serve_too() {
+        for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            let key = KeyPair::generate_for(algorithm).expect("key");
+            let pem = ca_params().self_signed(&key).expect("certificate").pem();
+            let ca = Authority::from_pem(&pem, &key.serialize_pem()).expect("authority");
+            let identity = ca.issue_server(&names(&[HOST]), DAY).expect("certificate");
+            let leaf = CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).expect("leaf");
+            assert!(issuer_fingerprint(&leaf, &[ca.certificate().clone()]).is_some());
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let (one, two) = (authority(), authority());
+        let mixed = Authority::from_pem(one.cert_pem(), two.key_pem().expose());
+        assert!(matches!(mixed, Err(IssueError::Mismatch)));
+        assert!(matches!(Authority::from_pem(one.cert_pem(), "no key"), Err(IssueError::Key(_))));
+        let leaf = one.issue_server(&names(&[HOST]), DAY).expect("certificate");
+        let not_ca = Authority::from_pem(&leaf.cert_pem, leaf.key_pem.expose());
+        assert!(matches!(not_ca, Err(IssueError::Certificate(CaError::NotCa))));
+    }
+
+    #[test]
+    fn an_expired_authority_issues_nothing() {
+        let ca = Authority::generate_at("Test CA", DAY, unix_now() - 10 * 86_400).expect("authority");
+        assert!(matches!(ca.issue_server(&names(&[HOST]), DAY), Err(IssueError::AuthorityExpired(_))));
+        let read = Authority::from_pem(ca.cert_pem(), ca.key_pem().expose());
+        assert!(matches!(read, Err(IssueError::Certificate(CaError::Expired(_)))));
+    }
+
+    #[test]
+    fn names_and_lifetimes_outside_the_bounds_are_refused() {
+        let ca = authority();
+        for bad in ["", "*.", "a b", "exa\u{e9}mple.test", "*.*.example.test", "http://example.test", "a..b"] {
+            let refused = ca.issue_server(&names(&[bad]), DAY);
+            assert!(matches!(refused, Err(IssueError::Name(_))), "{bad:?}: {refused:?}");
+        }
+        assert!(matches!(ca.issue_server(&[], DAY), Err(IssueError::NoNames)));
+        assert!(matches!(ca.issue_server(&names(&[HOST]), Duration::ZERO), Err(IssueError::Lifetime(_))));
+        assert!(ca.issue_server(&names(&[HOST]), Duration::MAX).is_ok(), "it ends with the authority");
+        assert!(matches!(Authority::generate("", 1), Err(IssueError::CommonName(0))));
+        assert!(matches!(Authority::generate(&"x".repeat(65), 1), Err(IssueError::CommonName(65))));
+        assert!(matches!(Authority::generate("Test CA", 0), Err(IssueError::Lifetime(_))));
+        assert!(matches!(Authority::generate("Test CA", u32::MAX), Err(IssueError::Lifetime(_))));
+        let long = format!("{}.{}.example.test", "a".repeat(60), "b".repeat(60));
+        assert!(ca.issue_server(&[long], DAY).is_ok(), "a name longer than a common name may be");
+    }
+
+    #[test]
+    fn serial_numbers_differ_although_the_key_is_one() {
+        let (ca, key) = (authority(), key());
+        let issue = || ca.issue_server_for(&key, &names(&[HOST]), DAY, unix_now()).expect("certificate").cert_pem;
+        let serial = |pem: String| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("leaf");
+            let (_, leaf) = X509Certificate::from_der(&der).expect("leaf");
+            leaf.raw_serial().to_vec()
+        };
+        assert_ne!(serial(issue()), serial(issue()));
+    }
+}

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::DnsName;
 
 use crate::server::Loaded;
 use crate::{Authority, IssueError, unix_now};
@@ -90,11 +89,9 @@ impl EdgeIdentity {
             return Some("");
         }
         let under = host.strip_suffix(self.base.as_str())?.strip_suffix('.')?;
-        DnsName::try_from(under).ok()?;
         match under.split_once('.') {
-            None => Some(""),
-            Some((_, label)) if !label.contains('.') => Some(label),
-            Some(_) => None,
+            None => is_label(under).then_some(""),
+            Some((route, label)) => (is_label(route) && is_label(label)).then_some(label),
         }
     }
 
@@ -154,10 +151,117 @@ impl fmt::Debug for EdgeIdentity {
     }
 }
 
+/// Whether some text is one label of a hostname (RFC 1123 section 2.1), in lower case.
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
 /// Whether a name of a certificate, perhaps a wildcard, covers a host.
 fn matches(name: &str, host: &str) -> bool {
     match name.strip_prefix("*.") {
         Some(parent) => host.split_once('.').is_some_and(|(first, rest)| !first.is_empty() && rest == parent),
         None => name == host && name.parse::<IpAddr>().is_err(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::*;
+    use crate::{Versions, client_config, covers};
+
+    const BASE: &str = "sortie.localhost";
+
+    fn edge() -> EdgeIdentity {
+        EdgeIdentity::new(authority(), BASE, &names(&["127.0.0.1", "edge.example.test", "*.alias.test"])).expect("edge")
+    }
+
+    fn cached(identity: &EdgeIdentity) -> usize {
+        identity.cache.lock().expect("cache").minted.len()
+    }
+
+    #[test]
+    fn each_host_gets_a_certificate_that_covers_it_and_foreign_ones_none() {
+        let identity = edge();
+        let now = unix_now();
+        for host in [
+            "sortie.localhost",
+            "Abcd1234.Sortie.Localhost",
+            "files--abcd1234.sortie.localhost",
+            "files.abcd1234.sortie.localhost",
+            "edge.example.test",
+            "x.alias.test",
+        ] {
+            let certified = identity.certificate(Some(host), now).expect(host);
+            assert!(covers(&certified.cert[0], host), "{host}");
+        }
+        assert_eq!(cached(&identity), 2, "the base certificate and one label's");
+        for host in [
+            "example.test",
+            "a.b.abcd1234.sortie.localhost",
+            "sortie.localhost.evil.test",
+            "xsortie.localhost",
+            "x.y.alias.test",
+            ".sortie.localhost",
+            "a..sortie.localhost",
+            "127.0.0.1",
+        ] {
+            assert!(identity.certificate(Some(host), now).is_none(), "{host}");
+        }
+        assert_eq!(cached(&identity), 2);
+    }
+
+    #[test]
+    fn a_certificate_is_made_once_and_again_before_it_ends() {
+        let ca = Authority::generate("Test CA", 400).expect("authority");
+        let identity = EdgeIdentity::new(ca, BASE, &[]).expect("edge");
+        let now = unix_now();
+        let at = |days: i64| identity.certificate(Some(HOST), now + days * 86_400).expect("certificate");
+        let first = at(0);
+        assert!(Arc::ptr_eq(&first, &at(19)));
+        let second = at(21);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &at(21)));
+        // Near the authority's end its last certificate stays in use, and after it there is none.
+        let last = at(399);
+        assert!(Arc::ptr_eq(&last, &at(399)));
+        assert!(identity.certificate(Some(HOST), now + 401 * 86_400).is_none());
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_used() {
+        let identity = edge();
+        let now = unix_now();
+        let base = identity.certificate(None, now).expect("base");
+        let kept = identity.certificate(Some(HOST), now).expect("label");
+        for index in 0..MAX_CACHED + 50 {
+            let host = format!("files.label{index}.sortie.localhost");
+            assert!(identity.certificate(Some(&host), now).is_some());
+            if index % 500 == 0 {
+                assert!(Arc::ptr_eq(&kept, &identity.certificate(Some(HOST), now).expect("label")));
+            }
+        }
+        assert_eq!(cached(&identity), MAX_CACHED);
+        assert!(Arc::ptr_eq(&base, &identity.certificate(None, now).expect("base")));
+        assert!(Arc::ptr_eq(&kept, &identity.certificate(Some(HOST), now).expect("label")));
+    }
+
+    #[tokio::test]
+    async fn real_clients_are_served_by_name_and_by_address() {
+        let identity = Arc::new(edge());
+        let client = client_config(identity.ca_pem(), false, Versions::Tls13, &[]).expect("client");
+        let server = serve_with(identity, &[]);
+        for host in [HOST, "sortie.localhost", "127.0.0.1"] {
+            handshake(Arc::clone(&client), Arc::clone(&server), host).await.expect(host);
+        }
+        let said = refusal(client, server, "other.example").await;
+        assert!(said.contains("refused"), "{said}");
+    }
+
+    #[test]
+    fn names_that_cannot_work_are_refused_at_once() {
+        assert!(matches!(EdgeIdentity::new(authority(), "not a domain", &[]), Err(IssueError::Name(_))));
+        assert!(matches!(EdgeIdentity::new(authority(), BASE, &names(&["a b"])), Err(IssueError::Name(_))));
     }
 }

@@ -55,3 +55,49 @@ impl Drop for Temporary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("metadata").permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_get_their_mode_and_content_also_when_they_existed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("key");
+        write_public(&path, b"one").expect("write");
+        assert_eq!((mode(&path), fs::read(&path).expect("read")), (0o644, b"one".to_vec()));
+        write_private(&path, b"two").expect("write");
+        assert_eq!((mode(&path), fs::read(&path).expect("read")), (0o600, b"two".to_vec()));
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("dir");
+        let target = dir.path().join("is-a-directory");
+        fs::create_dir(&target).expect("directory");
+        fs::write(target.join("file"), "").expect("file");
+        assert!(write_private(&target, b"x").is_err());
+        assert!(write_private(dir.path().join("missing/file"), b"x").is_err());
+        assert!(write_private("/", b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn readers_see_the_old_file_until_the_new_one_is_whole() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("file");
+        write_public(&path, b"old").expect("write");
+        let mut open = File::open(&path).expect("open");
+        write_public(&path, b"new").expect("write");
+        let mut seen = String::new();
+        io::Read::read_to_string(&mut open, &mut seen).expect("read");
+        assert_eq!(seen, "old");
+    }
+}

@@ -199,6 +199,10 @@ fn explain_certificate(reason: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "unknown certificate authority: no CA that is registered or trusted here signed the certificate".to_owned()
         }
+        // A CA that was made anew under its old name shows up here.
+        CertificateError::BadSignature => "unknown certificate authority: the trusted CA has the right name, but \
+                                           another key signed; trust the current CA certificate"
+            .to_owned(),
         CertificateError::Expired => "certificate expired; issue a new one".to_owned(),
         CertificateError::ExpiredContext { not_after, .. } => {
             format!("certificate expired on {}; issue a new one", unix_date(*not_after))

@@ -275,3 +275,192 @@ fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     }
     fs::read(path).map(Zeroizing::new).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::ServerName;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::fixtures::*;
+    use crate::{Authority, client_config, client_config_with_identity, explain_io, write_private, write_public};
+
+    struct Files {
+        dir: tempfile::TempDir,
+        ca: Authority,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let files = Self { dir: tempfile::tempdir().expect("dir"), ca: authority() };
+            files.issue(DAY * 10);
+            files
+        }
+
+        fn paths(&self) -> (PathBuf, PathBuf) {
+            (self.dir.path().join("tls.crt"), self.dir.path().join("tls.key"))
+        }
+
+        fn issue(&self, lifetime: std::time::Duration) {
+            let identity = self.ca.issue_server(&names(&[HOST, "127.0.0.1"]), lifetime).expect("certificate");
+            self.write(&identity);
+        }
+
+        fn write(&self, identity: &ServerIdentity) {
+            let (cert, key) = self.paths();
+            write_public(cert, identity.cert_pem.as_bytes()).expect("write");
+            write_private(key, identity.key_pem.expose().as_bytes()).expect("write");
+        }
+
+        fn load(&self) -> ReloadingIdentity {
+            let (cert, key) = self.paths();
+            ReloadingIdentity::from_files(cert, key).expect("identity")
+        }
+    }
+
+    #[tokio::test]
+    async fn new_files_serve_new_connections_without_a_restart() {
+        let files = Files::new();
+        let identity = Arc::new(files.load());
+        let server = serve_with(Arc::clone(&identity) as Arc<dyn ResolvesServerCert>, &[]);
+        let presented = async || {
+            let client = client_config(files.ca.cert_pem(), false, Versions::Tls13, &[]).expect("client");
+            let stream = handshake(client, Arc::clone(&server), HOST).await.expect("handshake");
+            stream.get_ref().1.peer_certificates().expect("certificates")[0].clone().into_owned()
+        };
+        assert!(!identity.reload().expect("unchanged"));
+        let before = presented().await;
+        files.issue(DAY * 20);
+        assert_eq!(presented().await, before);
+        assert!(identity.reload().expect("changed"));
+        assert!(!identity.reload().expect("unchanged"));
+        assert_ne!(presented().await, before);
+        assert_eq!(identity.days_left(unix_now() + 60), 19);
+        assert_eq!(identity.days_left(unix_now() + 86_400 * 20 + 60), -1);
+    }
+
+    #[test]
+    fn broken_files_are_named_and_the_old_certificate_stays() {
+        let files = Files::new();
+        let identity = files.load();
+        let (before, good) = (identity.leaf(), files.ca.issue_server(&names(&[HOST]), DAY).expect("certificate"));
+        let (cert, key) = files.paths();
+        let refused = |what: &str| {
+            let said = identity.reload().expect_err(what).to_string();
+            assert!(said.contains(files.dir.path().to_str().expect("path")), "{said}");
+            assert_eq!(identity.leaf(), before);
+            said
+        };
+
+        fs::write(&cert, "half of a certif").expect("write");
+        assert!(refused("no PEM").contains("tls.crt holds no intact certificate"));
+        fs::write(&cert, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").expect("write");
+        assert!(refused("no DER").contains("tls.crt holds no intact certificate"));
+        fs::write(&cert, good.cert_pem.as_bytes()).expect("write");
+        assert!(refused("old key").contains("does not belong"));
+        fs::write(&key, "").expect("write");
+        assert!(refused("no key").contains("tls.key holds no intact private key"));
+        fs::write(&key, vec![b' '; 300 * 1024]).expect("write");
+        assert!(refused("huge").contains("larger"));
+        fs::remove_file(&key).expect("remove");
+        assert!(refused("gone").contains("cannot read"));
+
+        let mut params = leaf_params();
+        within(&mut params, -7200, -3600);
+        files.write(&leaf(&params, &rcgen::Issuer::new(ca_params(), crate::fixtures::key())));
+        assert!(refused("expired").contains("expired on"));
+
+        files.write(&good);
+        assert!(identity.reload().expect("good again"));
+    }
+
+    #[tokio::test]
+    async fn with_a_client_ca_a_client_certificate_is_mandatory() {
+        let (ca, other) = (authority(), authority());
+        let identity = ca.issue_server(&names(&[HOST]), DAY).expect("certificate");
+        let identity = ReloadingIdentity::from_pem(&identity.cert_pem, identity.key_pem.expose()).expect("identity");
+        let server = server_config(Arc::new(identity), Versions::Tls13, &[], Some(ca.cert_pem())).expect("server");
+
+        let config = |client: Option<&ServerIdentity>| match client {
+            None => client_config(ca.cert_pem(), false, Versions::Tls13, &[]),
+            Some(identity) => client_config_with_identity(ca.cert_pem(), false, Versions::Tls13, &[], identity),
+        };
+        let said = refusal(config(None).expect("client"), Arc::clone(&server), HOST).await;
+        assert!(said.contains("requires a client certificate"), "{said}");
+
+        let stranger = other.issue_client("edge-2", DAY).expect("client");
+        let said = refusal(config(Some(&stranger)).expect("client"), Arc::clone(&server), HOST).await;
+        assert!(said.contains("refused"), "{said}");
+        // A server's certificate is not a client's.
+        let wrong_use = ca.issue_server(&names(&[HOST]), DAY).expect("server");
+        refusal(config(Some(&wrong_use)).expect("client"), Arc::clone(&server), HOST).await;
+
+        let known = ca.issue_client("edge-1", DAY).expect("client");
+        let known = config(Some(&known)).expect("client");
+        for _ in 0..2 {
+            let stream = handshake(Arc::clone(&known), Arc::clone(&server), HOST).await.expect("handshake");
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_spoken_only_where_it_is_asked_for() {
+        let files = Files::new();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(files.ca.certificate().der()).expect("root");
+        let old_client = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .expect("version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let old_client = Arc::new(old_client);
+        let config = |versions| server_config(Arc::new(files.load()), versions, &[], None).expect("server");
+        refusal(Arc::clone(&old_client), config(Versions::default()), HOST).await;
+        handshake(old_client, config(Versions::Legacy), HOST).await.expect("legacy");
+    }
+
+    #[tokio::test]
+    async fn a_client_trusts_what_it_was_given_and_nothing_else() {
+        let files = Files::new();
+        let server = serve_with(Arc::new(files.load()), &[b"h2"]);
+        let both = format!("{}{}", authority().cert_pem(), files.ca.cert_pem());
+        let client = client_config(&both, false, Versions::Tls13, &[b"h2"]).expect("client");
+        handshake(Arc::clone(&client), Arc::clone(&server), "127.0.0.1").await.expect("by address");
+        let said = refusal(client, Arc::clone(&server), "other.example").await;
+        assert!(said.contains("does not cover `other.example`"), "{said}");
+
+        let other = client_config(authority().cert_pem(), false, Versions::Tls13, &[b"h2"]).expect("client");
+        let said = refusal(other, server, HOST).await;
+        assert!(said.starts_with("unknown certificate authority"), "{said}");
+
+        assert!(matches!(client_config("", false, Versions::Tls13, &[]), Err(TlsError::NoRoots)));
+        let damaged = files.ca.cert_pem().replace("MII", "M!!");
+        let said = client_config(&damaged, false, Versions::Tls13, &[]).expect_err("damaged").to_string();
+        assert!(said.starts_with("trusted certificate number 1 "), "{said}");
+    }
+
+    #[tokio::test]
+    async fn plain_http_at_a_tls_port_is_explained() {
+        let (near, far) = tokio::io::duplex(4096);
+        let client = client_config(authority().cert_pem(), false, Versions::Tls13, &[]).expect("client");
+        let name = ServerName::try_from(HOST).expect("name");
+        let server = async {
+            let (mut read, mut write) = tokio::io::split(far);
+            write.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("write");
+            let mut seen = [0; 16];
+            read.read_exact(&mut seen).await.expect("read");
+        };
+        let client = tokio_rustls::TlsConnector::from(client).connect(name, near);
+        let (answer, ()) = tokio::join!(client, server);
+        let said = explain_io(&answer.expect_err("not TLS"));
+        assert!(said.contains("does not speak TLS"), "{said}");
+    }
+
+    #[test]
+    fn keys_are_not_printed() {
+        let files = Files::new();
+        let (identity, loaded) = (files.ca.issue_server(&names(&[HOST]), DAY).expect("certificate"), files.load());
+        let printed = format!("{identity:?} {loaded:?} {:?}", files.ca);
+        assert!(printed.contains("redacted") && !printed.contains("PRIVATE KEY"), "{printed}");
+    }
+}

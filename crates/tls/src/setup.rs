@@ -307,3 +307,161 @@ impl SetupDir {
         Ok(file)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{DAY, HOST, handshake, serve_with};
+    use crate::inner_client_config;
+
+    const DOMAIN: &str = "abcd1234.sortie.localhost";
+
+    fn fresh() -> (tempfile::TempDir, SetupDir) {
+        let dir = tempfile::tempdir().expect("dir");
+        let setup = SetupDir::open(dir.path().join("data")).expect("open");
+        (dir, setup)
+    }
+
+    fn mode(path: impl AsRef<Path>) -> u32 {
+        fs::metadata(path).expect("metadata").permissions().mode() & 0o7777
+    }
+
+    fn complete() -> (tempfile::TempDir, SetupDir, Authority) {
+        let (dir, setup) = fresh();
+        let ca = setup.ensure_authority().expect("authority");
+        setup.write(SetupFile::TunnelDomain, DOMAIN).expect("domain");
+        setup.issue_server_cert(DOMAIN, DAY * 90).expect("certificate");
+        (dir, setup, ca)
+    }
+
+    #[tokio::test]
+    async fn what_setup_writes_serves_inner_tls_with_tight_modes() {
+        let (_dir, setup, ca) = complete();
+        assert_eq!(mode(&setup.path), 0o700);
+        for file in [SetupFile::CaKey, SetupFile::TlsKey] {
+            assert_eq!(mode(setup.path(file)), 0o600, "{file:?}");
+        }
+        for file in [SetupFile::CaCert, SetupFile::TlsCert, SetupFile::TunnelDomain] {
+            assert_eq!(mode(setup.path(file)), 0o644, "{file:?}");
+        }
+        let client = inner_client_config(&[ca.certificate().clone()], &[]);
+        let identity = SetupDir::at(&setup.path).server_identity().expect("identity");
+        let server = serve_with(std::sync::Arc::new(identity), &[]);
+        for host in [HOST, DOMAIN] {
+            handshake(client.clone(), server.clone(), host).await.expect(host);
+        }
+    }
+
+    #[test]
+    fn an_open_directory_is_closed_and_a_file_in_its_place_is_an_error() {
+        let dir = tempfile::tempdir().expect("dir");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("mode");
+        SetupDir::open(dir.path()).expect("open");
+        assert_eq!(mode(dir.path()), 0o700);
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("write");
+        let said = SetupDir::open(&file).expect_err("a file").to_string();
+        assert!(said.contains("file"), "{said}");
+    }
+
+    #[test]
+    fn a_repeated_run_keeps_the_authority() {
+        let (_dir, setup, ca) = complete();
+        let again = SetupDir::open(&setup.path).expect("open").ensure_authority().expect("authority");
+        assert_eq!(again.certificate().fingerprint(), ca.certificate().fingerprint());
+        let replaced = setup.replace_authority().expect("replaced");
+        assert_ne!(replaced.certificate().fingerprint(), ca.certificate().fingerprint());
+        let again = setup.ensure_authority().expect("authority");
+        assert_eq!(again.certificate().fingerprint(), replaced.certificate().fingerprint());
+        assert!(setup.renew_before(DAY).expect("renew"), "the server certificate is of the old CA");
+    }
+
+    #[test]
+    fn runs_at_the_same_time_agree_on_one_authority() {
+        let (_dir, setup) = fresh();
+        let prints: Vec<_> = std::thread::scope(|scope| {
+            let run = || setup.ensure_authority().expect("authority").certificate().fingerprint().to_owned();
+            let runs: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
+            runs.into_iter().map(|run| run.join().expect("run")).collect()
+        });
+        assert!(prints.iter().all(|print| print == &prints[0]), "{prints:?}");
+    }
+
+    #[test]
+    fn a_run_killed_between_the_ca_files_is_completed() {
+        let (_dir, setup, ca) = complete();
+        fs::remove_file(setup.path(SetupFile::CaCert)).expect("killed before the certificate");
+        let next = setup.ensure_authority().expect("authority");
+        assert_ne!(next.certificate().fingerprint(), ca.certificate().fingerprint());
+    }
+
+    #[test]
+    fn a_ca_that_lost_its_key_or_does_not_fit_it_is_an_error_with_a_way_out() {
+        let (_dir, setup, _) = complete();
+        let (_other_dir, _, other) = complete();
+        setup.write(SetupFile::CaKey, other.key_pem().expose()).expect("write");
+        let said = setup.ensure_authority().expect_err("mismatch").to_string();
+        assert!(said.contains("do not belong together") && said.contains("setup init"), "{said}");
+        setup.write(SetupFile::CaKey, "half a ke").expect("write");
+        let said = setup.ensure_authority().expect_err("damaged").to_string();
+        assert!(said.contains("CA key") && said.contains("setup init"), "{said}");
+        fs::remove_file(setup.path(SetupFile::CaKey)).expect("remove");
+        let said = setup.ensure_authority().expect_err("lost").to_string();
+        assert!(said.contains("ca.key is missing") && said.contains("setup init"), "{said}");
+        assert!(setup.issue_server_cert(DOMAIN, DAY).is_err());
+    }
+
+    #[test]
+    fn renewal_is_due_for_every_reason_and_for_none_otherwise() {
+        let (_dir, setup, _) = complete();
+        assert!(setup.renew_before(Duration::ZERO).expect("always"));
+        assert!(!setup.renew_before(DAY * 30).expect("fresh"));
+        assert!(setup.renew_before(DAY * 91).expect("too short"));
+
+        setup.write(SetupFile::TunnelDomain, "other567.sortie.localhost").expect("write");
+        assert!(setup.renew_before(DAY * 30).expect("another domain"));
+        setup.write(SetupFile::TunnelDomain, DOMAIN).expect("write");
+
+        // Killed between the two files: the new key stands beside the old certificate.
+        let old = setup.require(SetupFile::TlsCert).expect("old");
+        setup.issue_server_cert(DOMAIN, DAY * 90).expect("certificate");
+        setup.write(SetupFile::TlsCert, old.expose()).expect("write");
+        assert!(setup.renew_before(DAY * 30).expect("mismatch"));
+        let said = setup.server_identity().expect_err("mismatch").to_string();
+        assert!(said.contains("does not belong") && said.contains("renew-cert"), "{said}");
+        setup.issue_server_cert(DOMAIN, DAY * 90).expect("certificate");
+        assert!(!setup.renew_before(DAY * 30).expect("repaired"));
+
+        fs::remove_file(setup.path(SetupFile::TlsCert)).expect("remove");
+        assert!(setup.renew_before(DAY * 30).expect("missing"));
+        assert!(setup.issue_server_cert("not a domain", DAY).is_err());
+    }
+
+    #[test]
+    fn a_running_gateway_takes_over_a_renewed_certificate() {
+        let (_dir, setup, _) = complete();
+        let identity = setup.server_identity().expect("identity");
+        assert!(!identity.reload().expect("same"));
+        setup.issue_server_cert(DOMAIN, DAY * 100).expect("certificate");
+        assert!(identity.reload().expect("renewed"));
+    }
+
+    #[test]
+    fn other_files_round_trip_and_absence_says_what_to_do() {
+        let (_dir, setup) = fresh();
+        assert!(setup.read(SetupFile::TunnelToken).expect("read").is_none());
+        let said = setup.require(SetupFile::EdgeAddr).expect_err("missing").to_string();
+        assert!(said.contains("edge-addr is missing") && said.contains("setup init"), "{said}");
+        for file in [SetupFile::TunnelId, SetupFile::TunnelToken, SetupFile::EdgeAddr, SetupFile::HubIdentity] {
+            setup.write(file, " value\n").expect("write");
+            assert_eq!(setup.require(file).expect("read").expose(), "value");
+            assert_eq!(mode(setup.path(file)), if file.is_private() { 0o600 } else { 0o644 });
+        }
+        setup.write(SetupFile::EdgeCa, "\n").expect("write");
+        assert!(setup.read(SetupFile::EdgeCa).expect("empty").is_none());
+        fs::write(setup.path(SetupFile::EdgeCa), [0xff; 10]).expect("write");
+        assert!(matches!(setup.read(SetupFile::EdgeCa), Err(SetupError::NotText { .. })));
+        fs::write(setup.path(SetupFile::EdgeCa), vec![b'a'; 300 * 1024]).expect("write");
+        assert!(matches!(setup.read(SetupFile::EdgeCa), Err(SetupError::NotText { .. })));
+    }
+}
