@@ -45,16 +45,26 @@ pub enum IssueError {
     AuthorityExpired(String),
     /// The CA certificate breaks a rule.
     #[error("the CA certificate is not usable: {0}")]
-    Certificate(#[source] CaError),
+    Certificate(CaError),
     /// The CA key cannot be read.
     #[error("the CA key is not a private key in PEM that can be read: {0}")]
-    Key(#[source] rcgen::Error),
+    Key(String),
     /// Certificate and key do not belong together.
     #[error("the CA certificate and the CA key do not belong together")]
     Mismatch,
     /// The cryptography failed.
     #[error("making the certificate failed: {0}")]
-    Signing(#[source] rcgen::Error),
+    Signing(String),
+}
+
+impl IssueError {
+    pub(crate) fn signing(error: rcgen::Error) -> Self {
+        Self::Signing(error.to_string())
+    }
+
+    pub(crate) fn no_randomness() -> Self {
+        Self::Signing("the operating system gives no random bytes".to_owned())
+    }
 }
 
 /// A CA certificate with its private key.
@@ -73,11 +83,11 @@ impl Authority {
     }
 
     pub(crate) fn generate_at(common_name: &str, lifetime: Duration, now: i64) -> Result<Self, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::signing)?;
         let mut params = base_params(common_name, lifetime, now)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let cert_pem = params.self_signed(&key).map_err(IssueError::Signing)?.pem();
+        let cert_pem = params.self_signed(&key).map_err(IssueError::signing)?.pem();
         let key_pem = Secret::new(key.serialize_pem());
         let certificate = RegisteredCa::parse_any_time(&cert_pem).map_err(IssueError::Certificate)?;
         Ok(Self { issuer: Issuer::new(params, key), certificate, cert_pem, key_pem })
@@ -87,14 +97,14 @@ impl Authority {
     /// the key (PKCS#8, SEC1 or PKCS#1 in PEM).
     pub fn from_pem(cert: &str, key: &str) -> Result<Self, IssueError> {
         let certificate = RegisteredCa::parse(cert, unix_now()).map_err(IssueError::Certificate)?;
-        let pair = KeyPair::from_pem(key).map_err(IssueError::Key)?;
+        let pair = KeyPair::from_pem(key).map_err(|error| IssueError::Key(error.to_string()))?;
         let der = certificate.der();
         let (_, parsed) = X509Certificate::from_der(&der)
             .map_err(|error| IssueError::Certificate(CaError::Unreadable(error.to_string())))?;
         if parsed.public_key().raw != pair.subject_public_key_info() {
             return Err(IssueError::Mismatch);
         }
-        let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(IssueError::Signing)?;
+        let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(IssueError::signing)?;
         Ok(Self { issuer, certificate, cert_pem: cert.to_owned(), key_pem: Secret::new(key.to_owned()) })
     }
 
@@ -118,13 +128,13 @@ impl Authority {
     /// It begins five minutes ago and ends after `lifetime` (at most [`MAX_LIFETIME`]) or with the authority,
     /// whichever is first.
     pub fn issue_server(&self, names: &[String], lifetime: Duration) -> Result<ServerIdentity, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::signing)?;
         self.issue_server_for(&key, names, lifetime, unix_now())
     }
 
     /// A client certificate with a fresh ECDSA P-256 key; lifetime as for servers.
     pub fn issue_client(&self, common_name: &str, lifetime: Duration) -> Result<ServerIdentity, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::signing)?;
         let now = unix_now();
         let mut params = base_params(common_name, self.clipped(lifetime, now)?, now)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -152,7 +162,7 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.issuer).map_err(IssueError::Signing)?;
+        let certificate = params.signed_by(key, &self.issuer).map_err(IssueError::signing)?;
         Ok(ServerIdentity { cert_pem: certificate.pem(), key_pem: Secret::new(key.serialize_pem()) })
     }
 
@@ -204,7 +214,7 @@ fn base_params(common_name: &str, lifetime: Duration, now: i64) -> Result<Certif
 /// A random serial number: 127 bits, positive and not zero (RFC 5280 section 4.1.2.2).
 fn serial() -> Result<SerialNumber, IssueError> {
     let mut bytes = [0u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| IssueError::Signing(rcgen::Error::RingUnspecified))?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| IssueError::no_randomness())?;
     let [first, ..] = &mut bytes;
     *first = (*first & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))

@@ -51,7 +51,7 @@ fn build(
     }
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.list())
-        .map_err(TlsError::Configuration)?
+        .map_err(TlsError::refused)?
         .with_root_certificates(roots);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
@@ -61,7 +61,7 @@ fn build(
                 .map_err(|_| TlsError::ClientIdentity)?;
             let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes())
                 .map_err(|_| TlsError::ClientIdentity)?;
-            builder.with_client_auth_cert(chain, key).map_err(TlsError::Configuration)?
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::refused)?
         }
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();

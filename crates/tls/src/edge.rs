@@ -52,7 +52,7 @@ impl EdgeIdentity {
     ///
     /// Mints the base certificate at once, so that a name or an authority that cannot work is noticed here.
     pub fn new(authority: Authority, base_domain: &str, extra_names: &[String]) -> Result<Self, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Signing)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::signing)?;
         let base = base_domain.to_ascii_lowercase();
         let extra = extra_names.iter().map(|name| name.to_ascii_lowercase()).collect();
         let identity = Self { authority, key, base, extra, cache: Mutex::default() };
@@ -120,8 +120,7 @@ impl EdgeIdentity {
             vec![format!("*.{label}.{}", self.base)]
         };
         let identity = self.authority.issue_server_for(&self.key, &names, LIFETIME, now)?;
-        let loaded =
-            Loaded::issued(&identity).map_err(|_| IssueError::Signing(rcgen::Error::CouldNotParseCertificate))?;
+        let loaded = Loaded::issued(&identity).map_err(|error| IssueError::Signing(error.to_string()))?;
 
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.minted.len() >= MAX_CACHED && !cache.minted.contains_key(label) {

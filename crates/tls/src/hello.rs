@@ -49,7 +49,7 @@ pub enum HelloError {
     Malformed(String),
     /// The connection failed.
     #[error("reading the TLS hello failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 /// Reads until the ClientHello is whole, at most `max_bytes` ([`MAX_HELLO`] is a good choice), and gives the
@@ -66,7 +66,7 @@ pub async fn read_hello<S: AsyncRead + Unpin>(
         if room == 0 {
             return Err(HelloError::TooLarge(max_bytes));
         }
-        let read = (&mut stream).take(room.min(CHUNK) as u64).read_buf(&mut seen).await?;
+        let read = (&mut stream).take(room.min(CHUNK) as u64).read_buf(&mut seen).await.map_err(HelloError::Io)?;
         if read == 0 {
             return Err(HelloError::Closed);
         }
@@ -82,7 +82,7 @@ pub async fn read_hello<S: AsyncRead + Unpin>(
 /// Gives the acceptor some more bytes; `Some` when the hello is whole. What follows the hello is ignored here.
 fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     while !bytes.is_empty() {
-        if acceptor.read_tls(&mut bytes)? == 0 {
+        if acceptor.read_tls(&mut bytes).map_err(HelloError::Io)? == 0 {
             return Err(HelloError::Malformed("its records do not fit together".to_owned()));
         }
         match acceptor.accept() {

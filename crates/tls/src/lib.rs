@@ -5,8 +5,7 @@
 //! to every builder by name; nothing here reads or sets the process-wide default.
 //!
 //! It must never skip a check because a setting asks for it, print a private key, or write one to a file that others
-//! may read. It spawns no task and applies no deadline: both belong to the caller, except that TLS state ends with
-//! the connection that holds it.
+//! may read. It spawns no task and applies no deadline: both belong to the caller.
 
 mod authority;
 mod client;

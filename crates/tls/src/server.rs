@@ -65,7 +65,13 @@ pub enum TlsError {
     ClientIdentity,
     /// The TLS library refused.
     #[error("the TLS configuration was refused: {0}")]
-    Configuration(#[source] rustls::Error),
+    Configuration(String),
+}
+
+impl TlsError {
+    pub(crate) fn refused(error: rustls::Error) -> Self {
+        Self::Configuration(error.to_string())
+    }
 }
 
 /// A server's configuration. `identity` is a [`ReloadingIdentity`] or an [`EdgeIdentity`](crate::EdgeIdentity);
@@ -81,7 +87,7 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.list())
-        .map_err(TlsError::Configuration)?;
+        .map_err(TlsError::refused)?;
     let mut config = match client_ca_pem {
         None => builder.with_no_client_auth().with_cert_resolver(identity),
         Some(pem) => {
@@ -99,12 +105,12 @@ pub fn server_config(
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {cause}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file far larger than any certificate.
     #[error("{path} is larger than 256 KiB and cannot be a certificate or key", path = path.display())]
@@ -269,7 +275,7 @@ impl Loaded {
 }
 
 fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
+    let failed = |cause| IdentityError::Read { path: path.to_owned(), cause };
     if fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
         return Err(IdentityError::TooLarge { path: path.to_owned() });
     }

@@ -17,7 +17,8 @@ use crate::authority::{Authority, IssueError};
 use crate::server::{IdentityError, ReloadingIdentity};
 use crate::{Secret, ServerIdentity, covers, issuer_fingerprint, unix_now, write_private, write_public};
 
-/// How long a new CA is valid: five years.
+/// Common name and validity (five years) of a tunnel's CA.
+const CA_NAME: &str = "Sortie tunnel CA";
 const CA_DAYS: u32 = 5 * 365 + 1;
 
 /// Largest file that is read, in bytes.
@@ -78,28 +79,28 @@ impl SetupFile {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The directory cannot be made, or not be made private.
-    #[error("cannot make {path} a directory that only you may read: {source}", path = path.display())]
+    #[error("cannot make {path} a directory that only you may read: {cause}", path = path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {cause}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("cannot write {path}: {cause}", path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file far larger than any of ours, or not text.
     #[error("{path} is not a text file of at most 256 KiB; restore it, or run setup init again", path = path.display())]
@@ -115,8 +116,8 @@ pub enum SetupError {
     },
     /// The CA certificate is there without its key.
     #[error(
-        "{path} is missing although the CA certificate beside it is there; restore the key, or delete ca.crt and run \
-         setup init again to register a new CA",
+        "{path} is missing although the CA certificate beside it is there; restore the key, or delete ca.crt and \
+         run the same command again for a new CA, which must then be registered or trusted anew",
         path = path.display()
     )]
     CaKeyLost {
@@ -125,22 +126,22 @@ pub enum SetupError {
     },
     /// CA certificate and key cannot serve.
     #[error(
-        "the CA in {path} cannot be used: {source}; restore ca.crt and ca.key, or delete both and run setup init again \
-         to register a new CA",
+        "the CA in {path} cannot be used: {cause}; restore ca.crt and ca.key, or delete both and run the same \
+         command again for a new CA, which must then be registered or trusted anew",
         path = path.display()
     )]
     Ca {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: IssueError,
+        cause: IssueError,
     },
     /// No certificate could be made.
     #[error("no certificate could be issued: {0}")]
-    Issue(#[source] IssueError),
+    Issue(IssueError),
     /// The server's certificate or key cannot serve.
     #[error("{0}; run setup renew-cert")]
-    Server(#[source] IdentityError),
+    Server(IdentityError),
 }
 
 /// The directory that `setup` wrote and a gateway reads.
@@ -153,7 +154,7 @@ impl SetupDir {
     /// The directory for writing: made if it is not there, and only its owner may enter it (mode 0700).
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, SetupError> {
         let path = dir.as_ref().to_owned();
-        let failed = |source| SetupError::Directory { path: path.clone(), source };
+        let failed = |cause| SetupError::Directory { path: path.clone(), cause };
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let mode = fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o7777;
         if mode != 0o700 {
@@ -176,7 +177,7 @@ impl SetupDir {
     /// The text of a file without white space around it; `None` when it is missing or empty.
     pub fn read(&self, file: SetupFile) -> Result<Option<Secret>, SetupError> {
         let path = self.path(file);
-        let failed = |source| SetupError::Read { path: path.clone(), source };
+        let failed = |cause| SetupError::Read { path: path.clone(), cause };
         match fs::metadata(&path) {
             Ok(found) if found.len() > MAX_FILE || !found.is_file() => return Err(SetupError::NotText { path }),
             Ok(_) => {}
@@ -205,7 +206,7 @@ impl SetupDir {
         } else {
             write_public(&path, line.as_bytes())
         };
-        written.map_err(|source| SetupError::Write { path, source })
+        written.map_err(|cause| SetupError::Write { path, cause })
     }
 
     /// The CA that is there, or a new one (ECDSA P-256, five years) in an output that has none.
@@ -213,12 +214,18 @@ impl SetupDir {
     /// A key without a certificate is what a killed run leaves: it was never registered, and is replaced. Anything
     /// else that is incomplete, damaged, mismatched or expired is an error, since the CA is registered at the hub.
     pub fn ensure_authority(&self) -> Result<Authority, SetupError> {
+        self.ensure_authority_named(CA_NAME, CA_DAYS)
+    }
+
+    /// Like [`SetupDir::ensure_authority`] for other CAs, such as that of an edge: what a new one is called, and its
+    /// validity in days.
+    pub fn ensure_authority_named(&self, common_name: &str, days: u32) -> Result<Authority, SetupError> {
         let _lock = self.lock()?;
         match (self.read(SetupFile::CaCert)?, self.read(SetupFile::CaKey)?) {
             (Some(cert), Some(key)) => Authority::from_pem(cert.expose(), key.expose())
-                .map_err(|source| SetupError::Ca { path: self.path.clone(), source }),
+                .map_err(|cause| SetupError::Ca { path: self.path.clone(), cause }),
             (Some(_), None) => Err(SetupError::CaKeyLost { path: self.path(SetupFile::CaKey) }),
-            (None, _) => self.new_authority(),
+            (None, _) => self.new_authority(common_name, days),
         }
     }
 
@@ -229,8 +236,8 @@ impl SetupDir {
         // The certificate goes first: a run killed after this leaves what `ensure_authority` completes.
         let path = self.path(SetupFile::CaCert);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SetupError::Write { path, source }),
-            _ => self.new_authority(),
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(SetupError::Write { path, cause }),
+            _ => self.new_authority(CA_NAME, CA_DAYS),
         }
     }
 
@@ -277,11 +284,15 @@ impl SetupDir {
     fn authority(&self) -> Result<Authority, SetupError> {
         let (cert, key) = (self.require(SetupFile::CaCert)?, self.require(SetupFile::CaKey)?);
         Authority::from_pem(cert.expose(), key.expose())
-            .map_err(|source| SetupError::Ca { path: self.path.clone(), source })
+            .map_err(|cause| SetupError::Ca { path: self.path.clone(), cause })
     }
 
-    fn new_authority(&self) -> Result<Authority, SetupError> {
-        let authority = Authority::generate("Sortie tunnel CA", CA_DAYS).map_err(SetupError::Issue)?;
+    fn new_authority(&self, common_name: &str, days: u32) -> Result<Authority, SetupError> {
+        // Two CAs of one name are told apart by their keys only, by TLS as by people; the suffix helps both.
+        let mut suffix = [0u8; 4];
+        aws_lc_rs::rand::fill(&mut suffix).map_err(|_| SetupError::Issue(IssueError::no_randomness()))?;
+        let name = format!("{common_name} {}", hex::encode(suffix));
+        let authority = Authority::generate(&name, days).map_err(SetupError::Issue)?;
         self.write(SetupFile::CaKey, authority.key_pem().expose())?;
         self.write(SetupFile::CaCert, authority.cert_pem())?;
         Ok(authority)
@@ -300,7 +311,7 @@ impl SetupDir {
     /// Held until dropped; waits for another run.
     fn lock(&self) -> Result<File, SetupError> {
         let path = self.path.join(LOCK);
-        let failed = |source| SetupError::Write { path: path.clone(), source };
+        let failed = |cause| SetupError::Write { path: path.clone(), cause };
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
         file.lock().map_err(failed)?;
@@ -401,13 +412,13 @@ mod tests {
         let (_other_dir, _, other) = complete();
         setup.write(SetupFile::CaKey, other.key_pem().expose()).expect("write");
         let said = setup.ensure_authority().expect_err("mismatch").to_string();
-        assert!(said.contains("do not belong together") && said.contains("setup init"), "{said}");
+        assert!(said.contains("do not belong together") && said.contains("delete both"), "{said}");
         setup.write(SetupFile::CaKey, "half a ke").expect("write");
         let said = setup.ensure_authority().expect_err("damaged").to_string();
-        assert!(said.contains("CA key") && said.contains("setup init"), "{said}");
+        assert!(said.contains("CA key") && said.contains("delete both"), "{said}");
         fs::remove_file(setup.path(SetupFile::CaKey)).expect("remove");
         let said = setup.ensure_authority().expect_err("lost").to_string();
-        assert!(said.contains("ca.key is missing") && said.contains("setup init"), "{said}");
+        assert!(said.contains("ca.key is missing") && said.contains("delete ca.crt"), "{said}");
         assert!(setup.issue_server_cert(DOMAIN, DAY).is_err());
     }
 
