@@ -38,6 +38,8 @@ pub use setup::{SetupDir, SetupError, SetupFile};
 pub use rustls::server::ResolvesServerCert;
 pub use rustls::{ClientConfig, ServerConfig};
 pub use rustls_pki_types::{CertificateDer, ServerName};
+pub use tokio_rustls::client::TlsStream as ClientStream;
+pub use tokio_rustls::server::TlsStream as ServerStream;
 pub use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// The cryptography of every connection: aws-lc-rs, with the post-quantum hybrid X25519MLKEM768 offered first.
