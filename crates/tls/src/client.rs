@@ -1,0 +1,90 @@
+//! The side that dials: gateways to an edge, clients to the API.
+
+use std::sync::Arc;
+
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::server::{TlsError, Versions};
+use crate::{ServerIdentity, provider};
+
+/// A configuration for dialling servers whose certificates chain to `roots_pem` (any number of certificates in PEM)
+/// or, with `system_roots`, to what the machine trusts. `alpn` is what to offer, most wanted first.
+///
+/// Reads the machine's certificate store from disk when it is asked for; fails when nothing at all would be trusted.
+pub fn client_config(
+    roots_pem: &str,
+    system_roots: bool,
+    versions: Versions,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    build(roots_pem, system_roots, versions, alpn, None)
+}
+
+/// Like [`client_config`], presenting a client certificate to servers that ask for one.
+pub fn client_config_with_identity(
+    roots_pem: &str,
+    system_roots: bool,
+    versions: Versions,
+    alpn: &[&[u8]],
+    identity: &ServerIdentity,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    build(roots_pem, system_roots, versions, alpn, Some(identity))
+}
+
+fn build(
+    roots_pem: &str,
+    system_roots: bool,
+    versions: Versions,
+    alpn: &[&[u8]],
+    identity: Option<&ServerIdentity>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = roots_from_pem(roots_pem)?;
+    if system_roots {
+        // Machines carry certificates that cannot be read; what can be is enough.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions.list())
+        .map_err(TlsError::refused)?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| TlsError::ClientIdentity)?;
+            let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes())
+                .map_err(|_| TlsError::ClientIdentity)?;
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::refused)?
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Checks client certificates against the CAs in `pem`; every client must have one.
+pub(crate) fn client_verifier(pem: &str) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let roots = roots_from_pem(pem)?;
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| TlsError::ClientCa(error.to_string()))
+}
+
+fn roots_from_pem(pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        let number = index + 1;
+        let certificate = certificate.map_err(|error| TlsError::Root { number, reason: error.to_string() })?;
+        roots.add(certificate).map_err(|error| TlsError::Root { number, reason: error.to_string() })?;
+    }
+    Ok(roots)
+}
