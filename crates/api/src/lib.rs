@@ -2,6 +2,19 @@
 //!
 //! Pure: no I/O. The shapes are a contract with SDKs that we do not own: fields are added, never renamed.
 
+mod discovery;
+mod error;
 mod hop;
+mod key;
+mod page;
+pub mod time;
+mod tunnel;
 
+pub use discovery::Discovery;
+pub use error::{ApiError, ErrorKind};
 pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
+pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use tunnel::{
+    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, RotateToken, Tunnel, TunnelCertificate, TunnelToken,
+};

@@ -1,1 +1,27 @@
-//! store
+//! What a hub remembers: organisations, workspaces, keys, tunnels, their tokens and certificates, in one SQLite file.
+//!
+//! Everything that a caller can name is read and written within one workspace; an object of another workspace is not
+//! found. Keys are kept as digests only; tunnel tokens and the hub's own secrets are sealed with a master key in a file
+//! beside the database. Never here: payloads, private keys of gateways, the audit of calls.
+//!
+//! A write runs to its end once it has begun, even when its caller goes away, and is announced to
+//! [`Store::changes`] after its commit. Its task ends with the write; [`Store::close`] waits for it.
+
+mod certificates;
+mod error;
+mod keys;
+mod meta;
+mod open;
+mod rows;
+mod seal;
+mod store;
+#[cfg(test)]
+mod testing;
+mod tunnels;
+
+pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
+pub use error::{Object, StoreError};
+pub use keys::{ArchivedKey, KnownKey};
+pub use open::Clock;
+pub use store::{Change, Page, Store};
+pub use tunnels::{ArchivedTunnel, TunnelRecord};

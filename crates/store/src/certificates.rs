@@ -1,0 +1,246 @@
+//! The CA certificates of tunnels. Whether a certificate is acceptable is decided before it comes here.
+
+use jiff::Timestamp;
+use sortie_api::{Limits, PageRequest, TunnelCertificate};
+use sortie_ids::{CertificateId, Digest, TunnelId, WorkspaceId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{SqliteConnection, SqliteExecutor};
+
+use crate::error::During as _;
+use crate::store::{Change, Page, to_the_end};
+use crate::{Object, Store, StoreError, rows, tunnels};
+
+/// A checked certificate to register.
+#[derive(Clone, Debug)]
+pub struct NewCertificate {
+    /// Its PEM text.
+    pub pem: String,
+    /// SHA-256 of its DER encoding.
+    pub fingerprint: Digest,
+    /// The end of its validity.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The outcome of registering a certificate.
+#[derive(Clone, Debug)]
+pub struct AddedCertificate {
+    /// The certificate.
+    pub certificate: TunnelCertificate,
+    /// False when the tunnel trusted it already, and nothing changed.
+    pub fresh: bool,
+}
+
+/// The outcome of archiving a certificate.
+#[derive(Clone, Debug)]
+pub struct ArchivedCertificate {
+    /// The certificate.
+    pub certificate: TunnelCertificate,
+    /// False when it was archived before, and nothing changed.
+    pub fresh: bool,
+}
+
+/// The columns that [`TunnelCertificate`] is made of.
+macro_rules! select_certificate {
+    ($rest:literal) => {
+        concat!("SELECT seq, id, tunnel_id, fingerprint, created_at, expires_at, archived_at FROM certificates ", $rest)
+    };
+}
+
+impl Store {
+    /// Registers a CA certificate on a live tunnel. One that the tunnel trusts already is returned as it is and uses no
+    /// second place, so that a repeated request does no harm.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Archived`], [`StoreError::TooManyCertificates`]; database errors.
+    pub async fn add_certificate(
+        &self,
+        workspace: &WorkspaceId,
+        tunnel: &TunnelId,
+        new: NewCertificate,
+        limits: &Limits,
+    ) -> Result<AddedCertificate, StoreError> {
+        let (store, workspace, tunnel) = (self.clone(), workspace.clone(), tunnel.clone());
+        let limit = limits.certificates_per_tunnel;
+        to_the_end(async move {
+            let mut transaction = store.begin().await?;
+            if tunnels::find(&mut *transaction, &workspace, &tunnel).await?.archived_at.is_some() {
+                return Err(StoreError::Archived(Object::Tunnel));
+            }
+            let active = active(&mut transaction, &tunnel).await?;
+            let count = active.len();
+            if let Some(certificate) = active.into_iter().find(|known| known.fingerprint == new.fingerprint) {
+                return Ok(AddedCertificate { certificate, fresh: false });
+            }
+            if count >= usize::try_from(limit).unwrap_or(usize::MAX) {
+                return Err(StoreError::TooManyCertificates(limit));
+            }
+            let certificate = TunnelCertificate {
+                id: CertificateId::random(),
+                tunnel_id: tunnel,
+                fingerprint: new.fingerprint,
+                created_at: store.now(),
+                expires_at: new.expires_at,
+                archived_at: None,
+            };
+            sqlx::query(
+                "INSERT INTO certificates (id, tunnel_id, pem, fingerprint, created_at, expires_at) \
+                 VALUES (?, ?, ?, ?, ?, ?)",
+            )
+            .bind(certificate.id.as_str())
+            .bind(certificate.tunnel_id.as_str())
+            .bind(new.pem)
+            .bind(certificate.fingerprint.as_bytes().as_slice())
+            .bind(certificate.created_at.as_second())
+            .bind(certificate.expires_at.map(Timestamp::as_second))
+            .execute(&mut *transaction)
+            .await
+            .during("storing a certificate")?;
+            transaction.commit().await.during("committing")?;
+            store.announce(Change::CertificatesChanged(certificate.tunnel_id.clone()));
+            Ok(AddedCertificate { certificate, fresh: true })
+        })
+        .await
+    }
+
+    /// The certificates of a tunnel, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the tunnel; database errors.
+    pub async fn list_certificates(
+        &self,
+        workspace: &WorkspaceId,
+        tunnel: &TunnelId,
+        page: PageRequest,
+    ) -> Result<Page<TunnelCertificate>, StoreError> {
+        tunnels::find(self.readers(), workspace, tunnel).await?;
+        let rows = sqlx::query(select_certificate!(
+            "WHERE tunnel_id = ? AND (? OR archived_at IS NULL) AND seq < ? ORDER BY seq DESC LIMIT ?"
+        ))
+        .bind(tunnel.as_str())
+        .bind(page.include_archived)
+        .bind(page.before.unwrap_or(i64::MAX))
+        .bind(i64::from(page.limit).saturating_add(1))
+        .fetch_all(self.readers())
+        .await
+        .during("listing certificates")?;
+        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, from_row(row)?)));
+        Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
+    }
+
+    /// A certificate of a tunnel, active or archived.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the tunnel or the certificate; database errors.
+    pub async fn get_certificate(
+        &self,
+        workspace: &WorkspaceId,
+        tunnel: &TunnelId,
+        id: &CertificateId,
+    ) -> Result<TunnelCertificate, StoreError> {
+        tunnels::find(self.readers(), workspace, tunnel).await?;
+        find(self.readers(), tunnel, id).await
+    }
+
+    /// Takes a certificate out of the trusted set for good, also the last one. An archived one stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the tunnel or the certificate; database errors.
+    pub async fn archive_certificate(
+        &self,
+        workspace: &WorkspaceId,
+        tunnel: &TunnelId,
+        id: &CertificateId,
+    ) -> Result<ArchivedCertificate, StoreError> {
+        let (store, workspace, tunnel, id) = (self.clone(), workspace.clone(), tunnel.clone(), id.clone());
+        to_the_end(async move {
+            let mut transaction = store.begin().await?;
+            tunnels::find(&mut *transaction, &workspace, &tunnel).await?;
+            let mut certificate = find(&mut *transaction, &tunnel, &id).await?;
+            if certificate.archived_at.is_some() {
+                return Ok(ArchivedCertificate { certificate, fresh: false });
+            }
+            let now = store.now();
+            sqlx::query("UPDATE certificates SET archived_at = ? WHERE id = ?")
+                .bind(now.as_second())
+                .bind(id.as_str())
+                .execute(&mut *transaction)
+                .await
+                .during("archiving a certificate")?;
+            transaction.commit().await.during("committing")?;
+            store.announce(Change::CertificatesChanged(tunnel));
+            certificate.archived_at = Some(now);
+            Ok(ArchivedCertificate { certificate, fresh: true })
+        })
+        .await
+    }
+
+    /// The PEM texts of the certificates that a tunnel trusts now, of any workspace; none when it is archived.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn active_cas(&self, tunnel: &TunnelId) -> Result<Vec<String>, StoreError> {
+        let rows =
+            sqlx::query("SELECT pem FROM certificates WHERE tunnel_id = ? AND archived_at IS NULL ORDER BY seq DESC")
+                .bind(tunnel.as_str())
+                .fetch_all(self.readers())
+                .await
+                .during("reading certificates")?;
+        rows.iter().map(|row| rows::text(row, "pem")).collect()
+    }
+}
+
+/// Archives every active certificate of a tunnel; returns them as they are now.
+pub(crate) async fn archive_all(
+    database: &mut SqliteConnection,
+    tunnel: &TunnelId,
+    now: Timestamp,
+) -> Result<Vec<TunnelCertificate>, StoreError> {
+    let mut certificates = active(database, tunnel).await?;
+    sqlx::query("UPDATE certificates SET archived_at = ? WHERE tunnel_id = ? AND archived_at IS NULL")
+        .bind(now.as_second())
+        .bind(tunnel.as_str())
+        .execute(database)
+        .await
+        .during("archiving certificates")?;
+    for certificate in &mut certificates {
+        certificate.archived_at = Some(now);
+    }
+    Ok(certificates)
+}
+
+async fn active(database: &mut SqliteConnection, tunnel: &TunnelId) -> Result<Vec<TunnelCertificate>, StoreError> {
+    let rows = sqlx::query(select_certificate!("WHERE tunnel_id = ? AND archived_at IS NULL ORDER BY seq DESC"))
+        .bind(tunnel.as_str())
+        .fetch_all(database)
+        .await
+        .during("reading certificates")?;
+    rows.iter().map(from_row).collect()
+}
+
+async fn find(
+    database: impl SqliteExecutor<'_>,
+    tunnel: &TunnelId,
+    id: &CertificateId,
+) -> Result<TunnelCertificate, StoreError> {
+    let row = sqlx::query(select_certificate!("WHERE id = ? AND tunnel_id = ?"))
+        .bind(id.as_str())
+        .bind(tunnel.as_str())
+        .fetch_optional(database)
+        .await
+        .during("reading a certificate")?;
+    from_row(&row.ok_or(StoreError::NotFound(Object::Certificate))?)
+}
+
+fn from_row(row: &SqliteRow) -> Result<TunnelCertificate, StoreError> {
+    Ok(TunnelCertificate {
+        id: rows::parsed(row, "id")?,
+        tunnel_id: rows::parsed(row, "tunnel_id")?,
+        fingerprint: rows::digest(row, "fingerprint")?,
+        created_at: rows::time(row, "created_at")?,
+        expires_at: rows::optional_time(row, "expires_at")?,
+        archived_at: rows::optional_time(row, "archived_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

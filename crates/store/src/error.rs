@@ -1,0 +1,107 @@
+//! Why the store did not do what it was asked.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use sortie_ids::TunnelId;
+
+/// The kinds of objects that can be missing or archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A workspace.
+    Workspace,
+    /// A tunnel.
+    Tunnel,
+    /// A CA certificate of a tunnel.
+    Certificate,
+    /// A key.
+    Key,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Object::Workspace => "workspace",
+            Object::Tunnel => "tunnel",
+            Object::Certificate => "certificate",
+            Object::Key => "key",
+        })
+    }
+}
+
+/// A failed operation; nothing of it was stored, except where [`StoreError::Database`] names the commit.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such object in the workspace.
+    #[error("the workspace has no {0} with this id")]
+    NotFound(Object),
+    /// The object is archived, and what was asked needs a live one.
+    #[error("the {0} is archived, and that is final")]
+    Archived(Object),
+    /// The organisation's limit of tunnels is reached. The words are those that clients of the hosted service know.
+    #[error("Organization already has the maximum of {0} non-archived Tunnels")]
+    TooManyTunnels(u32),
+    /// The tunnel's limit of certificates is reached.
+    #[error("Tunnel already has the maximum of {0} non-archived certificates; archive one first")]
+    TooManyCertificates(u32),
+    /// The workspace's limit of keys is reached.
+    #[error("Workspace already has the maximum of {0} non-archived keys; archive one first")]
+    TooManyKeys(u32),
+    /// A key that breaks a rule of its kind.
+    #[error("{0}")]
+    KeyRefused(String),
+    /// A grant that names no live tunnel of the workspace.
+    #[error("grants: the workspace has no active tunnel {0}")]
+    GrantOfNothing(TunnelId),
+    /// A file or directory of the store cannot be used.
+    #[error("{doing} {path} failed")]
+    File {
+        /// What was done with it.
+        doing: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is a database, but the key to its secrets is gone.
+    #[error(
+        "{0} is missing, and the secrets in the database beside it cannot be read without it; restore it from a backup"
+    )]
+    MasterKeyMissing(PathBuf),
+    /// The key file holds another key, or something else.
+    #[error("{0} is not the key that the database beside it was made with; restore it from a backup")]
+    MasterKeyWrong(PathBuf),
+    /// Others may read the key file.
+    #[error("{0} may be read by others; run `chmod 600` on it, and consider what they may have read")]
+    MasterKeyExposed(PathBuf),
+    /// A stored value is not of its type.
+    #[error("the database holds a value of `{0}` that cannot be read; restore it from a backup")]
+    Corrupt(&'static str),
+    /// The database did not do its part.
+    #[error("the database failed while {doing}")]
+    Database {
+        /// The step.
+        doing: &'static str,
+        /// What the database said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The operating system gave no random bytes, or a secret could not be encrypted.
+    #[error("a secret could not be encrypted")]
+    Seal,
+    /// The task of a write ended before it could answer; whether it was stored is not known.
+    #[error("the write was cut off, since the hub is stopping")]
+    Interrupted,
+}
+
+/// Names the step at which the database failed.
+pub(crate) trait During<T> {
+    fn during(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T, E: Error + Send + Sync + 'static> During<T> for Result<T, E> {
+    fn during(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Database { doing, source: Box::new(source) })
+    }
+}
