@@ -1,1 +1,77 @@
-//! edge
+//! The edge: the one port that gateways dial and clients call.
+//!
+//! It reads the ClientHello of each connection and nothing more: the link's ALPN makes it a link, the hostname of a
+//! sealed route is passed on unread to that route's gateway, and every other hostname under the base domain is ended
+//! here and handed to the hub. The edge knows hostnames and digests of tunnel tokens; it never has a key that opens
+//! inner TLS, and what it passes on it cannot read.
+//!
+//! Bounds: connections, bytes and time of a hello, streams of a link. Every connection is a task of the set given to
+//! [`Edge::serve`] and ends with it.
+
+mod links;
+mod serve;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sortie_ids::{BaseDomain, Digest, RouteName, TunnelId, TunnelLabel};
+use sortie_link::EdgeLink;
+use sortie_link::protos::ProbeFailure;
+use sortie_tls::{Prefixed, ResolvesServerCert, ServerStream};
+use tokio::net::TcpStream;
+
+pub use links::{LinkStatus, Links};
+pub use serve::{Edge, EdgeError};
+
+/// A client's connection after its TLS was ended at the edge.
+pub type ClientConnection = ServerStream<Prefixed<TcpStream>>;
+
+/// How an edge is set up.
+#[derive(Clone)]
+pub struct EdgeConfig {
+    /// The certificates it shows.
+    pub identity: Arc<dyn ResolvesServerCert>,
+    /// The domain whose hostnames it serves.
+    pub base_domain: BaseDomain,
+    /// Connections held at once; further ones wait in the listener's backlog.
+    pub max_connections: usize,
+}
+
+/// The tunnel that a token opens.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// Its id.
+    pub tunnel: TunnelId,
+    /// Its label.
+    pub label: TunnelLabel,
+}
+
+/// Why a token opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// It is unknown, rotated, or its tunnel is archived.
+    Token,
+    /// It cannot be looked up at the moment.
+    Unavailable,
+}
+
+/// What the edge asks of whoever knows the tunnels.
+pub trait Directory: Send + Sync + 'static {
+    /// The tunnel whose current token has this digest.
+    fn admit<'a>(&'a self, token: &'a Digest) -> BoxFuture<'a, Result<Admitted, NotAdmitted>>;
+}
+
+/// Where connections go whose TLS the edge has ended.
+pub trait Terminator: Send + Sync + 'static {
+    /// Serves a client's connection to its end. `host` is the hostname of its SNI, in lower case.
+    fn serve(self: Arc<Self>, connection: ClientConnection, host: String, peer: SocketAddr) -> BoxFuture<'static, ()>;
+
+    /// Makes a call over this very link to one of its routes, for a gateway that wants to know whether it is reached.
+    fn probe<'a>(
+        &'a self,
+        label: &'a TunnelLabel,
+        link: &'a EdgeLink,
+        route: &'a RouteName,
+    ) -> BoxFuture<'a, Option<ProbeFailure>>;
+}

@@ -1,0 +1,104 @@
+//! Which links are up, by tunnel.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sortie_api::{Hop, HopError};
+use sortie_ids::{LinkId, RouteName, TunnelLabel};
+use sortie_link::protos::{Kind, Route, RouteMode};
+use sortie_link::{EdgeLink, LinkStream, OpenError};
+
+/// The live links of an edge. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    by_label: Arc<RwLock<HashMap<TunnelLabel, Vec<EdgeLink>>>>,
+}
+
+/// A link, for people and programs that ask.
+#[derive(Clone, Debug)]
+pub struct LinkStatus {
+    /// Its id.
+    pub id: LinkId,
+    /// The gateway's program and version.
+    pub software: String,
+    /// The routes that it announced.
+    pub routes: Arc<Vec<Route>>,
+}
+
+impl Links {
+    pub(crate) fn add(&self, label: &TunnelLabel, link: EdgeLink) {
+        self.write().entry(label.clone()).or_default().push(link);
+        metrics::gauge!("sortie_edge_links").increment(1.0);
+    }
+
+    pub(crate) fn remove(&self, label: &TunnelLabel, id: &LinkId) {
+        let mut by_label = self.write();
+        if let Some(links) = by_label.get_mut(label) {
+            let before = links.len();
+            links.retain(|link| link.id() != id);
+            if links.len() < before {
+                metrics::gauge!("sortie_edge_links").decrement(1.0);
+            }
+            if links.is_empty() {
+                by_label.remove(label);
+            }
+        }
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<TunnelLabel, Vec<EdgeLink>>> {
+        self.by_label.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link that serves this tunnel: the one that came last, since an older one may be dead and not yet known so.
+    pub fn newest(&self, label: &TunnelLabel) -> Option<EdgeLink> {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        by_label.get(label)?.iter().rev().find(|link| !link.is_closed()).cloned()
+    }
+
+    /// The mode of a route as its gateway announced it; `None` while no link is up or when it has no such route.
+    pub fn route_mode(&self, label: &TunnelLabel, route: &RouteName) -> Option<RouteMode> {
+        self.newest(label)?.route_mode(route)
+    }
+
+    /// The tunnel's links.
+    pub fn status(&self, label: &TunnelLabel) -> Vec<LinkStatus> {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        let links = by_label.get(label).map(Vec::as_slice).unwrap_or_default();
+        let live = links.iter().filter(|link| !link.is_closed());
+        live.map(|link| LinkStatus {
+            id: link.id().clone(),
+            software: link.software().to_owned(),
+            routes: link.routes(),
+        })
+        .collect()
+    }
+
+    /// Opens a stream to the tunnel's gateway.
+    ///
+    /// # Errors
+    /// At hop `link` when no gateway is connected or its link has just ended, at hop `edge` when it carries all it may.
+    pub async fn open(&self, label: &TunnelLabel, kind: Kind, host: &str) -> Result<LinkStream, HopError> {
+        let no_link = || HopError::new(Hop::Link, "no gateway of this tunnel is connected");
+        // A link that ended a moment ago may still be listed: the next newest one is tried then, at most a few times.
+        for _ in 0..4 {
+            let link = self.newest(label).ok_or_else(no_link)?;
+            match link.open(kind, host).await {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::Ended) => self.remove(label, link.id()),
+                Err(error @ (OpenError::Full | OpenError::Host(_))) => {
+                    return Err(HopError::new(Hop::Edge, error.to_string()));
+                }
+            }
+        }
+        Err(no_link())
+    }
+
+    /// Ends every link of a tunnel, with all calls on them.
+    pub fn cut(&self, label: &TunnelLabel) {
+        let links = self.write().remove(label).unwrap_or_default();
+        for link in links {
+            metrics::gauge!("sortie_edge_links").decrement(1.0);
+            link.close();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Accepting connections and telling them apart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sortie_ids::{LinkId, TunnelToken};
+use sortie_link::protos::{EdgeHello, FromGateway, Kind, RouteMode, VERSION};
+use sortie_runtime::TaskSet;
+use sortie_tls::{Hello, MAX_HELLO, Prefixed, TlsAcceptor, TlsError, Versions, read_hello, server_config};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::{Directory, EdgeConfig, Links, NotAdmitted, Terminator};
+
+/// How long a client may take to send its ClientHello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes that a sealed connection holds in each direction, beside the windows of its stream.
+const COPY_BUFFER: usize = 16 * 1024;
+
+/// Why an edge cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// TLS cannot be configured.
+    #[error("the edge's TLS cannot be set up")]
+    Tls(#[from] TlsError),
+}
+
+/// The edge. Clones share it.
+#[derive(Clone)]
+pub struct Edge {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: EdgeConfig,
+    link_tls: TlsAcceptor,
+    client_tls: TlsAcceptor,
+    links: Links,
+    instance: String,
+    directory: Arc<dyn Directory>,
+    terminator: Arc<dyn Terminator>,
+    connections: Arc<Semaphore>,
+}
+
+impl Edge {
+    /// An edge that does not listen yet; `links` is where its links will be found.
+    ///
+    /// # Errors
+    /// When its TLS cannot be configured.
+    pub fn new(
+        config: EdgeConfig,
+        links: Links,
+        directory: Arc<dyn Directory>,
+        terminator: Arc<dyn Terminator>,
+    ) -> Result<Self, EdgeError> {
+        let link_tls = server_config(config.identity.clone(), Versions::Tls13, &[sortie_link::ALPN], None)?;
+        let client_tls = server_config(config.identity.clone(), Versions::Legacy, &[b"h2", b"http/1.1"], None)?;
+        let connections = Arc::new(Semaphore::new(config.max_connections));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                link_tls: link_tls.into(),
+                client_tls: client_tls.into(),
+                links,
+                instance: LinkId::random().as_str().trim_start_matches(LinkId::PREFIX).to_owned(),
+                directory,
+                terminator,
+                connections,
+            }),
+        })
+    }
+
+    /// Accepts connections until the set is stopped; gateways are told then, and what runs may finish.
+    pub async fn serve(&self, listener: TcpListener, tasks: TaskSet) {
+        loop {
+            let accepted = tokio::select! {
+                () = tasks.stopping() => return,
+                accepted = accept(&listener, &self.shared.connections) => accepted,
+            };
+            let (stream, peer, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: waiting is all that helps, and the next one may come through.
+                    tracing::warn!(%error, "the edge could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (shared, inside) = (self.shared.clone(), tasks.clone());
+            tasks.spawn("edge-connection", async move {
+                let _permit = permit;
+                if let Err(error) = shared.connection(stream, peer, &inside).await {
+                    tracing::debug!(%peer, error, "edge connection ended");
+                }
+            });
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, permit))
+}
+
+impl Shared {
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, tasks: &TaskSet) -> Result<(), String> {
+        let hello = tokio::time::timeout(HELLO_DEADLINE, read_hello(stream, MAX_HELLO)).await;
+        let (hello, stream) =
+            hello.map_err(|_| "no ClientHello in time".to_owned())?.map_err(|error| error.to_string())?;
+        if hello.offers(sortie_link::ALPN) {
+            metrics::counter!("sortie_edge_connections_total", "kind" => "link").increment(1);
+            return self.link(stream, peer, tasks).await;
+        }
+        self.client(hello, stream, peer).await
+    }
+
+    async fn client(&self, hello: Hello, stream: Prefixed<TcpStream>, peer: SocketAddr) -> Result<(), String> {
+        let host = hello.sni.unwrap_or_default().to_ascii_lowercase();
+        if let Some(name) = self.config.base_domain.parse_host(&host)
+            && self.links.route_mode(&name.label, &name.route) == Some(RouteMode::Sealed)
+        {
+            metrics::counter!("sortie_edge_connections_total", "kind" => "sealed").increment(1);
+            let opened = self.links.open(&name.label, Kind::Sealed, &host).await;
+            let mut far = opened.map_err(|error| error.to_string())?;
+            let mut near = stream;
+            tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, COPY_BUFFER, COPY_BUFFER)
+                .await
+                .map_err(|error| error.to_string())?;
+            return Ok(());
+        }
+        metrics::counter!("sortie_edge_connections_total", "kind" => "terminated").increment(1);
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, self.client_tls.accept(stream)).await;
+        let connection = handshake
+            .map_err(|_| "no TLS handshake in time".to_owned())?
+            .map_err(|error| sortie_tls::explain_io(&error))?;
+        self.terminator.clone().serve(connection, host, peer).await;
+        Ok(())
+    }
+
+    async fn link(&self, stream: Prefixed<TcpStream>, peer: SocketAddr, tasks: &TaskSet) -> Result<(), String> {
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, self.link_tls.accept(stream)).await;
+        let stream = handshake
+            .map_err(|_| "no TLS handshake in time".to_owned())?
+            .map_err(|error| sortie_tls::explain_io(&error))?;
+        let hello = EdgeHello {
+            version: VERSION,
+            features: Vec::new(),
+            edge_instance: self.instance.clone(),
+            link_id: LinkId::random(),
+        };
+        let mut admitted = None;
+        let accepted = sortie_link::accept(stream, &hello, tasks, async |gateway| {
+            let refused = "the tunnel token is unknown: it was rotated, or the tunnel is archived";
+            let token = TunnelToken::parse(&gateway.token).map_err(|_| (refused.to_owned(), false))?;
+            match self.directory.admit(&token.digest()).await {
+                Ok(tunnel) => {
+                    let tunnel = (tunnel, token.digest());
+                    let domain = self.config.base_domain.tunnel(&tunnel.0.label).to_string();
+                    admitted = Some(tunnel);
+                    Ok(domain)
+                }
+                Err(NotAdmitted::Token) => Err((refused.to_owned(), false)),
+                Err(NotAdmitted::Unavailable) => Err(("the token cannot be checked at the moment".to_owned(), true)),
+            }
+        })
+        .await;
+        let (link, mut said) = accepted.map_err(|error| {
+            metrics::counter!("sortie_edge_links_refused_total").increment(1);
+            tracing::warn!(%peer, %error, "a link was refused");
+            error.to_string()
+        })?;
+        let Some((tunnel, token)) = admitted else { return Err("admitted without a tunnel".into()) };
+        let routes = link.routes().len();
+        tracing::info!(%peer, tunnel = %tunnel.tunnel, link = %link.id(), routes, software = link.software(), "link up");
+        self.links.add(&tunnel.label, link.clone());
+        // Whoever archived the tunnel between the check and the entry into the table has not found this link to cut.
+        if self.directory.admit(&token).await.is_err() {
+            link.close();
+        }
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                message = said.recv() => match message {
+                    Some(FromGateway::Probe { id, route }) => {
+                        let failure = self.terminator.probe(&tunnel.label, &link, &route).await;
+                        link.tell(sortie_link::protos::FromEdge::ProbeResult { id, failure });
+                    }
+                    Some(FromGateway::Routes { .. } | FromGateway::Unknown) => {}
+                    None => break,
+                },
+                () = link.closed() => break,
+                () = tasks.stopping(), if !draining => {
+                    draining = true;
+                    link.tell(sortie_link::protos::FromEdge::Draining);
+                }
+            }
+        }
+        self.links.remove(&tunnel.label, link.id());
+        tracing::info!(tunnel = %tunnel.tunnel, link = %link.id(), "link down");
+        Ok(())
+    }
+}
