@@ -2,7 +2,7 @@
 
     python tunnels_api.py BASE_URL MANAGE_KEY USE_KEY CA_PEM_FILE CA2_PEM_FILE
 
-Leaves only archived tunnels behind. Needs room for five tunnels.
+Leaves only archived tunnels behind. Needs room for four tunnels.
 """
 
 import base64

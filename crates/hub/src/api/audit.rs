@@ -57,9 +57,11 @@ pub(super) fn certificate_revoked(call: &Call, certificate: &TunnelCertificate) 
 }
 
 pub(super) fn key_minted(call: &Call, key: &Key) {
-    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = key.name.as_str(), token_kind = key.kind.as_str());
+    let (name, kind) = (key.name.as_str(), key.kind.as_str());
+    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = name, token_kind = kind);
 }
 
 pub(super) fn key_revoked(call: &Call, key: &Key) {
-    event!(call, "tunnel_token_revoked", token_id = %key.id, token_name = key.name.as_str(), token_kind = key.kind.as_str());
+    let (name, kind) = (key.name.as_str(), key.kind.as_str());
+    event!(call, "tunnel_token_revoked", token_id = %key.id, token_name = name, token_kind = kind);
 }
