@@ -7,7 +7,6 @@ use serde_json::Value;
 /// The `type` of an error, on which SDKs choose the exception that they raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::enum_variant_names, reason = "the names are those of the contract")]
 pub enum ErrorKind {
     /// 400, 405: the request cannot be understood or allowed as it is.
     InvalidRequestError,

@@ -87,7 +87,7 @@ pub struct DisplayName(String);
 
 /// Text that is no display name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a name has 1 to 255 characters, not {0}")]
+#[error("a display name has 1 to 255 characters, not {0}")]
 pub struct DisplayNameError(usize);
 
 impl DisplayName {
@@ -217,7 +217,7 @@ mod tests {
             assert!(serde_json::from_str::<CreateTunnel>(bad).is_err(), "{bad}");
         }
         let error = "x".repeat(256).parse::<DisplayName>().expect_err("too long");
-        assert_eq!(error.to_string(), "a name has 1 to 255 characters, not 256");
+        assert_eq!(error.to_string(), "a display name has 1 to 255 characters, not 256");
         assert!(serde_json::from_str::<CreateCertificate>("{}").is_err());
     }
 }

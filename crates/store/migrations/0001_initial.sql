@@ -1,4 +1,5 @@
--- Times are Unix seconds. `seq` is the order of creation, which lists and cursors go by; AUTOINCREMENT never reuses one.
+-- Times are Unix seconds. `seq` is the order of creation, which lists and cursors go by; AUTOINCREMENT never reuses a
+-- number.
 -- Rows are archived, not deleted, so that hostnames and ids stay taken for ever.
 
 CREATE TABLE organizations (

@@ -67,7 +67,8 @@ impl Store {
         to_the_end(async move {
             let mut transaction = store.begin().await?;
             sqlx::query(
-                "INSERT INTO secrets (name, sealed) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed",
+                "INSERT INTO secrets (name, sealed) VALUES (?, ?) \
+                 ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed",
             )
             .bind(name)
             .bind(sealed)

@@ -92,7 +92,7 @@ fn prepare_files(data_dir: &Path, database: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the database file before SQLite does, which would leave its mode to the umask. Its journal takes over the mode.
+/// Makes the database file before SQLite does, which would leave its mode to the umask. The journal gets the same mode.
 fn make_private(database: &Path) -> Result<(), StoreError> {
     let result = OpenOptions::new()
         .write(true)

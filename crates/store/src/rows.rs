@@ -24,7 +24,7 @@ pub(crate) fn text(row: &SqliteRow, column: Column) -> Result<String, StoreError
     row.try_get(column).map_err(|_| StoreError::Corrupt(column))
 }
 
-pub(crate) fn bytes<'r>(row: &'r SqliteRow, column: Column) -> Result<&'r [u8], StoreError> {
+pub(crate) fn bytes(row: &SqliteRow, column: Column) -> Result<&[u8], StoreError> {
     row.try_get(column).map_err(|_| StoreError::Corrupt(column))
 }
 

@@ -1,0 +1,67 @@
+//! Management events for the log, under the names that the public contract gives them. Never a secret.
+
+use sortie_api::{Key, TunnelCertificate, TunnelToken};
+use sortie_ids::TunnelId;
+
+use super::frame::Call;
+
+/// Writes one event with who did it and in which request.
+macro_rules! event {
+    ($call:expr, $name:literal, $($fields:tt)+) => {
+        tracing::info!(
+            target: "sortie::audit",
+            event = $name,
+            actor_key_id = %$call.caller.key.id,
+            workspace_id = %$call.caller.key.workspace,
+            organization_id = %$call.caller.key.organization,
+            request_id = %$call.request_id,
+            $($fields)+
+        )
+    };
+}
+
+pub(super) fn tunnel_created(call: &Call, tunnel: &TunnelId) {
+    event!(call, "tunnel_created", tunnel_id = %tunnel);
+}
+
+pub(super) fn tunnel_archived(call: &Call, tunnel: &TunnelId) {
+    event!(call, "tunnel_archived", tunnel_id = %tunnel);
+}
+
+pub(super) fn token_revealed(call: &Call, tunnel: &TunnelId, token: &TunnelToken) {
+    event!(call, "tunnel_token_revealed", tunnel_id = %tunnel, tunnel_token_id = %token.id);
+}
+
+pub(super) fn token_rotated(call: &Call, tunnel: &TunnelId, token: &TunnelToken, reason: Option<&str>) {
+    event!(call, "tunnel_token_rotated", tunnel_id = %tunnel, tunnel_token_id = %token.id, reason = reason);
+}
+
+pub(super) fn certificate_added(call: &Call, certificate: &TunnelCertificate) {
+    event!(
+        call,
+        "tunnel_certificate_added",
+        tunnel_id = %certificate.tunnel_id,
+        certificate_id = %certificate.id,
+        certificate_fingerprint = %certificate.fingerprint,
+    );
+}
+
+pub(super) fn certificate_revoked(call: &Call, certificate: &TunnelCertificate) {
+    event!(
+        call,
+        "tunnel_certificate_revoked",
+        tunnel_id = %certificate.tunnel_id,
+        certificate_id = %certificate.id,
+        certificate_fingerprint = %certificate.fingerprint,
+    );
+}
+
+pub(super) fn key_minted(call: &Call, key: &Key) {
+    let (name, kind) = (key.name.as_str(), key.kind.as_str());
+    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = name, token_kind = kind);
+}
+
+pub(super) fn key_revoked(call: &Call, key: &Key) {
+    let (name, kind) = (key.name.as_str(), key.kind.as_str());
+    event!(call, "tunnel_token_revoked", token_id = %key.id, token_name = name, token_kind = kind);
+}

@@ -1,0 +1,135 @@
+//! A hub's API over a store of its own, with rules for certificates that a test can meet by hand.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use serde_json::Value;
+use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
+use sortie_hub::api::{ApiState, CheckedCa, router};
+use sortie_ids::{Digest, KeyId, TunnelId};
+use sortie_store::Store;
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+
+/// The service with one key of each kind.
+pub(crate) struct Hub {
+    pub(crate) router: Router,
+    pub(crate) store: Store,
+    pub(crate) manage: String,
+    pub(crate) manage_id: KeyId,
+    pub(crate) usage: String,
+    /// Made for the grant of the `use` key, and archived again.
+    pub(crate) first_tunnel: TunnelId,
+    _dir: TempDir,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Status, kind and message of an error, whose form is checked.
+    pub(crate) fn error(&self) -> (u16, &str, &str) {
+        assert_eq!(self.text("/type"), "error", "{}", self.body);
+        assert_eq!(Some(self.text("/request_id")), self.header("request-id"));
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        (self.status.as_u16(), self.text("/error/type"), self.text("/error/message"))
+    }
+
+    /// The text at this place (RFC 6901) of the body.
+    pub(crate) fn text(&self, pointer: &str) -> &str {
+        let found = self.body.pointer(pointer).and_then(Value::as_str);
+        found.unwrap_or_else(|| panic!("no text at {pointer} of {}", self.body))
+    }
+}
+
+impl Hub {
+    pub(crate) async fn new() -> Self {
+        Self::with_limits(Limits::default()).await
+    }
+
+    pub(crate) async fn with_limits(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let store = Store::open(dir.path()).await.expect("store");
+        let home = store.default_workspace().clone();
+        let new = |kind, grants| CreateKey { kind, name: "test".parse().expect("name"), expires_at: None, grants };
+        let manage = store.create_key(&home, new(KeyKind::Manage, Vec::new()), &limits).await.expect("key");
+        let tunnel = store.create_tunnel(&home, None, &limits).await.expect("tunnel");
+        let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: None }];
+        let usage = store.create_key(&home, new(KeyKind::Use, grants), &limits).await.expect("key");
+        store.archive_tunnel(&home, &tunnel.id).await.expect("archived");
+        let discovery = Discovery {
+            base_domain: "sortie.localhost".to_owned(),
+            edge_addr: "127.0.0.1:4443".to_owned(),
+            edge_ca_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+            identity_jwks: serde_json::json!({"keys": []}),
+            api_version: "2026-10-21".to_owned(),
+        };
+        let base_domain = "sortie.localhost".parse().expect("base domain");
+        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery };
+        Self {
+            router: router(state),
+            store,
+            manage: manage.secret.expose().to_owned(),
+            manage_id: manage.key.id,
+            usage: usage.secret.expose().to_owned(),
+            first_tunnel: tunnel.id,
+            _dir: dir,
+        }
+    }
+
+    /// Sends a request with the `manage` key; `body` is sent as it is when it is a JSON string.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.send_with(method, path, body, &[("x-api-key", &self.manage)]).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, Value::Null).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, body).await
+    }
+
+    pub(crate) async fn send_with(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Value::Null => Body::empty(),
+            Value::String(text) => Body::from(text),
+            value => Body::from(value.to_string()),
+        };
+        let response = self.router.clone().oneshot(request.body(body).expect("request")).await.expect("response");
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.expect("body").to_bytes();
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("json") };
+        Answer { status: head.status, headers: head.headers, body }
+    }
+}
+
+/// A PEM text that [`check_ca`] accepts.
+pub(crate) fn pem(name: &str) -> String {
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(name))
+}
+
+/// Takes any bytes in one PEM block for a certificate that is valid until 2040.
+fn check_ca(pem: &str) -> Result<CheckedCa, String> {
+    let inner = pem.trim().strip_prefix("-----BEGIN CERTIFICATE-----");
+    let inner = inner.and_then(|rest| rest.strip_suffix("-----END CERTIFICATE-----"));
+    let text: String = inner.ok_or("not one PEM block")?.split_whitespace().collect();
+    let der = STANDARD.decode(text).map_err(|_| "not base64")?;
+    let expires_at: Timestamp = "2040-01-01T00:00:00Z".parse().map_err(|_| "no time")?;
+    Ok(CheckedCa { fingerprint: Digest::of(&der), expires_at })
+}

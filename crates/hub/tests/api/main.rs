@@ -1,0 +1,6 @@
+//! The HTTP API from outside: request by request, and with the official SDK.
+
+mod events;
+mod fixture;
+mod python_sdk;
+mod requests;
