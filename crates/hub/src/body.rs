@@ -1,0 +1,112 @@
+//! Bodies on their way through: frame by frame, never collected.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::inner::{Inner, Pool};
+
+/// The body of a request to a gateway.
+pub(crate) enum RequestBody {
+    /// The caller's, as it comes.
+    Caller(Incoming),
+    /// None.
+    Empty,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Caller(body) => Pin::new(body).poll_frame(cx),
+            Self::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Caller(body) => body.is_end_stream(),
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Caller(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The body of an answer.
+pub(crate) enum ResponseBody {
+    /// A gateway's, as it comes.
+    Gateway(GatewayBody),
+    /// Our own.
+    Own(Body),
+}
+
+/// A gateway's answer. Read to its end it gives its connection back; dropped before, it ends the connection, so that
+/// the gateway sees the caller leave.
+pub(crate) struct GatewayBody {
+    incoming: Incoming,
+    inner: Option<(Inner, Arc<Pool>)>,
+}
+
+impl GatewayBody {
+    pub(crate) fn new(incoming: Incoming, inner: Inner, pool: Arc<Pool>) -> Self {
+        let mut body = Self { incoming, inner: Some((inner, pool)) };
+        if body.incoming.is_end_stream() {
+            body.give_back();
+        }
+        body
+    }
+
+    fn give_back(&mut self) {
+        if let Some((inner, pool)) = self.inner.take() {
+            pool.keep(inner);
+        }
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Gateway(body) => {
+                let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                match &frame {
+                    None => body.give_back(),
+                    Some(Ok(_)) if body.incoming.is_end_stream() => body.give_back(),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => body.inner = None,
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Gateway(body) => body.incoming.is_end_stream(),
+            Self::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Gateway(body) => body.incoming.size_hint(),
+            Self::Own(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One MCP call: who is calling, which tunnel and route, then through inner TLS to the gateway and back, untouched.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use http::header::{self, HeaderName};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::value::RawValue;
+use sortie_api::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
+use sortie_edge::{EdgeConnection as _, Links};
+use sortie_ids::{RequestId, RouteName, TunnelLabel};
+use sortie_link::EdgeLink;
+use sortie_link::protos::ProbeFailure;
+use sortie_store::Store;
+
+use crate::api::authenticate;
+use crate::body::{GatewayBody, RequestBody, ResponseBody};
+use crate::identity::Signer;
+use crate::inner::{Inner, Pool};
+use crate::tunnels::{LiveTunnel, Tunnels};
+
+/// Where a call goes.
+pub(crate) struct Target {
+    pub(crate) label: TunnelLabel,
+    pub(crate) route: RouteName,
+    /// What follows the route: passed on byte for byte.
+    pub(crate) path: PathAndQuery,
+    /// Whether the call came to the API's own origin, where an answer must not be able to act.
+    pub(crate) on_api_origin: bool,
+}
+
+/// Makes calls.
+pub(crate) struct Calls {
+    pub(crate) store: Store,
+    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) links: Links,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) signer: Signer,
+}
+
+/// How much of a request is read for the id in a refusal, and for how long.
+const ID_BYTES: usize = 64 * 1024;
+const ID_WAIT: Duration = Duration::from_secs(2);
+/// How long a probe may take.
+const PROBE_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Headers that concern one connection only (RFC 9110, 7.6.1). `te` and `trailer` pass, as trailers do.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHORIZATION,
+];
+
+impl Calls {
+    /// Makes a call for whoever sent it; every failure is an answer that names the hop.
+    pub(crate) async fn call(&self, request: Request<Incoming>, target: Target) -> Response<ResponseBody> {
+        let began = Instant::now();
+        let id = RequestId::random();
+        let (method, on_api_origin) = (request.method().clone(), target.on_api_origin);
+        let mut response = match self.forward(request, &target, &id).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.into_response(&id).await,
+        };
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+            headers.insert(REQUEST_ID_HEADER, value);
+        }
+        if on_api_origin {
+            headers.remove(header::SET_COOKIE);
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
+        let hop = headers.get(HOP_HEADER).and_then(|value| value.to_str().ok()).and_then(known_hop);
+        let status = response.status().as_u16();
+        let took = began.elapsed();
+        metrics::counter!("sortie_hub_calls_total", "status" => class(status), "hop" => hop.unwrap_or("none")).increment(1);
+        metrics::histogram!("sortie_hub_call_seconds").record(took.as_secs_f64());
+        tracing::info!(
+            request_id = %id,
+            tunnel = %target.label,
+            route = %target.route,
+            %method,
+            status,
+            hop,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "call"
+        );
+        response
+    }
+
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        target: &Target,
+        id: &RequestId,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let found = self.admit(request.headers(), target).await;
+        let (tunnel, host, identity, carrier) = match found {
+            Ok(found) => found,
+            Err(error) => return Err(Refusal { error, request: Some(request) }),
+        };
+        *request.version_mut() = http::Version::HTTP_11;
+        let was_http2 = request.uri().authority().is_some();
+        *request.uri_mut() = target.path.clone().into();
+        let headers = request.headers_mut();
+        headers.remove(carrier);
+        if target.on_api_origin {
+            headers.remove(header::COOKIE);
+        }
+        strip(headers);
+        if was_http2 && headers.get_all(header::COOKIE).iter().count() > 1 {
+            join_cookies(headers);
+        }
+        let own = [(IDENTITY_HEADER, Some(identity)), (REQUEST_ID_HEADER, HeaderValue::from_str(id.as_str()).ok())];
+        for (name, value) in own {
+            if let Some(value) = value {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        if let Ok(value) = HeaderValue::from_str(&host) {
+            headers.insert(header::HOST, value);
+        }
+        self.send(request, &tunnel, &host).await
+    }
+
+    /// Who is calling, and whether they may: nothing is told about a tunnel to who may not call it.
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        target: &Target,
+    ) -> Result<(Arc<LiveTunnel>, String, HeaderValue, HeaderName), HopError> {
+        let caller = authenticate(&self.store, headers)
+            .await
+            .map_err(|error| HopError::new(Hop::Identity, error.message.clone()).with_status(error.status))?;
+        let tunnel = self.tunnels.find(&target.label).await?;
+        let tunnel = tunnel.filter(|tunnel| tunnel.record.workspace == caller.key.workspace);
+        let tunnel = tunnel.ok_or_else(HopError::no_route)?;
+        if !caller.may_call(&tunnel.record, &target.route) {
+            return Err(HopError::new(Hop::Policy, format!("this key may not call the route `{}`", target.route)));
+        }
+        let host = tunnel.domain.route_host(&target.route);
+        let identity = self.signer.caller(&caller.key, &host, self.store.now().as_second());
+        let identity = identity.ok_or_else(|| HopError::new(Hop::Identity, "the caller's identity cannot be signed"))?;
+        Ok((tunnel, host, identity, caller.carried_by))
+    }
+
+    /// Sends a request over a kept connection or a new one. What may have been sent is never sent again.
+    async fn send(
+        &self,
+        request: Request<Incoming>,
+        tunnel: &LiveTunnel,
+        host: &str,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let mut request = request.map(RequestBody::Caller);
+        loop {
+            let (mut inner, fresh) = match self.pool.take(tunnel, host) {
+                Some(inner) => (inner, false),
+                None => match self.pool.open(tunnel, host, None).await {
+                    Ok(inner) => (inner, true),
+                    Err(error) => return Err(Refusal::of(error, request)),
+                },
+            };
+            match inner.sender.try_send_request(request).await {
+                Ok(response) => return Ok(self.answer(response, inner)),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if !fresh => request = unsent,
+                    Some(unsent) => {
+                        let error = HopError::new(Hop::Link, "the gateway closed the connection before the call");
+                        return Err(Refusal::of(error, unsent));
+                    }
+                    None => {
+                        tracing::debug!(error = %failed.error(), "a call broke");
+                        let reason = "the connection to the gateway broke during the call; \
+                                      it may have run, and is not repeated";
+                        return Err(Refusal { error: HopError::new(Hop::Link, reason), request: None });
+                    }
+                },
+            }
+        }
+    }
+
+    fn answer(&self, response: Response<Incoming>, inner: Inner) -> Response<ResponseBody> {
+        let (mut head, body) = response.into_parts();
+        let hop = head.headers.remove(HOP_HEADER);
+        strip(&mut head.headers);
+        if let Some(hop) = hop {
+            head.headers.insert(HOP_HEADER, hop);
+        }
+        Response::from_parts(head, ResponseBody::Gateway(GatewayBody::new(body, inner, self.pool.clone())))
+    }
+
+    /// A call of the hub's own over this very link, to the gateway and no further.
+    pub(crate) async fn probe(&self, label: &TunnelLabel, link: &EdgeLink, route: &RouteName) -> Option<ProbeFailure> {
+        let probe = tokio::time::timeout(PROBE_DEADLINE, self.probe_through(label, link, route)).await;
+        let late = || HopError::new(Hop::Link, format!("no answer within {} s", PROBE_DEADLINE.as_secs()));
+        let error = probe.unwrap_or_else(|_| Err(late())).err()?;
+        Some(ProbeFailure { hop: error.hop.as_str().to_owned(), reason: error.reason })
+    }
+
+    async fn probe_through(&self, label: &TunnelLabel, link: &EdgeLink, route: &RouteName) -> Result<(), HopError> {
+        let tunnel = self.tunnels.find(label).await?.ok_or_else(HopError::no_route)?;
+        let host = tunnel.domain.route_host(route);
+        let identity = self.signer.probe(&host, self.store.now().as_second());
+        let identity = identity.ok_or_else(|| HopError::new(Hop::Identity, "the probe's identity cannot be signed"))?;
+        let mut inner = self.pool.open(&tunnel, &host, Some(link)).await?;
+        let request = Request::builder()
+            .uri("/")
+            .header(header::HOST, &host)
+            .header(IDENTITY_HEADER, identity)
+            .header(REQUEST_ID_HEADER, RequestId::random().as_str())
+            .header("sortie-probe", "1")
+            .body(RequestBody::Empty)
+            .map_err(|_| HopError::new(Hop::Edge, "the probe cannot be written"))?;
+        let response = inner.sender.try_send_request(request).await;
+        let response = response.map_err(|_| HopError::new(Hop::Link, "the connection broke under the probe"))?;
+        let status = response.status();
+        let hop = response.headers().get(HOP_HEADER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        let body = Limited::new(response.into_body(), ID_BYTES).collect().await;
+        if status == StatusCode::NO_CONTENT {
+            // The connection that proved the way is ready for the first call.
+            self.pool.keep(inner);
+            return Ok(());
+        }
+        let reason = body.ok().and_then(|body| reason(&body.to_bytes())).unwrap_or_else(|| format!("status {status}"));
+        let hop = hop.and_then(|hop| serde_json::from_value(hop.into()).ok()).unwrap_or(Hop::Upstream);
+        Err(HopError::new(hop, reason))
+    }
+}
+
+/// The reason in one of our own error bodies.
+fn reason(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    value.pointer("/error/details/reason").and_then(|reason| reason.as_str()).map(ToOwned::to_owned)
+}
+
+/// Removes what concerns one connection, and every header that only we may set.
+fn strip(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        let names = value.to_str().unwrap_or("").split(',').map(str::trim);
+        named.extend(names.filter_map(|name| name.parse::<HeaderName>().ok()));
+    }
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may split cookies over several lines, HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn class(status: u16) -> &'static str {
+    match status {
+        0..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+/// The hop of an answer, as a label from a closed set.
+fn known_hop(text: &str) -> Option<&'static str> {
+    serde_json::from_value::<Hop>(text.into()).ok().map(Hop::as_str)
+}
+
+/// A call that was not forwarded, or broke; with its request where that was not sent.
+pub(crate) struct Refusal {
+    pub(crate) error: HopError,
+    pub(crate) request: Option<Request<Incoming>>,
+}
+
+impl Refusal {
+    fn of(error: HopError, request: Request<RequestBody>) -> Self {
+        let (head, body) = request.into_parts();
+        let request = match body {
+            RequestBody::Caller(body) => Some(Request::from_parts(head, body)),
+            RequestBody::Empty => None,
+        };
+        Self { error, request }
+    }
+
+    /// The answer, in JSON-RPC with the request's own id where the caller spoke JSON-RPC.
+    pub(crate) async fn into_response(self, id: &RequestId) -> Response<ResponseBody> {
+        let rpc = match self.request {
+            Some(request) => json_rpc_id(request).await,
+            None => None,
+        };
+        own_response(&self.error, id, rpc.as_deref())
+    }
+}
+
+async fn json_rpc_id(request: Request<Incoming>) -> Option<Box<RawValue>> {
+    let json = request.headers().get(header::CONTENT_TYPE)?.as_bytes().starts_with(b"application/json");
+    if request.method() != Method::POST || !json {
+        return None;
+    }
+    let body = Limited::new(request.into_body(), ID_BYTES).collect();
+    let body = tokio::time::timeout(ID_WAIT, body).await.ok()?.ok()?.to_bytes();
+    sortie_mcp::envelope::request_id(&body)
+}
+
+/// One of our own answers.
+pub(crate) fn own_response(error: &HopError, id: &RequestId, rpc: Option<&RawValue>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(Body::from(error.body(id.as_str(), rpc))));
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HOP_HEADER, HeaderValue::from_static(error.hop.as_str()));
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        headers.insert("request-id", value);
+    }
+    if let Some(seconds) = error.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sortie\""));
+    }
+    response
+}
