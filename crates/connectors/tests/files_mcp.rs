@@ -217,3 +217,15 @@ async fn a_directory_that_is_missing_is_a_clear_error() {
         assert!(error.contains(path) && error.contains("check that it exists"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_leaves_frees_its_slot() {
+    let dir = directory();
+    std::fs::write(dir.path().join("long.txt"), "y\n".repeat(20_000_000)).expect("write");
+    let limits = FilesLimits { concurrent_calls: 1, call_time: Duration::from_secs(60), ..FilesLimits::default() };
+    let service = files(FilesConfig { root: dir.path().to_owned(), limits }).expect("service");
+    let search = call(&service, "search", json!({"query": "x+z", "regex": true}));
+    assert!(tokio::time::timeout(Duration::from_millis(200), search).await.is_err(), "the search was not long");
+    let listed = tokio::time::timeout(Duration::from_secs(1), call(&service, "list", json!({}))).await;
+    assert!(!listed.expect("the slot is free").is_error);
+}

@@ -99,7 +99,8 @@ pub(crate) fn read(
         if number < first_line {
             continue;
         }
-        let text = text_of(&line, kind).ok_or_else(|| Refusal::Binary(path.to_string()))?;
+        let text =
+            text_of(&line, kind == Line::Cut || file.at_bound()).ok_or_else(|| Refusal::Binary(path.to_string()))?;
         if reading.text.len() + text.len() > limits.answer_bytes {
             reading.next_line = Some(number);
             break;
@@ -130,16 +131,14 @@ pub(crate) fn read(
     Ok(reading)
 }
 
-/// A line as text, if it is text. A cut line may end inside a character, which is then left out.
-fn text_of(line: &[u8], kind: Line) -> Option<&str> {
+/// A line as text, if it is text. A line that is cut may end inside a character, which is then left out.
+fn text_of(line: &[u8], cut: bool) -> Option<&str> {
     if line.contains(&0) {
         return None;
     }
     match std::str::from_utf8(line) {
         Ok(text) => Some(text),
-        Err(error) if kind == Line::Cut && error.error_len().is_none() => {
-            std::str::from_utf8(line.get(..error.valid_up_to())?).ok()
-        }
+        Err(error) if cut && error.error_len().is_none() => std::str::from_utf8(line.get(..error.valid_up_to())?).ok(),
         Err(_) => None,
     }
 }

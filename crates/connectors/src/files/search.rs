@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::FilesLimits;
-use super::lines::{Head, Lines};
+use super::lines::{Head, Line, Lines};
 use super::path::{ServedPath, check_name, shown};
 use super::refusal::Refusal;
 use super::root::{EntryKind, Node, Root, names, open_directory, open_file, stat};
@@ -277,7 +277,7 @@ impl Searcher<'_> {
         let (mut number, mut line) = (0, Vec::new());
         while let Ok(Some(kind)) = lines.next(&mut line) {
             number += 1;
-            self.cut |= kind == super::lines::Line::Cut;
+            self.cut |= kind == Line::Cut;
             if private_key_begins(&line) {
                 self.found.matches.truncate(before);
                 self.answer_left = answer_before;
@@ -287,7 +287,8 @@ impl Searcher<'_> {
                 self.full = Some(Full::Time);
                 break;
             }
-            let text = line.trim_ascii_end();
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
             if let Some(found) = self.pattern.find(text) {
                 self.add(path, number, excerpt(text, found.range()));
                 if self.full.is_some() {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use rmcp::handler::server::tool::{schema_for_input, schema_for_output};
 use rmcp::model::{
@@ -48,7 +47,7 @@ pub(crate) struct FilesServer {
 
 impl FilesServer {
     pub(crate) fn new(root: Root, limits: FilesLimits) -> Self {
-        let slots = Arc::new(Semaphore::new(limits.concurrent_calls));
+        let slots = Arc::new(Semaphore::new(limits.concurrent_calls.min(Semaphore::MAX_PERMITS)));
         Self { root, limits: Arc::new(limits), slots, tools: tools().into() }
     }
 
@@ -70,7 +69,7 @@ impl FilesServer {
             .map_err(|_| Refusal::Busy)?
             .map_err(|_| Refusal::Broken)?;
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-        let work = Work::new(Instant::now() + self.limits.call_time, Arc::clone(&stop.0), self.limits.scan_names);
+        let work = Work::new(self.limits.call_time, Arc::clone(&stop.0), self.limits.scan_names);
         let (root, limits) = (self.root.clone(), Arc::clone(&self.limits));
         let worked = tokio::task::spawn_blocking(move || {
             // The slot is free when the thread is, not when the caller stops waiting.

@@ -3,22 +3,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::refusal::Refusal;
 
 /// The bounds of one call, spent as it goes.
 #[derive(Debug)]
 pub(crate) struct Work {
-    deadline: Instant,
+    started: Instant,
+    time: Duration,
     stopped: Arc<AtomicBool>,
     names_left: u64,
 }
 
 impl Work {
-    /// A call that ends at `deadline`, or soon after `stopped` is set, and looks at no more than `names` names.
-    pub(crate) fn new(deadline: Instant, stopped: Arc<AtomicBool>, names: u64) -> Self {
-        Self { deadline, stopped, names_left: names }
+    /// A call that begins now, ends after `time` or soon after `stopped` is set, and looks at no more than `names`
+    /// names.
+    pub(crate) fn new(time: Duration, stopped: Arc<AtomicBool>, names: u64) -> Self {
+        Self { started: Instant::now(), time, stopped, names_left: names }
     }
 
     /// Whether the time is over. What was found until then is the answer.
@@ -29,7 +31,7 @@ impl Work {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(Refusal::Cancelled);
         }
-        Ok(Instant::now() >= self.deadline)
+        Ok(self.started.elapsed() >= self.time)
     }
 
     /// How many more names may be looked at.
