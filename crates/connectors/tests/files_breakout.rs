@@ -345,7 +345,9 @@ async fn a_directory_of_100_000_entries_is_bounded() {
     for n in 0..100_000 {
         fs::File::create(place.root().join(format!("f{n:06}.txt"))).expect("create");
     }
-    let service = serve(&place.root());
+    // The other bounds are met first, also on a busy machine.
+    let limits = FilesLimits { call_time: Duration::from_secs(60), ..FilesLimits::default() };
+    let service = files(FilesConfig { root: place.root(), limits }).expect("service");
     let started = Instant::now();
     let listed = call(&service, "list", json!({"depth": 8})).await;
     assert_eq!(listed.structured["entries"].as_array().map(Vec::len), Some(1000));
@@ -357,7 +359,7 @@ async fn a_directory_of_100_000_entries_is_bounded() {
     let found = call(&service, "search", json!({"query": "x", "glob": "f099*"})).await;
     assert_eq!(found.structured["truncated"], false, "{}", found.text);
     assert_eq!(found.structured["files_searched"], 1000);
-    assert!(started.elapsed() < Duration::from_secs(30));
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]
