@@ -112,22 +112,57 @@ impl HopError {
     /// The body: a JSON-RPC error for a caller that spoke JSON-RPC (`Some` with the request's id as it was sent), else
     /// the public API's error object.
     pub fn body(&self, request_id: &str, jsonrpc_id: Option<&RawValue>) -> Vec<u8> {
-        let details = serde_json::json!({"hop": self.hop, "reason": self.reason});
+        let details = Details { hop: self.hop, reason: &self.reason };
         let body = match jsonrpc_id {
-            Some(id) => serde_json::json!({
-                "jsonrpc": "2.0",
-                "id": id,
-                "error": {"code": JSONRPC_CODE, "message": self.to_string(), "data": details},
-                "request_id": request_id,
-            }),
-            None => serde_json::json!({
-                "type": "error",
-                "error": {"type": self.kind(), "message": self.reason, "details": details},
-                "request_id": request_id,
-            }),
+            Some(id) => {
+                let error = RpcError { code: JSONRPC_CODE, message: self.to_string(), data: details };
+                serde_json::to_vec(&RpcBody { jsonrpc: "2.0", id, error, request_id })
+            }
+            None => {
+                let error = ObjectError { kind: self.kind(), message: &self.reason, details };
+                serde_json::to_vec(&ObjectBody { kind: "error", error, request_id })
+            }
         };
-        body.to_string().into_bytes()
+        body.expect("strings, numbers and a raw value that was JSON are JSON")
     }
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    hop: Hop,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct RpcError<'a> {
+    code: i32,
+    message: String,
+    data: Details<'a>,
+}
+
+/// The id is written as it was read: a number that no float holds stays what it is.
+#[derive(Serialize)]
+struct RpcBody<'a> {
+    jsonrpc: &'static str,
+    id: &'a RawValue,
+    error: RpcError<'a>,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct ObjectError<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+    details: Details<'a>,
+}
+
+#[derive(Serialize)]
+struct ObjectBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: ObjectError<'a>,
+    request_id: &'a str,
 }
 
 #[cfg(test)]
@@ -143,6 +178,16 @@ mod tests {
         assert_eq!(value["error"]["data"]["hop"], "link");
         let code = value["error"]["code"].as_i64().expect("code");
         assert!(!(-32768..=-32000).contains(&code));
+    }
+
+    #[test]
+    fn an_id_is_returned_byte_for_byte() {
+        for id in ["1e999", "123456789012345678901234567890", "\"\\u0041\"", "-0.10"] {
+            let raw = RawValue::from_string(id.to_owned()).expect("json");
+            let body = HopError::no_route().body("req_1", Some(&raw));
+            let text = String::from_utf8(body).expect("text");
+            assert!(text.contains(&format!("\"id\":{id},")), "{text}");
+        }
     }
 
     #[test]

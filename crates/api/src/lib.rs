@@ -7,6 +7,7 @@ mod error;
 mod hop;
 mod key;
 mod page;
+mod route;
 pub mod time;
 mod tunnel;
 
@@ -15,6 +16,7 @@ pub use error::{ApiError, ErrorKind};
 pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use route::Route;
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, RotateToken, Tunnel, TunnelCertificate, TunnelToken,
 };

@@ -11,7 +11,6 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use sortie_api::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
-use sortie_edge::{EdgeConnection as _, Links};
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
@@ -37,7 +36,6 @@ pub(crate) struct Target {
 pub(crate) struct Calls {
     pub(crate) store: Store,
     pub(crate) tunnels: Arc<Tunnels>,
-    pub(crate) links: Links,
     pub(crate) pool: Arc<Pool>,
     pub(crate) signer: Signer,
 }
@@ -80,7 +78,8 @@ impl Calls {
         let hop = headers.get(HOP_HEADER).and_then(|value| value.to_str().ok()).and_then(known_hop);
         let status = response.status().as_u16();
         let took = began.elapsed();
-        metrics::counter!("sortie_hub_calls_total", "status" => class(status), "hop" => hop.unwrap_or("none")).increment(1);
+        metrics::counter!("sortie_hub_calls_total", "status" => class(status), "hop" => hop.unwrap_or("none"))
+            .increment(1);
         metrics::histogram!("sortie_hub_call_seconds").record(took.as_secs_f64());
         tracing::info!(
             request_id = %id,
@@ -147,7 +146,8 @@ impl Calls {
         }
         let host = tunnel.domain.route_host(&target.route);
         let identity = self.signer.caller(&caller.key, &host, self.store.now().as_second());
-        let identity = identity.ok_or_else(|| HopError::new(Hop::Identity, "the caller's identity cannot be signed"))?;
+        let identity =
+            identity.ok_or_else(|| HopError::new(Hop::Identity, "the caller's identity cannot be signed"))?;
         Ok((tunnel, host, identity, caller.carried_by))
     }
 

@@ -76,7 +76,7 @@ impl Pool {
 
     /// Keeps a connection whose call has ended.
     pub(crate) fn keep(&self, mut inner: Inner) {
-        if inner.sender.is_closed() {
+        if inner.sender.is_closed() || self.tasks.is_stopping() {
             return;
         }
         inner.idle_since = Instant::now();
@@ -123,11 +123,12 @@ impl Pool {
         let leaf = leaf.ok_or_else(|| refused("the gateway showed no certificate".into()))?;
         let ca = sortie_tls::issuer_fingerprint(&leaf, &tunnel.cas)
             .ok_or_else(|| refused("unknown certificate authority".into()))?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| HopError::new(Hop::Link, format!("the gateway's connection ended: {error}")))?;
+        let (sender, connection) =
+            http1::Builder::new()
+                .max_buf_size(MAX_HEAD)
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| HopError::new(Hop::Link, format!("the gateway's connection ended: {error}")))?;
         let end = CancellationToken::new();
         self.trust(&tunnel.record.label, &ca, &end);
         let ended = end.clone();
@@ -170,6 +171,11 @@ impl Pool {
         if list.is_empty() {
             trust.remove(label);
         }
+    }
+
+    /// Closes what carries nothing, for a stop: gateways end their links when the last call has.
+    pub(crate) fn close(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Closes what was not used for a while. To be called now and then.

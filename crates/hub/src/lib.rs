@@ -1,3 +1,24 @@
-//! hub
+//! The hub: where agents' calls begin. It keeps tunnels and keys, authenticates callers, signs who they are, and
+//! reaches gateways through the edge and inner TLS.
+//!
+//! It must never hold a key that lives with a customer (a CA's, a gateway's), never accept a gateway whose certificate
+//! is not from a CA registered on that very tunnel, and never repeat a call that may have run. Nothing of a call is
+//! stored, and nothing of its content logged.
+//!
+//! [`Hub::start`] is the entry; its tasks belong to the set that is passed in and end with it.
 
 pub mod api;
+mod body;
+mod call;
+mod config;
+mod front;
+mod hosts;
+mod identity;
+mod inner;
+mod routes;
+mod start;
+mod tunnels;
+
+pub use config::HubConfig;
+pub use identity::SignerError;
+pub use start::{Hub, HubError};

@@ -1,1 +1,61 @@
-fn main() {}
+//! `sortie`: private access for AI agents. Parses the command line, sets up logs and the runtime, runs one command.
+
+mod cli;
+mod client;
+mod error;
+mod operate;
+mod output;
+mod profile;
+mod roles;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sortie_runtime::{LogFormat, init_logs};
+
+use crate::cli::{Cli, Command, LogStyle};
+use crate::error::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sortie: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
+    let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
+    let level = cli.log.as_deref().unwrap_or(if serving { quiet } else { "error" });
+    let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
+    // What libraries say about messages is theirs to know: their lines could hold content of calls.
+    init_logs(format, &format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn")).map_err(Failure::usage)?;
+    let mut builder = if serving {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build().map_err(|error| Failure::failed(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => roles::up(args).await,
+            Command::Hub(args) => roles::hub(args).await,
+            Command::Gateway(args) => roles::gateway(args).await,
+            Command::Setup(command) => setup::run(command, cli.output).await,
+            Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, cli.output).await,
+            Command::Certs(command) => operate::certs::run(command, &cli.hub, cli.output).await,
+            Command::Keys(command) => operate::keys::run(command, &cli.hub, cli.output).await,
+            Command::Routes(command) => operate::routes::run(command, &cli.hub, cli.output).await,
+            Command::Mcp(command) => operate::mcp::run(command, &cli.hub, cli.output).await,
+            Command::Completions { shell } => {
+                cli::completions(shell);
+                Ok(())
+            }
+        }
+    })
+}

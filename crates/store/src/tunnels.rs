@@ -254,6 +254,19 @@ impl Store {
         row.as_ref().map(TunnelRecord::from_row).transpose()
     }
 
+    /// A tunnel of any workspace, archived or not: for those who follow [`Change`]s.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn any_tunnel(&self, id: &TunnelId) -> Result<Option<TunnelRecord>, StoreError> {
+        let row = sqlx::query(select_tunnel!("WHERE t.id = ?"))
+            .bind(id.as_str())
+            .fetch_optional(self.readers())
+            .await
+            .during("reading a tunnel")?;
+        row.as_ref().map(TunnelRecord::from_row).transpose()
+    }
+
     /// The live tunnel whose current token has this digest, of any workspace; none for a rotated token.
     ///
     /// # Errors

@@ -1,0 +1,32 @@
+//! How a hub is set up.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use sortie_api::Limits;
+use sortie_ids::BaseDomain;
+
+/// How a hub is set up.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// Where everything is kept: database, sealed keys, the edge's CA.
+    pub data_dir: PathBuf,
+    /// Where the API listens; port 0 picks a free one. TLS unless loopback.
+    pub api: SocketAddr,
+    /// Where the edge listens; port 0 picks a free one. Always TLS.
+    pub edge: SocketAddr,
+    /// Where health and metrics are served without a key, in plain HTTP.
+    pub health: Option<SocketAddr>,
+    /// The domain of tunnels' domains.
+    pub base_domain: BaseDomain,
+    /// Names and addresses that clients and gateways reach this hub under, beside those that it listens on.
+    pub names: Vec<String>,
+    /// What gateways dial, `host:port`; the edge's listener when absent.
+    pub advertised_edge: Option<String>,
+    /// Origins of web pages that may call, beside the listeners' own.
+    pub allowed_origins: Vec<String>,
+    /// Serve the API without TLS also beyond loopback.
+    pub insecure_http: bool,
+    /// Bounds on what callers may create and ask for.
+    pub limits: Limits,
+}

@@ -1,0 +1,294 @@
+//! The listeners: what comes in, and who answers it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use futures_util::future::BoxFuture;
+use http::header::{self, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use sortie_api::{Hop, HopError};
+use sortie_edge::{ClientConnection, Links, Terminator};
+use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
+use sortie_link::EdgeLink;
+use sortie_link::protos::ProbeFailure;
+use sortie_runtime::{Metrics, TaskSet};
+use sortie_tls::{ServerConfig, TlsAcceptor};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
+
+use crate::api::authenticate;
+use crate::body::ResponseBody;
+use crate::call::{Calls, Refusal, Target, own_response};
+use crate::hosts::{Hosts, bare};
+
+/// Connections held at once on the API's listener.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How long a client may take for its TLS handshake, and for the head of each request.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// Concurrent requests on one HTTP/2 connection.
+const MAX_HTTP2_STREAMS: u32 = 256;
+
+/// Answers requests on every listener of the hub.
+pub(crate) struct Front {
+    pub(crate) calls: Calls,
+    pub(crate) links: Links,
+    pub(crate) edge_port: u16,
+    pub(crate) api: Router,
+    pub(crate) base: BaseDomain,
+    pub(crate) api_hosts: Hosts,
+    pub(crate) edge_hosts: Hosts,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: TaskSet,
+}
+
+impl Front {
+    /// Accepts connections on the API's listener until the set is stopped.
+    pub(crate) async fn serve_api(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
+        let tls = tls.map(TlsAcceptor::from);
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                () = self.tasks.stopping() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the API could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let (front, tls) = (self.clone(), tls.clone());
+            self.tasks.spawn("api-connection", async move {
+                let _permit = permit;
+                match tls {
+                    None => front.clone().serve_connection(stream, Place::Api).await,
+                    Some(tls) => match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => front.clone().serve_connection(stream, Place::Api).await,
+                        Ok(Err(error)) => tracing::debug!(reason = sortie_tls::explain_io(&error), "no TLS on the API"),
+                        Err(_) => tracing::debug!("no TLS handshake in time on the API"),
+                    },
+                }
+            });
+        }
+    }
+
+    async fn serve_connection<S>(self: Arc<Self>, stream: S, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(MAX_HEAD)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_HTTP2_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        let place = Arc::new(place);
+        let front = self.clone();
+        let service = service_fn(move |request| {
+            let (front, place) = (front.clone(), place.clone());
+            async move { Ok::<_, std::convert::Infallible>(front.answer(request, &place).await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.tasks.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
+        let target = match place {
+            Place::Api => {
+                let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
+                let host = host.or_else(|| text(request.headers().get(header::HOST)).map(ToOwned::to_owned));
+                match self.api_hosts.check(host.as_deref().unwrap_or(""), request.headers()) {
+                    Err(error) => Err(error),
+                    Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
+                    Ok(()) => return self.own(request).await,
+                }
+            }
+            Place::Edge(sni) => self.edge_target(&request, sni),
+        };
+        match target {
+            Ok(target) => self.calls.call(request, target).await,
+            Err(error) => Refusal { error, request: Some(request) }.into_response(&RequestId::random()).await,
+        }
+    }
+
+    /// The route that a request on the edge's port names, by the same name in TLS and in HTTP.
+    fn edge_target(&self, request: &Request<Incoming>, sni: &str) -> Result<Target, HopError> {
+        let named = request.uri().authority().map(|authority| authority.as_str());
+        let named = named.or_else(|| text(request.headers().get(header::HOST))).unwrap_or("");
+        let host = bare(named).to_ascii_lowercase();
+        if host != sni {
+            let reason = "the Host differs from the name that this connection was opened for";
+            return Err(HopError::new(Hop::Edge, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
+        }
+        self.edge_hosts.check_origin(Some(sni), request.headers())?;
+        let name = self.base.parse_host(&host).ok_or_else(HopError::no_route)?;
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok(Target { label: name.label, route: name.route, path, on_api_origin: false })
+    }
+
+    /// What the hub answers itself.
+    async fn own(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        match request.uri().path() {
+            "/healthz" => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+            "/readyz" => self.ready().await,
+            "/metrics" => match authenticate(&self.calls.store, request.headers()).await {
+                Ok(caller) if caller.key.kind == sortie_api::KeyKind::Manage => self.metrics(),
+                Ok(_) => refuse(&HopError::new(Hop::Policy, "metrics need a manage key")),
+                Err(error) => refuse(&HopError::new(Hop::Identity, error.message.clone()).with_status(error.status)),
+            },
+            "/v1/sortie/routes" if request.method() == http::Method::GET => self.routes(&request).await,
+            _ => {
+                let answered = self.api.clone().oneshot(request.map(Body::new)).await;
+                let answered = answered.unwrap_or_else(|never| match never {});
+                answered.map(ResponseBody::Own)
+            }
+        }
+    }
+
+    /// The URL of a hostname on the edge's port.
+    pub(crate) fn https_url(&self, host: &str) -> String {
+        if self.edge_port == 443 { format!("https://{host}") } else { format!("https://{host}:{}", self.edge_port) }
+    }
+
+    async fn routes(&self, request: &Request<Incoming>) -> Response<ResponseBody> {
+        let id = RequestId::random();
+        let listed = match authenticate(&self.calls.store, request.headers()).await {
+            Ok(caller) => crate::routes::list(self, &caller).await,
+            Err(error) => Err(error),
+        };
+        let mut response = match listed {
+            Ok(list) => plain(StatusCode::OK, "application/json", serde_json::json!(list).to_string()),
+            Err(error) => {
+                let body = String::from_utf8_lossy(&error.body(id.as_str())).into_owned();
+                plain(error.status, "application/json", body)
+            }
+        };
+        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+            response.headers_mut().insert("request-id", value);
+        }
+        response
+    }
+
+    pub(crate) fn metrics(&self) -> Response<ResponseBody> {
+        plain(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render())
+    }
+
+    pub(crate) async fn ready(&self) -> Response<ResponseBody> {
+        let store = self.calls.store.get_meta("ready").await;
+        let (status, body) = match store {
+            Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}})),
+            Err(error) => {
+                let reason = error.to_string();
+                let body = serde_json::json!({"ready": false, "store": {"ok": false, "reason": reason}});
+                (StatusCode::SERVICE_UNAVAILABLE, body)
+            }
+        };
+        plain(status, "application/json", format!("{body}\n"))
+    }
+}
+
+/// Where a request came in.
+enum Place {
+    Api,
+    /// With the hostname of the connection's SNI.
+    Edge(String),
+}
+
+impl Terminator for Front {
+    fn serve(self: Arc<Self>, connection: ClientConnection, host: String, _: SocketAddr) -> BoxFuture<'static, ()> {
+        Box::pin(self.serve_connection(connection, Place::Edge(host)))
+    }
+
+    fn probe<'a>(
+        &'a self,
+        label: &'a TunnelLabel,
+        link: &'a EdgeLink,
+        route: &'a RouteName,
+    ) -> BoxFuture<'a, Option<ProbeFailure>> {
+        Box::pin(self.calls.probe(label, link, route))
+    }
+}
+
+/// The route of a path `/t/<label>/<route>/...`, with what follows it.
+fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
+    let text = path.map_or("", PathAndQuery::as_str);
+    let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+    let mut parts = path.trim_start_matches("/t/").splitn(3, '/');
+    let label: Option<TunnelLabel> = parts.next().and_then(|label| label.parse().ok());
+    let route: Option<RouteName> = parts.next().and_then(|route| route.parse().ok());
+    let (Some(label), Some(route)) = (label, route) else { return Err(HopError::no_route()) };
+    let mut rest = format!("/{}", parts.next().unwrap_or(""));
+    if let Some(query) = query {
+        rest.push('?');
+        rest.push_str(query);
+    }
+    let path = rest.parse().map_err(|_| HopError::no_route())?;
+    Ok(Target { label, route, path, on_api_origin: true })
+}
+
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
+fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(Body::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn refuse(error: &HopError) -> Response<ResponseBody> {
+    own_response(error, &RequestId::random(), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_behind_the_route_is_kept_byte_for_byte() {
+        for (path, rest) in [
+            ("/t/abcd1234/files/mcp", "/mcp"),
+            ("/t/abcd1234/files", "/"),
+            ("/t/abcd1234/files/", "/"),
+            ("/t/abcd1234/files/a%2Fb//c?x=1&y=%20", "/a%2Fb//c?x=1&y=%20"),
+            ("/t/abcd1234/files?q", "/?q"),
+        ] {
+            let target = path_target(Some(&path.parse().expect("path"))).expect(path);
+            assert_eq!((target.route.as_str(), target.path.as_str()), ("files", rest));
+        }
+        for path in ["/t/", "/t/abcd1234", "/t/abcd1234/", "/t/../files/x", "/t//abcd1234/files"] {
+            assert!(path_target(Some(&path.parse().expect("path"))).is_err(), "{path}");
+        }
+    }
+}

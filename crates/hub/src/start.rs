@@ -1,0 +1,315 @@
+//! Starting a hub: opening what it keeps, binding its ports, wiring its parts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use jiff::Timestamp;
+use sortie_api::{CreateKey, Discovery, KeyKind};
+use sortie_edge::{Edge, EdgeConfig, EdgeError, LinkStatus, Links};
+use sortie_ids::{ApiKey, TunnelLabel};
+use sortie_runtime::{Metrics, TaskSet};
+use sortie_store::{Change, Store, StoreError};
+use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::HubConfig;
+use crate::api::{API_VERSIONS, ApiState, CheckedCa};
+use crate::call::Calls;
+use crate::front::Front;
+use crate::hosts::Hosts;
+use crate::identity::{Signer, SignerError};
+use crate::inner::Pool;
+use crate::tunnels::Tunnels;
+
+/// Validity of the CA of the edge's own certificates, in days.
+const EDGE_CA_DAYS: u32 = 3650;
+/// Connections of gateways and clients on the edge's port.
+const MAX_EDGE_CONNECTIONS: usize = 20_000;
+/// How often unused inner connections are looked over.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// Why a hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// A port cannot be bound.
+    #[error("cannot listen on {addr} ({what}): {source}; choose another with --{what}")]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        addr: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The API would be served in plain HTTP to a network.
+    #[error("{0} listens on every address: say with --name how clients reach it, so that its certificate can name it")]
+    Nameless(&'static str),
+    /// The store cannot be opened.
+    #[error("the store cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The CA of the edge cannot be used.
+    #[error("the edge's CA cannot be used: {0}")]
+    EdgeCa(#[from] SetupError),
+    /// A certificate cannot be made.
+    #[error("the edge's certificate cannot be made: {0}")]
+    Issue(#[from] IssueError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] TlsError),
+    /// The edge cannot be set up.
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    /// Identities cannot be signed.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A running hub.
+pub struct Hub {
+    /// Base URL of the API.
+    pub api_url: String,
+    /// A `manage` key of the default workspace.
+    pub api_key: ApiKey,
+    /// The CA file that clients of the API need, when it speaks TLS.
+    pub api_ca_file: Option<PathBuf>,
+    /// What gateways dial.
+    pub edge_addr: String,
+    /// The CA file that clients of the edge need.
+    pub edge_ca_file: PathBuf,
+    /// The edge's listener.
+    pub edge_listener: SocketAddr,
+    /// The health listener.
+    pub health_addr: Option<SocketAddr>,
+    links: Links,
+    store: Store,
+}
+
+impl Hub {
+    /// Opens the data directory, binds the ports and serves; all tasks belong to `tasks`.
+    ///
+    /// # Errors
+    /// See [`HubError`]; nothing keeps running then.
+    pub async fn start(config: HubConfig, tasks: &TaskSet) -> Result<Self, HubError> {
+        let store = Store::open(&config.data_dir).await?;
+        let signer = Signer::open(&store).await?;
+        let api = bind("api", config.api).await?;
+        let edge = bind("edge", config.edge).await?;
+        let (api_addr, edge_addr) = (local(&api, config.api), local(&edge, config.edge));
+        let api_tls = !api_addr.ip().is_loopback() && !config.insecure_http;
+        for (what, addr) in [("the edge", edge_addr), ("the API", api_addr)] {
+            if addr.ip().is_unspecified() && config.names.is_empty() {
+                return Err(HubError::Nameless(what));
+            }
+        }
+
+        let ca_dir = SetupDir::open(config.data_dir.join("edge-ca"))?;
+        let authority = ca_dir.ensure_authority_named("Sortie edge CA", EDGE_CA_DAYS)?;
+        let ca_file = ca_dir.path(sortie_tls::SetupFile::CaCert);
+        let mut names = config.names.clone();
+        for addr in [edge_addr, api_addr] {
+            if !addr.ip().is_unspecified() {
+                names.push(addr.ip().to_string());
+            }
+        }
+        if edge_addr.ip().is_loopback() {
+            names.push("localhost".into());
+        }
+        names.sort();
+        names.dedup();
+        let identity = Arc::new(EdgeIdentity::new(authority, config.base_domain.as_str(), &names)?);
+        let reached = |addr: SocketAddr| match config.names.first() {
+            Some(name) if addr.ip().is_unspecified() => format!("{name}:{}", addr.port()),
+            _ => addr.to_string(),
+        };
+        let advertised = config.advertised_edge.clone().unwrap_or_else(|| reached(edge_addr));
+
+        let metrics = Metrics::install();
+        let links = Links::default();
+        let pool = Pool::new(links.clone(), tasks.clone());
+        let tunnels = Arc::new(Tunnels::new(store.clone(), config.base_domain.clone()));
+        let discovery = Discovery {
+            base_domain: config.base_domain.to_string(),
+            edge_addr: advertised.clone(),
+            edge_ca_pem: identity.ca_pem().to_owned(),
+            identity_jwks: signer.jwks(),
+            api_version: API_VERSIONS[0].to_owned(),
+        };
+        let router = crate::api::router(ApiState {
+            store: store.clone(),
+            base_domain: config.base_domain.clone(),
+            limits: config.limits.clone(),
+            check_ca,
+            discovery,
+        });
+        let front = Arc::new(Front {
+            calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
+            links: links.clone(),
+            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
+            api: router,
+            base: config.base_domain.clone(),
+            api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),
+            edge_hosts: Hosts::new(edge_addr.ip(), &config.names, &config.allowed_origins),
+            metrics,
+            tasks: tasks.clone(),
+        });
+        let edge_config = EdgeConfig {
+            identity: identity.clone(),
+            base_domain: config.base_domain.clone(),
+            max_connections: MAX_EDGE_CONNECTIONS,
+        };
+        let server = Edge::new(edge_config, links.clone(), tunnels, front.clone())?;
+        let tls = match api_tls {
+            true => Some(sortie_tls::server_config(identity, Versions::Legacy, &[b"h2", b"http/1.1"], None)?),
+            false => None,
+        };
+        let api_key = admin_key(&store, &config).await?;
+        let health_addr = match config.health {
+            Some(addr) => Some(serve_health(front.clone(), addr, tasks).await?),
+            None => None,
+        };
+
+        tasks.spawn("changes", follow_changes(store.clone(), links.clone(), pool.clone()));
+        let inside = tasks.clone();
+        tasks.spawn("edge", async move { server.serve(edge, inside).await });
+        tasks.spawn("api", front.serve_api(api, tls));
+        let stop = tasks.clone();
+        tasks.spawn("sweep", async move {
+            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => pool.sweep(),
+                    () = stop.stopping() => return pool.close(),
+                }
+            }
+        });
+        let scheme = if api_tls { "https" } else { "http" };
+        Ok(Self {
+            api_url: format!("{scheme}://{}", reached(api_addr)),
+            api_key,
+            api_ca_file: api_tls.then(|| ca_file.clone()),
+            edge_addr: advertised,
+            edge_ca_file: ca_file,
+            edge_listener: edge_addr,
+            health_addr,
+            links,
+            store,
+        })
+    }
+
+    /// The links of a tunnel's gateways.
+    pub fn links(&self, label: &TunnelLabel) -> Vec<LinkStatus> {
+        self.links.status(label)
+    }
+
+    /// Closes the store; to be called when every task has ended.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+async fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, HubError> {
+    TcpListener::bind(addr).await.map_err(|source| HubError::Bind { what, addr, source })
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+fn check_ca(pem: &str) -> Result<CheckedCa, String> {
+    let ca = RegisteredCa::parse(pem, Timestamp::now().as_second()).map_err(|error| error.to_string())?;
+    let fingerprint = ca.fingerprint().parse().map_err(|_| "the certificate has no fingerprint".to_owned())?;
+    let expires_at = Timestamp::from_second(ca.not_after_unix()).map_err(|_| "it expires too late".to_owned())?;
+    Ok(CheckedCa { fingerprint, expires_at })
+}
+
+/// The key that operators of this machine use: kept in a private file, since the store has only its digest.
+async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError> {
+    let path = config.data_dir.join("api-key");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(key) = ApiKey::parse(text.trim())
+                && store.key_by_digest(&key.digest()).await?.is_some_and(|known| known.is_valid(store.now()))
+            {
+                return Ok(key);
+            }
+            tracing::warn!(path = %path.display(), "the key in this file is not valid any more: a new one is made");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(HubError::File { path, source }),
+    }
+    let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
+    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new() };
+    let workspace = store.default_workspace().clone();
+    let made = store.create_key(&workspace, new, &config.limits).await?;
+    let text = format!("{}\n", made.secret.expose());
+    sortie_tls::write_private(&path, text.as_bytes()).map_err(|source| HubError::File { path, source })?;
+    Ok(made.secret)
+}
+
+/// Makes archived tunnels and certificates bite on what is already running.
+async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>) {
+    let mut changes = store.changes();
+    loop {
+        match changes.recv().await {
+            Ok(Change::TunnelArchived(tunnel)) => {
+                if let Ok(Some(record)) = store.any_tunnel(&tunnel).await {
+                    links.cut(&record.label);
+                    pool.distrust(&record.label, &[]);
+                }
+            }
+            Ok(Change::CertificatesChanged(tunnel)) => {
+                let Ok(Some(record)) = store.any_tunnel(&tunnel).await else { continue };
+                let Ok(pems) = store.active_cas(&tunnel).await else { continue };
+                let cas = pems.iter().filter_map(|pem| RegisteredCa::parse_any_time(pem).ok());
+                let trusted: Vec<_> = cas.map(|ca| ca.fingerprint().to_owned()).collect();
+                pool.distrust(&record.label, &trusted);
+            }
+            Ok(_) => {}
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes came faster than they were followed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn serve_health(front: Arc<Front>, addr: SocketAddr, tasks: &TaskSet) -> Result<SocketAddr, HubError> {
+    let listener = bind("health", addr).await?;
+    let bound = local(&listener, addr);
+    let router = axum::Router::new().fallback(move |request: Request<Body>| {
+        let front = front.clone();
+        async move {
+            let response = match request.uri().path() {
+                "/readyz" => front.ready().await,
+                "/metrics" => front.metrics(),
+                "/healthz" => return Response::new(Body::from("ok\n")),
+                _ => {
+                    let mut response = Response::new(Body::from("paths: /healthz, /readyz, /metrics\n"));
+                    *response.status_mut() = StatusCode::NOT_FOUND;
+                    return response;
+                }
+            };
+            response.map(Body::new)
+        }
+    });
+    let stop = tasks.clone();
+    tasks.spawn("health", async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.stopping().await }).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the health listener ended");
+        }
+    });
+    Ok(bound)
+}

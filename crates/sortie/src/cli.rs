@@ -1,0 +1,386 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId};
+
+/// Private access for AI agents: everything dials out, nothing gets in.
+#[derive(Debug, Parser)]
+#[command(name = "sortie", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// What is logged on standard error: a level, or a list of target=level.
+    #[arg(long, global = true, env = "SORTIE_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t = LogStyle::Text)]
+    pub(crate) log_format: LogStyle,
+    #[command(flatten)]
+    pub(crate) hub: HubAccess,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogStyle {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Where operator commands find the hub; else in the profile that `sortie up` writes.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct HubAccess {
+    /// Base URL of the hub's API.
+    #[arg(long, global = true, env = "SORTIE_API_URL", value_name = "URL", help_heading = "Hub")]
+    pub(crate) api_url: Option<String>,
+    /// CA file of the hub's API, when its certificate is not publicly trusted.
+    #[arg(long, global = true, env = "SORTIE_API_CA", value_name = "FILE", help_heading = "Hub")]
+    pub(crate) api_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run hub and gateway on this machine, loopback only, and serve a directory to agents.
+    Up(UpArgs),
+    /// Run the hub: API, edge and callers' identities.
+    Hub(HubArgs),
+    /// Run the gateway inside a private network.
+    Gateway(GatewayArgs),
+    /// Create a tunnel's keys and certificates, or renew them.
+    #[command(subcommand)]
+    Setup(SetupCommand),
+    /// Tunnels.
+    #[command(subcommand)]
+    Tunnels(TunnelsCommand),
+    /// CA certificates registered on a tunnel.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// API keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Routes that connected gateways serve.
+    #[command(subcommand)]
+    Routes(RoutesCommand),
+    /// Call the tools of private MCP servers.
+    #[command(subcommand)]
+    Mcp(McpCommand),
+    /// Print a completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UpArgs {
+    /// The directory that the built-in MCP server `files` serves, read-only.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) files: PathBuf,
+    /// A further MCP server, NAME=http://HOST:PORT; may be repeated.
+    #[arg(long, value_name = "NAME=URL")]
+    pub(crate) route: Vec<String>,
+    /// Where everything is kept [default: $XDG_DATA_HOME/sortie].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where the API listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
+    pub(crate) api: SocketAddr,
+    /// Where the edge listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4443")]
+    pub(crate) edge: SocketAddr,
+    /// Written, mode 0600, when everything serves.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HubArgs {
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the API listens; TLS unless loopback.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
+    pub(crate) api: SocketAddr,
+    /// Where gateways dial in and clients call.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4443")]
+    pub(crate) edge: SocketAddr,
+    /// Where health and metrics are served without a key, in plain HTTP.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) health: Option<SocketAddr>,
+    /// The domain of tunnels' hostnames.
+    #[arg(long, value_name = "DOMAIN", default_value = "sortie.localhost")]
+    pub(crate) base_domain: BaseDomain,
+    /// A name or address that clients and gateways use for this hub; may be repeated.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) name: Vec<String>,
+    /// What gateways dial, HOST:PORT, when it is not the edge's own address.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise_edge: Option<String>,
+    /// A web page's origin that may call; may be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<String>,
+    /// Serve the API without TLS also beyond loopback.
+    #[arg(long)]
+    pub(crate) insecure_http: bool,
+    /// Written, mode 0600, when the hub serves.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// How long calls that run may take to end after SIGTERM, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) shutdown_timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GatewayArgs {
+    /// Routes and limits.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Where the gateway keeps what it must remember.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// What `sortie setup init` wrote.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) setup_dir: PathBuf,
+    /// The edge to dial, HOST:PORT, instead of the one in the setup directory; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) edge: Vec<String>,
+    /// Where health and metrics are served, in plain HTTP.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) health: Option<SocketAddr>,
+    /// Written, mode 0600, when a call could come all the way.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetupCommand {
+    /// Create or attach to a tunnel, make its CA and certificate, register the CA, fetch the token. Repeatable.
+    /// The credential is taken from API_TOKEN.
+    Init(InitArgs),
+    /// Make a new server certificate from the CA in the directory. Needs no network.
+    RenewCert(RenewArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// Where the files go: dir:DIR.
+    #[arg(long = "output", id = "target", value_name = "dir:DIR")]
+    pub(crate) target: String,
+    /// Attach to this tunnel instead of creating one.
+    #[arg(long, env = "TUNNEL_ID", value_name = "ID")]
+    pub(crate) tunnel_id: Option<TunnelId>,
+    /// What to call a tunnel that is created.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) display_name: Option<String>,
+    /// Life of the server certificate, like 2160h.
+    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = hours)]
+    pub(crate) cert_duration: std::time::Duration,
+    /// Rotate the token when this differs from the last value given.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) token_version: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RenewArgs {
+    /// Where the files are: dir:DIR.
+    #[arg(long = "output", id = "target", value_name = "dir:DIR")]
+    pub(crate) target: String,
+    /// Life of the new certificate, like 2160h.
+    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = hours)]
+    pub(crate) cert_duration: std::time::Duration,
+    /// Only when less than this is left, like 720h; 0 means always.
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = hours)]
+    pub(crate) renew_before: std::time::Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TunnelsCommand {
+    /// List tunnels, newest first.
+    List {
+        /// Archived ones, too.
+        #[arg(long)]
+        include_archived: bool,
+    },
+    /// Create a tunnel. It takes no calls until a CA certificate is registered on it.
+    Create {
+        /// What to call it.
+        #[arg(long, value_name = "NAME")]
+        display_name: Option<String>,
+    },
+    /// Show one.
+    Get {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// Retire a tunnel for ever, with its hostname, token and certificates.
+    Archive {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// Show the token that a gateway connects with.
+    RevealToken {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// Make a new token; the old one opens no new links from now on.
+    RotateToken {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// List a tunnel's CA certificates, newest first.
+    List {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Archived ones, too.
+        #[arg(long)]
+        include_archived: bool,
+    },
+    /// Register a CA certificate.
+    Add {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// One certificate in PEM form.
+        file: PathBuf,
+    },
+    /// Show one.
+    Get {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The certificate.
+        certificate: CertificateId,
+    },
+    /// Trust a CA certificate no more; what it vouches for is cut at once.
+    Archive {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The certificate.
+        certificate: CertificateId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// List keys, newest first.
+    List,
+    /// Create a key; its secret is shown once.
+    Create {
+        /// What to call it.
+        name: String,
+        /// For managing everything in the workspace, instead of calling named routes.
+        #[arg(long, conflicts_with = "grant")]
+        manage: bool,
+        /// What a key may call: TUNNEL_ID or TUNNEL_ID/ROUTE; may be repeated.
+        #[arg(long, value_name = "TUNNEL[/ROUTE]", required_unless_present = "manage")]
+        grant: Vec<String>,
+        /// From when on it is refused, like 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<jiff::Timestamp>,
+    },
+    /// Withdraw a key at once.
+    Archive {
+        /// The key.
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoutesCommand {
+    /// List the routes that the key may call, with their URLs.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum McpCommand {
+    /// List the tools of one route, or of all.
+    List {
+        /// The route.
+        route: Option<RouteName>,
+        #[command(flatten)]
+        at: McpAt,
+    },
+    /// Call a tool and print its result.
+    Call {
+        /// The route.
+        route: RouteName,
+        /// The tool.
+        tool: String,
+        /// Its arguments, a JSON object.
+        #[arg(default_value = "{}")]
+        arguments: String,
+        #[command(flatten)]
+        at: McpAt,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct McpAt {
+    /// The tunnel, when several have a route of this name.
+    #[arg(long, value_name = "ID")]
+    pub(crate) tunnel: Option<TunnelId>,
+    /// The server's path.
+    #[arg(long, value_name = "PATH", default_value = "/mcp")]
+    pub(crate) path: String,
+}
+
+/// Reads `720h`, `90m`, `30s`, `10d` or `0`.
+fn hours(text: &str) -> Result<std::time::Duration, String> {
+    let bad = || format!("`{text}` is not a duration like 2160h, 90m, 30s or 10d");
+    if text == "0" {
+        return Ok(std::time::Duration::ZERO);
+    }
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(bad)
+}
+
+/// Prints the completion script of a shell.
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "sortie", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(hours("2160h").map(|d| d.as_secs()), Ok(7_776_000));
+        assert_eq!(hours("0").map(|d| d.as_secs()), Ok(0));
+        for bad in ["", "h", "5", "1x", "-1h", "99999999999999999999h", "é"] {
+            assert!(hours(bad).is_err(), "{bad}");
+        }
+    }
+}

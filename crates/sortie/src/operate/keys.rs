@@ -1,0 +1,71 @@
+//! `sortie keys`.
+
+use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+
+use super::time;
+use crate::cli::{HubAccess, KeysCommand, Output};
+use crate::error::Failure;
+use crate::{output, profile};
+
+pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+    let hub = profile::hub(access)?;
+    match command {
+        KeysCommand::List => {
+            let keys: Vec<Key> = hub.all("/v1/sortie/keys?include_archived=true").await?;
+            output::list(output, &keys, &["id", "kind", "name", "may call", "last used", "archived"], |key| {
+                vec![
+                    key.id.to_string(),
+                    key.kind.as_str().to_owned(),
+                    key.name.to_string(),
+                    grants(key),
+                    time(key.last_used_at),
+                    time(key.archived_at),
+                ]
+            })
+        }
+        KeysCommand::Create { name, manage, grant, expires_at } => {
+            let grants = grant.iter().map(|text| parse_grant(text)).collect::<Result<_, _>>()?;
+            let kind = if manage { KeyKind::Manage } else { KeyKind::Use };
+            let body = CreateKey { kind, name: name.parse().map_err(Failure::usage)?, expires_at, grants };
+            let made: CreatedKey = hub.post("/v1/sortie/keys", &body).await?;
+            output::one(
+                output,
+                &made,
+                &[
+                    ("id", made.key.id.to_string()),
+                    ("kind", made.key.kind.as_str().to_owned()),
+                    ("may call", grants_or_all(&made.key)),
+                    ("secret", made.secret.expose().to_owned()),
+                ],
+            )?;
+            if output == Output::Table {
+                eprintln!("The secret is shown this once.");
+            }
+            Ok(())
+        }
+        KeysCommand::Archive { key } => {
+            let key: Key = hub.post(&format!("/v1/sortie/keys/{key}/archive"), &serde_json::json!({})).await?;
+            output::one(output, &key, &[("id", key.id.to_string()), ("archived", time(key.archived_at))])
+        }
+    }
+}
+
+fn parse_grant(text: &str) -> Result<Grant, Failure> {
+    let (tunnel, route) = match text.split_once('/') {
+        Some((tunnel, route)) => (tunnel, Some(route.parse().map_err(Failure::usage)?)),
+        None => (text, None),
+    };
+    Ok(Grant { tunnel_id: tunnel.parse().map_err(Failure::usage)?, route })
+}
+
+fn grants(key: &Key) -> String {
+    let one = |grant: &Grant| match &grant.route {
+        Some(route) => format!("{}/{route}", grant.tunnel_id),
+        None => grant.tunnel_id.to_string(),
+    };
+    key.grants.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn grants_or_all(key: &Key) -> String {
+    if key.kind == KeyKind::Manage { "everything in the workspace".to_owned() } else { grants(key) }
+}

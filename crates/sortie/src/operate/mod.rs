@@ -1,0 +1,19 @@
+//! Commands of an operator: each is a few calls of the hub's API.
+
+pub(crate) mod certs;
+pub(crate) mod keys;
+pub(crate) mod mcp;
+pub(crate) mod routes;
+pub(crate) mod tunnels;
+
+use jiff::Timestamp;
+
+/// A time in a table; a dash for none.
+fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.to_string())
+}
+
+/// A text in a table; a dash for none.
+fn text(text: Option<impl ToString>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}

@@ -1,0 +1,62 @@
+//! Printing results: tables for people, JSON for programs.
+
+use serde::Serialize;
+
+use crate::cli::Output;
+use crate::error::Failure;
+
+/// Prints one value: as JSON, or as rows of name and value.
+pub(crate) fn one<T: Serialize>(output: Output, value: &T, rows: &[(&str, String)]) -> Result<(), Failure> {
+    match output {
+        Output::Json => json(value),
+        Output::Table => {
+            let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            for (name, text) in rows {
+                println!("{name:<width$}  {}", printable(text));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Prints a list: as JSON `{"data": [...]}`, or as a table with a head.
+pub(crate) fn list<T: Serialize>(
+    output: Output,
+    values: &[T],
+    head: &[&str],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match output {
+        Output::Json => json(&serde_json::json!({ "data": values })),
+        Output::Table => {
+            table(head, &values.iter().map(row).collect::<Vec<_>>());
+            Ok(())
+        }
+    }
+}
+
+fn table(head: &[&str], rows: &[Vec<String>]) {
+    let head: Vec<String> = head.iter().map(|text| text.to_uppercase()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| printable(text)).collect()).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|at| {
+            let cells = std::iter::once(&head).chain(&rows).filter_map(|row| row.get(at));
+            cells.map(|text| text.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    for row in std::iter::once(&head).chain(&rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
+
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Text from elsewhere must not steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,54 @@
+//! `sortie gateway`.
+
+use serde::Serialize;
+use sortie_gateway::{Gateway, GatewayConfig, Setup};
+use sortie_runtime::TaskSet;
+
+use super::{DataLock, ReadyFile, local_upstreams, stop_signal};
+use crate::cli::GatewayArgs;
+use crate::error::Failure;
+
+#[derive(Serialize)]
+struct Ready {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_url: Option<String>,
+    domain: String,
+    routes: Vec<String>,
+}
+
+pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
+    let ready_file = ReadyFile::prepare(args.ready_file)?;
+    let config = GatewayConfig::load(&args.config).map_err(Failure::usage)?;
+    let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?;
+    let local = local_upstreams(&config)?;
+    let _lock = DataLock::take(&args.data_dir)?;
+    let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
+    let routes = config.routes.keys().map(ToString::to_string).collect();
+    let tasks = TaskSet::new();
+    let gateway = Gateway::start(
+        config,
+        setup,
+        args.edge,
+        args.data_dir,
+        args.health,
+        tasks.clone(),
+        local.into_iter().collect(),
+    )
+    .await
+    .map_err(Failure::failed)?;
+    let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };
+    tokio::select! {
+        stopped = stop_signal() => stopped?,
+        () = gateway.ready() => {
+            tracing::info!("the gateway serves");
+            ready_file.write(&ready)?;
+            stop_signal().await?;
+        }
+    }
+    drop(ready_file);
+    gateway.drain().await;
+    if !tasks.shutdown(shutdown_timeout).await {
+        tracing::warn!("calls were still running at the deadline and were cut");
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! `sortie hub`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use sortie_api::Limits;
+use sortie_hub::{Hub, HubConfig};
+use sortie_runtime::TaskSet;
+
+use super::{DataLock, ReadyFile, stop_signal};
+use crate::cli::HubArgs;
+use crate::error::Failure;
+
+#[derive(Serialize)]
+struct Ready {
+    api_url: String,
+    api_key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_ca_file: Option<PathBuf>,
+    edge_addr: String,
+    edge_ca_file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_url: Option<String>,
+}
+
+pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
+    let ready_file = ReadyFile::prepare(args.ready_file)?;
+    let _lock = DataLock::take(&args.data_dir)?;
+    let tasks = TaskSet::new();
+    let config = HubConfig {
+        data_dir: args.data_dir,
+        api: args.api,
+        edge: args.edge,
+        health: args.health,
+        base_domain: args.base_domain,
+        names: args.name,
+        advertised_edge: args.advertise_edge,
+        allowed_origins: args.allow_origin,
+        insecure_http: args.insecure_http,
+        limits: Limits::default(),
+    };
+    let hub = Hub::start(config, &tasks).await.map_err(Failure::failed)?;
+    tracing::info!(api = hub.api_url, edge = hub.edge_addr, "the hub serves");
+    ready_file.write(&Ready {
+        api_url: hub.api_url.clone(),
+        api_key: hub.api_key.expose().to_owned(),
+        api_ca_file: hub.api_ca_file.clone(),
+        edge_addr: hub.edge_addr.clone(),
+        edge_ca_file: hub.edge_ca_file.clone(),
+        health_url: hub.health_addr.map(|addr| format!("http://{addr}")),
+    })?;
+    stop_signal().await?;
+    drop(ready_file);
+    if !tasks.shutdown(Duration::from_secs(args.shutdown_timeout)).await {
+        tracing::warn!("calls were still running at the deadline and were cut");
+    }
+    hub.close().await;
+    Ok(())
+}
