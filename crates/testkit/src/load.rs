@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -61,6 +61,8 @@ pub enum LoadError {
 pub struct LoadReport {
     /// Answers with 2xx, read to the end.
     pub answered: u64,
+    /// Requests of the warm-up, which are in no other number.
+    pub warmed: u64,
     /// All other answers, and breaks.
     pub errors: u64,
     /// What the first error was.
@@ -106,6 +108,18 @@ impl Load {
         self
     }
 
+    /// Makes one request over a connection of its own and returns the whole answer, whatever its status.
+    ///
+    /// # Errors
+    /// Bad URL, no connection, or an answer that broke off.
+    pub async fn once(&self) -> Result<Response<Bytes>, LoadError> {
+        let target = Target::parse(self)?;
+        let mut worker = Worker::connect(self, &target).await?;
+        let broke = |error: hyper::Error| LoadError::WarmUp { url: self.url.clone(), reason: error.to_string() };
+        let (head, body) = worker.sender.send_request(worker.request).await.map_err(broke)?.into_parts();
+        Ok(Response::from_parts(head, body.collect().await.map_err(broke)?.to_bytes()))
+    }
+
     /// Makes the load on the caller's runtime.
     ///
     /// # Errors
@@ -117,10 +131,11 @@ impl Load {
         for _ in 0..self.connections {
             workers.push(Worker::warm(self, &target).await?);
         }
+        let warmed = u64::try_from(workers.len() * WARM_UP).unwrap_or(u64::MAX);
         let begin = Instant::now();
         let end = begin + self.lasting;
         let mut running: JoinSet<LoadReport> = workers.into_iter().map(|worker| worker.call_until(end)).collect();
-        let mut report = LoadReport::default();
+        let mut report = LoadReport { warmed, ..LoadReport::default() };
         while let Some(joined) = running.join_next().await {
             match joined {
                 Ok(part) => report.add(part),
@@ -222,6 +237,14 @@ struct Worker {
 
 impl Worker {
     async fn warm(load: &Load, target: &Target) -> Result<Self, LoadError> {
+        let mut worker = Self::connect(load, target).await?;
+        for _ in 0..WARM_UP {
+            worker.call().await.map_err(|reason| LoadError::WarmUp { url: load.url.clone(), reason })?;
+        }
+        Ok(worker)
+    }
+
+    async fn connect(load: &Load, target: &Target) -> Result<Self, LoadError> {
         let connect = |source| LoadError::Connect { url: load.url.clone(), source };
         let warm_up = |reason| LoadError::WarmUp { url: load.url.clone(), reason };
         let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(connect)?;
@@ -233,11 +256,7 @@ impl Worker {
             // A break shows in the request that is under way.
             let _broken = connection.await;
         });
-        let mut worker = Self { sender, request: target.request(load)?, _connection: driver };
-        for _ in 0..WARM_UP {
-            worker.call().await.map_err(warm_up)?;
-        }
-        Ok(worker)
+        Ok(Self { sender, request: target.request(load)?, _connection: driver })
     }
 
     async fn call_until(mut self, end: Instant) -> LoadReport {

@@ -19,6 +19,8 @@ use crate::usage;
 
 /// Bytes of output that are kept per process; older ones are dropped.
 const LOG_BYTES: usize = 256 * 1024;
+/// How long the output of a program that has ended may take to arrive.
+const LAST_OUTPUT: Duration = Duration::from_millis(100);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -249,8 +251,10 @@ impl Process {
                 return Ok(found);
             }
             if let Some(status) = self.try_exit()? {
-                // What it printed last is still on its way through the pipe.
-                tokio::time::sleep(POLL).await;
+                // What it printed last may still be on its way through the pipe.
+                if let Some(found) = eventually(LAST_OUTPUT, || look(self)).await {
+                    return Ok(found);
+                }
                 let (program, what, output) = (self.name.clone(), what.to_owned(), self.output());
                 return Err(ProcessError::Ended { program, status, what, output });
             }
