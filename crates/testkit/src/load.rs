@@ -2,6 +2,7 @@
 //! It reads every answer to its end and counts everything but 2xx as an error.
 
 use std::io;
+use std::iter::repeat_n;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,10 +13,14 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::{timeout, timeout_at};
 use url::Url;
 
 /// Requests per connection that are not measured, so that connections, caches and sessions are warm.
 const WARM_UP: usize = 20;
+
+/// How long an answer may take before its connection is given up.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// What to send, how often at once and for how long.
 #[derive(Clone, Debug)]
@@ -126,20 +131,38 @@ impl Load {
     /// When nothing could be measured at all: bad URL, no connection, or a warm-up that is not answered with 2xx.
     /// Errors under load are counted in the report.
     pub async fn run(&self) -> Result<LoadReport, LoadError> {
-        let target = Target::parse(self)?;
-        let mut workers = Vec::with_capacity(self.connections);
-        for _ in 0..self.connections {
-            workers.push(Worker::warm(self, &target).await?);
+        Self::run_each(repeat_n(self, self.connections), self.lasting).await
+    }
+
+    /// Makes one connection for each of these loads, so that each can speak in a session of its own; their own
+    /// `connections` and `lasting` do not matter.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_each<'a>(
+        loads: impl IntoIterator<Item = &'a Load>,
+        lasting: Duration,
+    ) -> Result<LoadReport, LoadError> {
+        let mut workers = Vec::new();
+        for load in loads {
+            let target = Target::parse(load)?;
+            let stalled = |_| LoadError::WarmUp { url: load.url.clone(), reason: "no answer in time".to_owned() };
+            workers.push(timeout(STALLED, Worker::warm(load, &target)).await.map_err(stalled)??);
         }
         let warmed = u64::try_from(workers.len() * WARM_UP).unwrap_or(u64::MAX);
         let begin = Instant::now();
-        let end = begin + self.lasting;
+        let end = begin + lasting;
         let mut running: JoinSet<LoadReport> = workers.into_iter().map(|worker| worker.call_until(end)).collect();
         let mut report = LoadReport { warmed, ..LoadReport::default() };
-        while let Some(joined) = running.join_next().await {
-            match joined {
-                Ok(part) => report.add(part),
-                Err(broken) => report.fail(broken.to_string()),
+        loop {
+            match timeout_at((end + STALLED).into(), running.join_next()).await {
+                Ok(Some(Ok(part))) => report.add(part),
+                Ok(Some(Err(broken))) => report.fail(broken.to_string()),
+                Ok(None) => break,
+                Err(_) => {
+                    report.fail(format!("{} connections got no answer for {STALLED:?}", running.len()));
+                    break;
+                }
             }
         }
         report.elapsed = begin.elapsed();

@@ -7,13 +7,16 @@ mod profile;
 mod report;
 mod targets;
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::repo::{Repo, cargo, run};
 use crate::tools::Peers;
 
+use backends::release;
 use report::{Format, Report};
 use targets::Fleet;
 
@@ -40,19 +43,37 @@ pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
         println!("{USAGE}");
         return Ok(());
     };
+    if cfg!(debug_assertions) {
+        return in_release(repo, args, &options);
+    }
     let peers = Peers::install(repo)?;
     for missing in &peers.missing {
         eprintln!("    missing: {missing}");
     }
-    let mut build = cargo(repo);
-    build.args(["build", "--release", "--locked", "-p", "sortie-testkit"]);
-    if options.only.as_ref().is_none_or(|only| "sortie".contains(only.as_str())) {
-        build.args(["-p", "sortie"]);
-    }
-    run("cargo build --release", &mut build)?;
     // One thread: the generator must not take both cores of a small machine.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(measure(repo, &peers, &options))
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate()).context("signals")?;
+        tokio::select! {
+            measured = measure(repo, &peers, &options) => measured,
+            // The programs are in process groups of their own, so they end only because the fleet is dropped here.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
+        }
+    })
+}
+
+/// Builds everything as it is shipped, and goes on in the release build of this very program: a load generator without
+/// optimisation would measure itself. `sortie` is built alone and plainly, so that the features of others do not
+/// change it.
+fn in_release(repo: &Repo, args: &[String], options: &Options) -> Result<()> {
+    if options.only.as_ref().is_none_or(|only| "sortie".contains(only.as_str())) {
+        run("cargo build --release", cargo(repo).args(["build", "--release", "--locked"]))?;
+    }
+    let tools = ["build", "--release", "--locked", "-p", "sortie-testkit", "-p", "xtask"];
+    run("cargo build --release of the load generator", cargo(repo).args(tools))?;
+    let mut again = Command::new(release(&repo.target, "xtask"));
+    run("measuring", again.arg("bench").args(args).env("CARGO_TARGET_DIR", &repo.target).current_dir(&repo.root))
 }
 
 async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {

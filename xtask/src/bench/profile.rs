@@ -28,7 +28,7 @@ pub(crate) async fn record(fleet: &Fleet, lasting: Duration) -> Result<()> {
             let recorder = recorder.arg(&file).arg("-p").arg(pids.join(",")).args(["--", "sleep", &seconds]);
             let mut recording = recorder.spawn()?;
             let connections = target.connections.iter().copied().max().unwrap_or(1);
-            target.load().clone().connections(connections).lasting(lasting).run().await?;
+            target.load(connections, lasting).await?;
             let status = recording.exit(lasting + Duration::from_secs(30)).await?;
             if !status.success() {
                 bail!("perf record failed ({status}):\n{}", recording.output());

@@ -5,12 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sortie_testkit::usage::{cpu_us, group_members, rss_kb};
-use sortie_testkit::{Load, Process};
+use sortie_testkit::{Load, LoadReport, Process};
 
 use super::backends::{self, Server, release};
 use super::ours::Ours;
 use crate::repo::Repo;
 use crate::tools::Peers;
+
+/// Sessions per MCP target, and its largest number of connections.
+const MCP_SESSIONS: usize = 8;
 
 /// What a round is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +31,8 @@ pub(crate) struct Target {
     pub(crate) kind: Kind,
     /// The numbers of connections that it is measured with.
     pub(crate) connections: &'static [usize],
-    load: Load,
+    /// What each connection sends; connections beyond the last start over.
+    loads: Vec<Load>,
     /// Process groups on the way.
     path: Vec<u32>,
     /// Process groups of the upstream.
@@ -52,8 +56,7 @@ impl Target {
     pub(crate) async fn measure(&self, connections: usize, lasting: Duration) -> Result<Sample> {
         let (path, upstream) = (members(&self.path), members(&self.upstream));
         let before = (cpu_us(&path), cpu_us(&upstream));
-        let load = self.load.clone().connections(connections).lasting(lasting);
-        let report = load.run().await.with_context(|| self.name)?;
+        let report = self.load(connections, lasting).await?;
         let after = (cpu_us(&path), cpu_us(&upstream));
         // The warm-up is in the processes' time, so it is in the number of requests as well.
         let requests = float(report.answered + report.errors + report.warmed).max(1.0);
@@ -71,9 +74,10 @@ impl Target {
         })
     }
 
-    /// The load that it is measured with.
-    pub(crate) fn load(&self) -> &Load {
-        &self.load
+    /// Makes its load and nothing else.
+    pub(crate) async fn load(&self, connections: usize, lasting: Duration) -> Result<LoadReport> {
+        let loads = self.loads.iter().cycle().take(connections);
+        Load::run_each(loads, lasting).await.with_context(|| format!("{}, {connections} connections", self.name))
     }
 }
 
@@ -159,17 +163,22 @@ impl Fleet {
     }
 
     fn add_http(&mut self, name: &'static str, url: String, key: Option<&str>, processes: (Vec<u32>, Vec<u32>)) {
-        let load = with_key(Load::get(url), key);
+        let loads = vec![with_key(Load::get(url), key)];
         let (path, upstream) = processes;
-        self.targets.push(Target { name, kind: Kind::Http, connections: &[32, 1], load, path, upstream });
+        self.targets.push(Target { name, kind: Kind::Http, connections: &[32, 1], loads, path, upstream });
     }
 
     async fn add_mcp(&mut self, name: &'static str, url: String, key: Option<&str>, processes: (Vec<u32>, Vec<u32>)) {
-        let load = session(&url, key).await;
-        if let Some(load) = self.keep(name, load) {
-            let (path, upstream) = processes;
-            self.targets.push(Target { name, kind: Kind::Mcp, connections: &[8, 1], load, path, upstream });
+        // A session per connection, as with clients that know nothing of each other: within one session two calls
+        // under way must not have the same id.
+        let mut loads = Vec::new();
+        for _ in 0..MCP_SESSIONS {
+            let load = session(&url, key).await;
+            let Some(load) = self.keep(name, load) else { return };
+            loads.push(load);
         }
+        let (path, upstream) = processes;
+        self.targets.push(Target { name, kind: Kind::Mcp, connections: &[MCP_SESSIONS, 1], loads, path, upstream });
     }
 }
 
