@@ -22,8 +22,14 @@ pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<String> {
     }
     run("cargo build", cargo(repo).args(["build", "--workspace", "--locked"]))?;
     let mut doctests = cargo(repo);
-    doctests.args(["test", "--workspace", "--doc", "--locked", "--quiet"]).stdout(Stdio::null());
-    run("doctests", doctests.envs(peers.variables.iter().map(|(name, path)| (*name, path))))?;
+    doctests.args(["test", "--workspace", "--doc", "--locked", "--quiet"]);
+    eprintln!("==> doctests");
+    // Shown only when one fails: the result lines of crates without any say nothing.
+    let doctests = with(&peers, &mut doctests).output().context("doctests")?;
+    if !doctests.status.success() {
+        eprint!("{}{}", String::from_utf8_lossy(&doctests.stdout), String::from_utf8_lossy(&doctests.stderr));
+        bail!("doctests failed ({})", doctests.status);
+    }
 
     let (passed, summary, skips) =
         if program("cargo-nextest").is_some() { nextest(repo, &peers, args)? } else { plain(repo, &peers, args)? };
@@ -54,7 +60,8 @@ fn verdict(skips: &[String], missing_peers: usize) -> (bool, String) {
 type Outcome = (bool, String, Vec<String>);
 
 fn nextest(repo: &Repo, peers: &Peers, args: &[String]) -> Result<Outcome> {
-    let report = repo.target.join("nextest/default/junit.xml");
+    // Below the root wherever the target folder is: its place is relative to nextest's own configuration.
+    let report = repo.root.join("target/nextest/default/junit.xml");
     // A report of an earlier run must not be taken for this one's.
     let _absent = fs::remove_file(&report);
     let mut command = cargo(repo);
