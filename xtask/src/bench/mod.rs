@@ -1,0 +1,126 @@
+//! `cargo xtask bench tunnel`: what the way through our processes costs, beside the direct way and beside peers, all in
+//! one run, round by round in turns, so that whatever else the machine does hits all of them.
+
+mod backends;
+mod ours;
+mod profile;
+mod report;
+mod targets;
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::repo::{Repo, cargo, run};
+use crate::tools::Peers;
+
+use backends::release;
+use report::{Format, Report};
+use targets::Fleet;
+
+const USAGE: &str = "usage: cargo xtask bench tunnel [OPTIONS]
+  --rounds N       rounds per target (5)
+  --seconds N      seconds per round and target (2)
+  --only WORD      only targets with this word in their name; the direct ones are always there
+  --output FORMAT  table or json (table)
+  --profile        also record where hub and gateway spend their time (needs perf)";
+
+/// What the caller asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    rounds: usize,
+    lasting: Duration,
+    only: Option<String>,
+    format: Format,
+    profile: bool,
+}
+
+/// Parses the arguments and runs the benchmark.
+pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
+    let Some(options) = options(args)? else {
+        println!("{USAGE}");
+        return Ok(());
+    };
+    if cfg!(debug_assertions) {
+        return in_release(repo, args, &options);
+    }
+    let peers = Peers::install(repo)?;
+    for missing in &peers.missing {
+        eprintln!("    missing: {missing}");
+    }
+    // One thread: the generator must not take both cores of a small machine.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate()).context("signals")?;
+        tokio::select! {
+            measured = measure(repo, &peers, &options) => measured,
+            // The programs are in process groups of their own, so they end only because the fleet is dropped here.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
+        }
+    })
+}
+
+/// Builds everything as it is shipped, and goes on in the release build of this very program: a load generator without
+/// optimisation would measure itself. `sortie` is built alone and plainly, so that the features of others do not
+/// change it.
+fn in_release(repo: &Repo, args: &[String], options: &Options) -> Result<()> {
+    if options.only.as_ref().is_none_or(|only| "sortie".contains(only.as_str())) {
+        run("cargo build --release", cargo(repo).args(["build", "--release", "--locked"]))?;
+    }
+    let tools = ["build", "--release", "--locked", "-p", "sortie-testkit", "-p", "xtask"];
+    run("cargo build --release of the load generator", cargo(repo).args(tools))?;
+    let mut again = Command::new(release(&repo.target, "xtask"));
+    run("measuring", again.arg("bench").args(args).env("CARGO_TARGET_DIR", &repo.target).current_dir(&repo.root))
+}
+
+async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
+    let mut fleet = Fleet::start(repo, peers, options.only.as_deref()).await?;
+    let mut report = Report::default();
+    for round in 1..=options.rounds {
+        eprintln!("    round {round} of {}", options.rounds);
+        for target in &fleet.targets {
+            for connections in target.connections {
+                report.add(target, *connections, target.measure(*connections, options.lasting).await?);
+            }
+        }
+    }
+    report.print(options.format, &fleet.failures)?;
+    if options.profile {
+        profile::record(&fleet, options.lasting).await?;
+    }
+    fleet.stop().await;
+    if let Some(failure) = fleet.failures.first() {
+        bail!("a target could not be measured: {failure}");
+    }
+    Ok(())
+}
+
+fn options(args: &[String]) -> Result<Option<Options>> {
+    let mut args = args.iter();
+    match args.next().map(String::as_str) {
+        Some("tunnel") => {}
+        Some("--help" | "-h") => return Ok(None),
+        _ => bail!("which benchmark?\n{USAGE}"),
+    }
+    let lasting = Duration::from_secs(2);
+    let mut options = Options { rounds: 5, lasting, only: None, format: Format::Table, profile: false };
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value\n{USAGE}"));
+        match arg.as_str() {
+            "--rounds" => options.rounds = value()?.parse::<usize>().context("--rounds")?.max(1),
+            "--seconds" => {
+                let seconds: f64 = value()?.parse().context("--seconds")?;
+                options.lasting = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            }
+            "--only" => options.only = Some(value()?.clone()),
+            "--output" => options.format = value()?.parse()?,
+            "--profile" => options.profile = true,
+            "--help" | "-h" => return Ok(None),
+            _ => bail!("`{arg}` is not an option\n{USAGE}"),
+        }
+    }
+    Ok(Some(options))
+}

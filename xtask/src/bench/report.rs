@@ -1,0 +1,190 @@
+//! Medians over the rounds, as a table or as JSON, with the ratios that budgets are written in.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::targets::{Kind, Sample, Target};
+
+/// How the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "table" => Ok(Self::Table),
+            "json" => Ok(Self::Json),
+            _ => bail!("--output is table or json, not `{text}`"),
+        }
+    }
+}
+
+/// All samples so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    samples: BTreeMap<(Kind, usize, &'static str), Vec<Sample>>,
+    order: Vec<(Kind, usize, &'static str)>,
+}
+
+/// The medians of one target.
+#[derive(Debug, Serialize)]
+struct Row {
+    what: &'static str,
+    connections: usize,
+    target: &'static str,
+    requests_per_second: f64,
+    best_requests_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    /// Of all server processes, the upstream included.
+    cpu_us_per_request: f64,
+    path_cpu_us_per_request: f64,
+    upstream_cpu_us_per_request: f64,
+    rss_mb: f64,
+    errors: u64,
+    /// Requests per second as a part of the direct way's.
+    rate_to_direct: f64,
+    /// p50 beyond the direct way's.
+    added_p50_ms: f64,
+    /// Requests per second as a multiple of the bridge's; only for MCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_to_mcp_proxy: Option<f64>,
+}
+
+impl Report {
+    /// Adds one round of one target.
+    pub(crate) fn add(&mut self, target: &Target, connections: usize, sample: Sample) {
+        let key = (target.kind, connections, target.name);
+        let samples = self.samples.entry(key).or_default();
+        if samples.is_empty() {
+            self.order.push(key);
+        }
+        samples.push(sample);
+    }
+
+    /// Prints all rows, most connections first, and what could not be measured.
+    pub(crate) fn print(&self, format: Format, failures: &[String]) -> Result<()> {
+        let rows = self.rows();
+        match format {
+            Format::Json => {
+                let document = serde_json::json!({ "rows": rows, "not_measured": failures });
+                println!("{}", serde_json::to_string_pretty(&document)?);
+            }
+            Format::Table => {
+                print!("{}", table(&rows));
+                for failure in failures {
+                    println!("not measured: {failure}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let mut order = self.order.clone();
+        order.sort_by_key(|(kind, connections, _)| (*kind, std::cmp::Reverse(*connections)));
+        order.iter().filter_map(|key| self.row(*key)).collect()
+    }
+
+    fn row(&self, key: (Kind, usize, &'static str)) -> Option<Row> {
+        let (kind, connections, target) = key;
+        let samples = self.samples.get(&key)?;
+        let of = |samples: &[Sample], field: fn(&Sample) -> f64| median(samples.iter().map(field).collect());
+        let direct = self.samples.get(&(kind, connections, "direct"))?;
+        let bridge = self.samples.get(&(kind, connections, "mcp-proxy"));
+        let rate = of(samples, |sample| sample.rate);
+        let (path, upstream) = (of(samples, |s| s.path_cpu_us), of(samples, |s| s.upstream_cpu_us));
+        let p50 = of(samples, |sample| sample.p50_us);
+        Some(Row {
+            what: if kind == Kind::Http { "HTTP" } else { "MCP" },
+            connections,
+            target,
+            requests_per_second: rate,
+            best_requests_per_second: samples.iter().map(|sample| sample.rate).fold(0.0, f64::max),
+            p50_ms: p50 / 1000.0,
+            p99_ms: of(samples, |sample| sample.p99_us) / 1000.0,
+            cpu_us_per_request: path + upstream,
+            path_cpu_us_per_request: path,
+            upstream_cpu_us_per_request: upstream,
+            rss_mb: of(samples, |sample| sample.rss_kb) / 1024.0,
+            errors: samples.iter().map(|sample| sample.errors).sum(),
+            rate_to_direct: rate / of(direct, |sample| sample.rate).max(1.0),
+            added_p50_ms: (p50 - of(direct, |sample| sample.p50_us)) / 1000.0,
+            rate_to_mcp_proxy: bridge.map(|bridge| rate / of(bridge, |sample| sample.rate).max(1.0)),
+        })
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = format!(
+        "\n{:<5}{:>3}  {:<10}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>10}{:>9}{:>8}{:>10}{:>11}{:>12}\n",
+        "",
+        "c",
+        "target",
+        "req/s",
+        "best",
+        "p50 ms",
+        "p99 ms",
+        "CPU us",
+        "on path",
+        "upstream",
+        "RSS MB",
+        "errors",
+        "of direct",
+        "+p50 ms",
+        "x mcp-proxy"
+    );
+    for row in rows {
+        let bridge = row.rate_to_mcp_proxy.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
+        table.push_str(&format!(
+            "{:<5}{:>3}  {:<10}{:>10.0}{:>10.0}{:>9.3}{:>9.3}{:>9.1}{:>9.1}{:>10.1}{:>9.1}{:>8}{:>10.2}{:>11.3}{:>12}\n",
+            row.what,
+            row.connections,
+            row.target,
+            row.requests_per_second,
+            row.best_requests_per_second,
+            row.p50_ms,
+            row.p99_ms,
+            row.cpu_us_per_request,
+            row.path_cpu_us_per_request,
+            row.upstream_cpu_us_per_request,
+            row.rss_mb,
+            row.errors,
+            row.rate_to_direct,
+            row.added_p50_ms,
+            bridge,
+        ));
+    }
+    table.push_str("medians over the rounds; CPU is user plus system per request of all server processes\n");
+    table
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = values.get(middle).copied().unwrap_or(0.0);
+    match values.len() % 2 {
+        0 => middle.checked_sub(1).and_then(|lower| values.get(lower)).map_or(upper, |lower| (lower + upper) / 2.0),
+        _ => upper,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_even_odd_and_no_values() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
+        assert!(median(vec![]).abs() < f64::EPSILON);
+    }
+}

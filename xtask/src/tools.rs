@@ -1,0 +1,197 @@
+//! The peers that tests talk to, installed below the target folder: Python environments, Node packages, and Debian
+//! packages where we may. Versions are pinned in `tests/`; a copy of the pin is the stamp, so that a second run
+//! installs nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::repo::{Repo, program};
+
+/// A Python environment: its name, the variable that tests read, the program in its `bin`.
+const PYTHON: [(&str, &str, &str); 5] = [
+    ("anthropic", "SORTIE_TEST_PYTHON_ANTHROPIC", "python"),
+    ("mcp2", "SORTIE_TEST_PYTHON_MCP2", "python"),
+    ("mcp1", "SORTIE_TEST_PYTHON_MCP1", "python"),
+    ("fastmcp", "SORTIE_TEST_PYTHON_FASTMCP", "python"),
+    ("mcp-proxy", "SORTIE_TEST_MCP_PROXY", "mcp-proxy"),
+];
+/// A Node program: the variable that tests read, and its path below the folder with the packages.
+const NODE: [(&str, &str); 1] =
+    [("SORTIE_TEST_SERVER_EVERYTHING", "node_modules/@modelcontextprotocol/server-everything/dist/index.js")];
+/// A Debian package, a program that it has, and the variable that tests read for it, if any.
+const DEBIAN: [(&str, &str, Option<&str>); 4] = [
+    ("nginx-light", "nginx", Some("SORTIE_TEST_NGINX")),
+    ("iproute2", "ip", None),
+    ("nftables", "nft", None),
+    ("tcpdump", "tcpdump", None),
+];
+const STAMP: &str = "installed-from";
+
+/// What is there after the installation.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    /// Variables for the tests, with the paths that they name.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
+    /// A sentence for each peer that could not be had.
+    pub(crate) missing: Vec<String>,
+}
+
+impl Peers {
+    /// Installs what is missing. A peer that cannot be had is listed, not fatal: its tests say that they are skipped.
+    pub(crate) fn install(repo: &Repo) -> Result<Self> {
+        let tools = repo.tools();
+        fs::create_dir_all(&tools).with_context(|| tools.display().to_string())?;
+        // Two runs that share a target folder take turns.
+        let lock = File::create(tools.join(".lock")).context("the lock of the test tools")?;
+        lock.lock().context("the lock of the test tools")?;
+        let mut peers = Self::default();
+        eprintln!("==> test peers in {}", repo.shown(&tools));
+        for (name, variable, binary) in PYTHON {
+            let folder = tools.join(format!("python-{name}"));
+            let pins = repo.root.join("tests/python").join(format!("requirements-{name}.txt"));
+            let done = once(&folder, &[&pins], || python(&folder, &pins));
+            peers.note(&format!("Python environment {name}"), done, variable, folder.join("bin").join(binary));
+        }
+        let folder = tools.join("node");
+        let pins = ["package.json", "package-lock.json", ".npmrc"].map(|file| repo.root.join("tests/node").join(file));
+        let pins: Vec<&Path> = pins.iter().map(PathBuf::as_path).collect();
+        let done = once(&folder, &pins, || node(&folder, &pins));
+        match done {
+            Ok(()) => peers.variables.extend(NODE.map(|(variable, path)| (variable, folder.join(path)))),
+            Err(error) => peers.missing.push(format!("Node packages: {error:#}")),
+        }
+        peers.debian();
+        Ok(peers)
+    }
+
+    /// What only the benchmark needs.
+    pub(crate) fn path(&self, variable: &str) -> Option<&Path> {
+        self.variables.iter().find(|(name, _)| *name == variable).map(|(_, path)| path.as_path())
+    }
+
+    fn note(&mut self, what: &str, done: Result<()>, variable: &'static str, path: PathBuf) {
+        match done {
+            Ok(()) => self.variables.push((variable, path)),
+            Err(error) => self.missing.push(format!("{what}: {error:#}")),
+        }
+    }
+
+    fn debian(&mut self) {
+        let absent: Vec<&str> =
+            DEBIAN.iter().filter(|(_, binary, _)| program(binary).is_none()).map(|(package, ..)| *package).collect();
+        if !absent.is_empty()
+            && let Err(error) = apt(&absent)
+        {
+            self.missing.push(format!("Debian packages {}: {error:#}", absent.join(", ")));
+        }
+        for (_, binary, variable) in DEBIAN {
+            if let (Some(variable), Some(path)) = (variable, program(binary)) {
+                self.variables.push((variable, path));
+            }
+        }
+    }
+}
+
+/// Fills a folder unless its stamp says that it was filled from these very files.
+fn once(folder: &Path, pins: &[&Path], fill: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut wanted = Vec::new();
+    for pin in pins {
+        wanted.extend(fs::read(pin).with_context(|| pin.display().to_string())?);
+    }
+    let stamp = folder.join(STAMP);
+    if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    eprint!("    {} ... ", folder.file_name().unwrap_or_default().to_string_lossy());
+    // Shown before the wait, not after it; a closed terminal is no reason to stop.
+    let _shown = std::io::stderr().flush();
+    let begin = Instant::now();
+    let filled = fill().and_then(|()| fs::write(&stamp, wanted).context("the stamp"));
+    eprintln!("{} in {:.1} s", if filled.is_ok() { "installed" } else { "FAILED" }, begin.elapsed().as_secs_f64());
+    filled
+}
+
+fn python(folder: &Path, pins: &Path) -> Result<()> {
+    quietly(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    let mut pip = Command::new(folder.join("bin/pip"));
+    quietly(pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"]).arg(pins))
+}
+
+fn node(folder: &Path, pins: &[&Path]) -> Result<()> {
+    for pin in pins {
+        fs::copy(pin, folder.join(pin.file_name().unwrap_or_default())).with_context(|| pin.display().to_string())?;
+    }
+    quietly(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder))
+}
+
+fn apt(packages: &[&str]) -> Result<()> {
+    let by_hand = format!("run: apt-get install --no-install-recommends {}", packages.join(" "));
+    let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    if !root {
+        bail!("only root may install them; {by_hand}");
+    }
+    if program("apt-get").is_none() {
+        bail!("there is no apt-get here; install them with your package manager");
+    }
+    eprintln!("    Debian packages {} ...", packages.join(", "));
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    quietly(apt().args(["update", "-q"])).context(by_hand.clone())?;
+    quietly(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages)).context(by_hand)
+}
+
+/// Runs a command and shows its output only when it fails.
+fn quietly(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("`{name}` could not be started; is it installed?"))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let end: Vec<&str> = said.lines().rev().take(12).collect();
+        let end: Vec<&str> = end.into_iter().rev().collect();
+        bail!("`{name}` failed ({}):\n      {}", output.status, end.join("\n      "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_filled_once_per_content_of_its_pins() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (folder, pins) = (dir.path().join("peer"), dir.path().join("pins.txt"));
+        let mut fills = 0;
+        for content in ["a==1", "a==1", "a==2"] {
+            fs::write(&pins, content).expect("pins");
+            once(&folder, &[&pins], || {
+                fills += 1;
+                Ok(())
+            })
+            .expect("fill");
+        }
+        assert_eq!(fills, 2);
+        fs::write(&pins, "a==3").expect("pins");
+        once(&folder, &[&pins], || bail!("no network")).expect_err("fails");
+        assert!(!folder.join(STAMP).exists(), "a failure leaves no stamp");
+    }
+
+    #[test]
+    fn a_failure_shows_what_was_said() {
+        let error = quietly(Command::new("sh").args(["-c", "echo no space left; exit 4"])).expect_err("fails");
+        assert!(error.to_string().contains("no space left"), "{error}");
+    }
+}
