@@ -25,7 +25,9 @@ pub(crate) async fn run(command: McpCommand, access: &HubAccess, output: Output)
                 [one] => endpoint(&hub, one, &at.path)?,
                 [] => return Err(no_route(&route, &routes)),
                 _ => {
-                    return Err(Failure::usage(format!("several tunnels have a route `{route}`: choose with --tunnel")));
+                    return Err(Failure::usage(format!(
+                        "several tunnels have a route `{route}`: choose with --tunnel"
+                    )));
                 }
             };
             let outcome = call_tool(&endpoint, &tool, arguments).await.map_err(Failure::failed)?;
