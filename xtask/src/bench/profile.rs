@@ -49,5 +49,5 @@ fn symbols(perf: &std::path::Path, file: &std::path::Path) -> Result<String> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()).take(SHOWN);
-    Ok(lines.map(|line| format!("{}\n", line.trim_end())).collect())
+    Ok(lines.map(|line| format!("{}\n", line.trim_end_matches([' ', '-']))).collect())
 }
