@@ -1,1 +1,38 @@
-//! gateway
+//! The gateway: holds one outbound link to an edge and serves the routes of one tunnel over it.
+//!
+//! On each stream of the link it ends inner TLS, checks who is calling, finds the route by hostname, dials the
+//! upstream under an address guard, and streams both ways. It runs inside the customer's network and must trust no
+//! byte of the edge: a caller counts only by an identity that the hub signed for this very route, or, on sealed
+//! routes, by a client certificate.
+//!
+//! It must never open a port for callers, follow a redirect, replay a call, collect a body, or log a payload, a
+//! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
+//! [`Gateway::start`], and ends with [`Gateway::drain`].
+
+mod body;
+mod config;
+mod connector;
+#[cfg(test)]
+mod fixtures;
+mod forward;
+mod gateway;
+mod guard;
+mod headers;
+mod health;
+mod identity;
+mod inner;
+mod link_state;
+mod probe;
+mod record;
+mod routes;
+mod setup;
+mod upstream;
+
+pub use body::{BodyError, CallBody};
+pub use config::{Authorization, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig};
+pub use gateway::{Gateway, GatewayError};
+pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
+pub use identity::{Claims, IdentityKeys, KeysError};
+pub use probe::ProbeReport;
+pub use setup::{LoadError, Setup};
+pub use upstream::LocalUpstream;

@@ -1,0 +1,333 @@
+//! Bodies on their way through: counted, watched, never collected.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sortie_api::HEADER_PREFIX;
+
+/// Any error of a body.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// A body on its way through the gateway, in either direction.
+pub type CallBody = BoxBody<Bytes, BodyError>;
+
+/// How much of a request is looked at for its JSON-RPC id, in bytes.
+const MAX_PEEK: usize = 64 * 1024;
+/// How long the rest of a request may take to come when only its id is wanted.
+const PEEK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A whole body of our own.
+pub(crate) fn whole(bytes: Vec<u8>) -> CallBody {
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+}
+
+/// Takes headers of ours out of what came from outside.
+pub(crate) fn strip_ours(headers: &mut HeaderMap) {
+    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+fn clean<D>(mut frame: Frame<D>) -> Frame<D> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_ours(trailers);
+    }
+    frame
+}
+
+/// A request's body that ends with an error past its limit. Clones share it: one goes to the upstream, the other
+/// stays, to find the JSON-RPC id when the upstream could not be reached.
+pub(crate) struct RequestBody<B>(Arc<Mutex<Inbound<B>>>);
+
+struct Inbound<B> {
+    body: B,
+    left: u64,
+    exceeded: bool,
+    /// The first bytes, while the id may still be wanted. Shares memory with what was passed on.
+    seen: Option<Vec<Bytes>>,
+}
+
+/// A request larger than the limit.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body is larger than the limit")]
+struct TooLarge;
+
+impl<B> Clone for RequestBody<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B> RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    /// A body of at most `limit` bytes. With `jsonrpc`, its first bytes are kept until [`RequestBody::forget`].
+    pub(crate) fn new(body: B, limit: u64, jsonrpc: bool) -> Self {
+        Self(Arc::new(Mutex::new(Inbound { body, left: limit, exceeded: false, seen: jsonrpc.then(Vec::new) })))
+    }
+
+    /// Whether the limit was passed.
+    pub(crate) fn exceeded(&self) -> bool {
+        self.lock().exceeded
+    }
+
+    /// The id will not be asked for.
+    pub(crate) fn forget(&self) {
+        self.lock().seen = None;
+    }
+
+    /// The id of the JSON-RPC request in the body, as it was sent; reads on if the body has not ended. `None` when it
+    /// is not one request, too large, or does not come in time.
+    pub(crate) async fn jsonrpc_id(&self) -> Option<Box<RawValue>> {
+        let reading = async {
+            self.lock().seen.as_ref()?;
+            while let Some(frame) = std::future::poll_fn(|cx| self.lock().poll(cx)).await {
+                frame.ok()?;
+            }
+            let pieces = self.lock().seen.take()?;
+            request_id(&pieces.concat())
+        };
+        tokio::time::timeout(PEEK_DEADLINE, reading).await.ok().flatten()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbound<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Inbound<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        let frame = clean(frame.map_err(Into::into)?);
+        if let Some(data) = frame.data_ref() {
+            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            let Some(left) = self.left.checked_sub(length) else {
+                self.exceeded = true;
+                return Poll::Ready(Some(Err(TooLarge.into())));
+            };
+            self.left = left;
+            if let Some(seen) = &mut self.seen {
+                seen.push(data.clone());
+                if seen.iter().map(Bytes::len).sum::<usize>() > MAX_PEEK {
+                    self.seen = None;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.lock().poll(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.lock().body.size_hint()
+    }
+}
+
+/// The id of a JSON-RPC request, as it was written. `None` for batches, notifications, responses and other text.
+fn request_id(text: &[u8]) -> Option<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        method: Option<&'a RawValue>,
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(text).ok()?;
+    let (id, method) = (envelope.id?, envelope.method?);
+    let plain = id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+    (plain && method.get().starts_with('"')).then(|| id.to_owned())
+}
+
+/// What happened to an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All of it went to the caller.
+    Complete,
+    /// The upstream broke off.
+    Broken,
+    /// The caller went away first.
+    Abandoned,
+}
+
+impl End {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            End::Complete => "complete",
+            End::Broken => "upstream broke off",
+            End::Abandoned => "caller left",
+        }
+    }
+}
+
+/// An answer's body that tells its watcher how it ended, once.
+pub(crate) struct Watched<B, W: FnOnce(End)> {
+    body: B,
+    /// Bytes still to come, where that is known: HTTP/1 does not ask for more after the last one.
+    left: Option<u64>,
+    watcher: Option<W>,
+}
+
+impl<B: Body, W: FnOnce(End)> Watched<B, W> {
+    /// `bodiless`: the caller gets only the head, as for HEAD.
+    pub(crate) fn new(body: B, bodiless: bool, watcher: W) -> Self {
+        let left = if bodiless { Some(0) } else { body.size_hint().exact() };
+        Self { body, left, watcher: Some(watcher) }
+    }
+}
+
+impl<B: Body, W: FnOnce(End)> Watched<B, W> {
+    fn tell(&mut self, end: End) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher(end);
+        }
+    }
+}
+
+impl<B, W> Body for Watched<B, W>
+where
+    B: Body + Unpin,
+    W: FnOnce(End) + Unpin,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            None => this.tell(End::Complete),
+            Some(Err(_)) => this.tell(End::Broken),
+            Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
+                    *left = left.saturating_sub(u64::try_from(data.remaining()).unwrap_or(u64::MAX));
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map(clean)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B, W: FnOnce(End)> Drop for Watched<B, W> {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher(if self.left == Some(0) { End::Complete } else { End::Abandoned });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn pieces(
+        pieces: &[&'static str],
+    ) -> StreamBody<impl futures_util::Stream<Item = Result<Frame<Bytes>, BodyError>> + Unpin + use<>> {
+        let frames: Vec<_> = pieces.iter().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))).collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn the_id_is_found_before_and_after_the_body_was_passed_on() {
+        let text = ["{\"jsonrpc\":\"2.0\",\"method\":\"x\",", "\"id\":1.50}"];
+        let kept = RequestBody::new(pieces(&text), 100, true);
+        assert_eq!(kept.jsonrpc_id().await.expect("id").get(), "1.50");
+
+        let kept = RequestBody::new(pieces(&text), 100, true);
+        let passed = kept.clone().collect().await.expect("body").to_bytes();
+        assert_eq!(passed.len(), text.concat().len());
+        assert_eq!(kept.jsonrpc_id().await.expect("id").get(), "1.50");
+
+        let kept = RequestBody::new(pieces(&text), 100, false);
+        assert!(kept.jsonrpc_id().await.is_none());
+    }
+
+    #[test]
+    fn only_requests_have_an_id_to_answer() {
+        for (text, id) in [
+            (r#"{"id":"a-7","method":"x"}"#, Some("\"a-7\"")),
+            (r#"{"id":-3,"method":"x","params":{"id":4}}"#, Some("-3")),
+            (r#"{"id":null,"method":"x"}"#, None),
+            (r#"{"id":{},"method":"x"}"#, None),
+            (r#"{"id":1,"id":2,"method":"x"}"#, None),
+            (r#"{"id":1,"result":{}}"#, None),
+            (r#"{"method":"x"}"#, None),
+            (r#"[{"id":1,"method":"x"}]"#, None),
+            ("{", None),
+            ("", None),
+        ] {
+            assert_eq!(request_id(text.as_bytes()).as_deref().map(RawValue::get), id, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_past_its_limit_ends_with_an_error() {
+        let kept = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true);
+        assert!(kept.clone().collect().await.is_err());
+        assert!(kept.exceeded());
+        let kept = RequestBody::new(pieces(&["12345", "67890"]), 10, true);
+        assert!(kept.clone().collect().await.is_ok());
+        assert!(!kept.exceeded());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_answer_is_told_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let watch = |body, bodiless| {
+            let told = told.clone();
+            Watched::new(body, bodiless, move |end| told.lock().expect("lock").push(end))
+        };
+        drop(watch(pieces(&["a"]), false).collect().await);
+        drop(watch(pieces(&["a"]), false));
+        drop(watch(pieces(&["a"]), true));
+        let broken: Vec<Result<Frame<Bytes>, BodyError>> = vec![Err("broke".into())];
+        let mut body = Watched::new(StreamBody::new(stream::iter(broken)), false, {
+            let told = told.clone();
+            move |end| told.lock().expect("lock").push(end)
+        });
+        assert!(body.frame().await.expect("frame").is_err());
+        drop(body);
+        let ends = told.lock().expect("lock").clone();
+        assert_eq!(ends, [End::Complete, End::Abandoned, End::Complete, End::Broken]);
+    }
+}

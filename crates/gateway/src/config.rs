@@ -1,0 +1,555 @@
+//! The gateway's file of settings, in TOML. Reads text; dials nothing, and opens no file that the settings name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::Authority;
+use ipnet::IpNet;
+use serde::Deserialize;
+use sortie_ids::RouteName;
+use sortie_link::protos::{MAX_ROUTES, RouteMode};
+use toml::Spanned;
+
+/// Largest file of settings, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+/// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
+const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+
+/// Why a file of settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {cause}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A format that is not read.
+    #[error("{path}: YAML is not supported yet; write TOML", path = path.display())]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A setting that is unknown, missing or wrong.
+    #[error("{path}:{line}: {field}{reason}", path = path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The setting's name, followed by a colon and a space; empty where the reason names it.
+        field: String,
+        /// What is wrong, and the way out.
+        reason: String,
+    },
+}
+
+/// The settings of a gateway.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// `[routes.NAME]`: what is served, by the first label of the hostname. At least one, at most 1024.
+    pub routes: BTreeMap<RouteName, RouteConfig>,
+    /// `[upstream]`: how upstreams are dialled.
+    pub upstream: UpstreamConfig,
+    /// `max_request_body`: largest request body in bytes; a larger one is answered 413. Default 4194304 (4 MiB).
+    pub max_request_body: u64,
+    /// `log`: a level (`error`, `warn`, `info`, `debug`, `trace`) or a list of `target=level`. Default `info`.
+    pub log: String,
+    /// `shutdown_timeout`: how long calls that run may take to end after a stop was asked for. Default `30s`.
+    pub shutdown_timeout: Duration,
+}
+
+/// The settings of one route.
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// `upstream`: where calls go, `http://host:port`, `https://host:port` or `builtin:files`. Required.
+    pub upstream: Upstream,
+    /// `authorization`: whether the caller's `Authorization` header reaches the upstream, `strip` (default) or `forward`.
+    pub authorization: Authorization,
+    /// `host`: the `Host` header that the upstream gets. Default: the upstream's authority.
+    pub host: Option<HeaderValue>,
+    /// `mode`: who ends the client's TLS, `terminated` (the hub, default) or `sealed` (this gateway).
+    pub mode: RouteMode,
+    /// `client_ca_file`: CA certificates, in PEM, of the clients of a sealed route. Required there, refused elsewhere.
+    pub client_ca_file: Option<PathBuf>,
+    /// `root`: the directory that `builtin:files` serves. Required there, refused elsewhere.
+    pub root: Option<PathBuf>,
+    /// `deadline`: longest wait for the head of the upstream's response. Default: none, since calls may take hours.
+    pub deadline: Option<Duration>,
+}
+
+/// How upstreams are dialled.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// `allowed_ips`: address ranges or single addresses that upstreams may have. Replaces the default: RFC 1918 and
+    /// fc00::/7.
+    pub allowed_ips: Vec<IpNet>,
+    /// `connect_timeout`: longest wait for name resolution, TCP and TLS together. Default `10s`.
+    pub connect_timeout: Duration,
+    /// `tls.ca_file`: CA certificates, in PEM, that `https` upstreams may chain to. Default none.
+    pub ca_file: Option<PathBuf>,
+    /// `tls.include_system_cas`: whether the machine's own CAs are trusted for `https` upstreams. Default false.
+    pub include_system_cas: bool,
+}
+
+/// Where calls of a route go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// A server that is dialled.
+    Server(Server),
+    /// The built-in server of a directory, within this process.
+    Files,
+}
+
+/// A server that is dialled: `scheme://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Its host and port as written.
+    pub authority: Authority,
+    /// Its host: a name, or an address without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What happens to the caller's `Authorization` header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Authorization {
+    /// It ends here.
+    #[default]
+    Strip,
+    /// The upstream gets it.
+    Forward,
+}
+
+impl GatewayConfig {
+    /// Reads a file. Blocks. Paths in it are relative to the directory that the file is in.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a setting is unknown, missing or wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            return Err(ConfigError::Yaml { path: path.to_owned() });
+        }
+        let failed = |cause| ConfigError::Read { path: path.to_owned(), cause };
+        if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
+            return Err(failed(std::io::Error::other("it is larger than 1 MiB")));
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+    }
+
+    /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from.
+    ///
+    /// # Errors
+    /// A setting is unknown, missing or wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let source = Source { text, path };
+        let raw: Raw = toml::from_str(text).map_err(|error| source.unreadable(&error))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+
+        if raw.routes.get_ref().is_empty() {
+            let reason = "no route is set; write [routes.NAME] with upstream = \"http://host:port\"";
+            return Err(source.wrong(Some(raw.routes.span()), "routes", reason));
+        }
+        if raw.routes.get_ref().len() > MAX_ROUTES {
+            let reason = format!("there are more than {MAX_ROUTES}; split them over several tunnels");
+            return Err(source.wrong(Some(raw.routes.span()), "routes", reason));
+        }
+        let trusts = raw.upstream.tls.ca_file.is_some() || raw.upstream.tls.include_system_cas;
+        let mut routes = BTreeMap::new();
+        for (name, route) in raw.routes.into_inner() {
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+        }
+        Ok(Self {
+            routes,
+            upstream: raw.upstream.check(&source, base)?,
+            max_request_body: raw.max_request_body,
+            log: raw.log,
+            shutdown_timeout: raw.shutdown_timeout.0,
+        })
+    }
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(builtin) = text.strip_prefix("builtin:") {
+            return match builtin {
+                "files" => Ok(Self::Files),
+                _ => Err(format!("there is no built-in upstream `{builtin}`; the one there is is builtin:files")),
+            };
+        }
+        let malformed = || format!("`{text}`: invalid upstream (must be scheme://host:port)");
+        let (tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(malformed()),
+        };
+        if rest.contains(['/', '?', '#', '@']) {
+            return Err(malformed());
+        }
+        let authority: Authority = rest.parse().map_err(|_| malformed())?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        match authority.port_u16() {
+            Some(port) if port != 0 && !host.is_empty() => Ok(Self::Server(Server { tls, authority, host, port })),
+            _ => Err(malformed()),
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Upstream::Server(server) => {
+                write!(f, "{}://{}", if server.tls { "https" } else { "http" }, server.authority)
+            }
+            Upstream::Files => f.write_str("builtin:files"),
+        }
+    }
+}
+
+/// The text that settings came from, for errors that say where.
+struct Source<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Source<'_> {
+    fn line(&self, span: Option<Range<usize>>) -> (usize, &str) {
+        let at = span.map_or(0, |span| span.start.min(self.text.len()));
+        let before = self.text.get(..at).unwrap_or_default();
+        let line = before.matches('\n').count();
+        (line + 1, self.text.lines().nth(line).unwrap_or_default())
+    }
+
+    /// An error of the TOML reader. Its message names unknown and missing settings; for a value that is wrong, the
+    /// name is taken from the line.
+    fn unreadable(&self, error: &toml::de::Error) -> ConfigError {
+        let (line, text) = self.line(error.span());
+        let name = text.split_once('=').map(|(name, _)| name.trim()).unwrap_or_default();
+        let message = error.message().trim();
+        let field =
+            if name.is_empty() || message.contains(&format!("`{name}`")) { String::new() } else { format!("{name}: ") };
+        ConfigError::Setting { path: self.path.to_owned(), line, field, reason: message.replace('\n', "; ") }
+    }
+
+    fn wrong(&self, span: Option<Range<usize>>, field: &str, reason: impl Into<String>) -> ConfigError {
+        let (line, _) = self.line(span);
+        let field = format!("{field}: ");
+        ConfigError::Setting { path: self.path.to_owned(), line, field, reason: reason.into() }
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    #[serde(default)]
+    upstream: RawUpstream,
+    #[serde(default = "default_max_request_body")]
+    max_request_body: u64,
+    #[serde(default = "default_log")]
+    log: String,
+    #[serde(default = "default_shutdown_timeout")]
+    shutdown_timeout: Span,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    upstream: Spanned<String>,
+    #[serde(default)]
+    authorization: Authorization,
+    host: Option<Spanned<String>>,
+    #[serde(default)]
+    mode: RouteMode,
+    client_ca_file: Option<Spanned<PathBuf>>,
+    root: Option<Spanned<PathBuf>>,
+    deadline: Option<Span>,
+}
+
+impl RawRoute {
+    fn check(
+        self,
+        name: &RouteName,
+        source: &Source<'_>,
+        base: &Path,
+        trusts: bool,
+    ) -> Result<RouteConfig, ConfigError> {
+        let field = |setting: &str| format!("routes.{name}.{setting}");
+        let at_upstream = Some(self.upstream.span());
+        let upstream: Upstream = self
+            .upstream
+            .get_ref()
+            .parse()
+            .map_err(|reason: String| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
+
+        if matches!(&upstream, Upstream::Server(server) if server.tls) && !trusts {
+            let reason = "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true \
+                          under [upstream.tls]";
+            return Err(source.wrong(at_upstream, &field("upstream"), reason));
+        }
+        match (&upstream, &self.root) {
+            (Upstream::Files, None) => {
+                let reason = "builtin:files needs the directory that it serves; set root = \"DIR\"";
+                return Err(source.wrong(at_upstream, &field("root"), reason));
+            }
+            (Upstream::Server(_), Some(root)) => {
+                let reason = "only builtin:files serves a directory; remove it, or set upstream = \"builtin:files\"";
+                return Err(source.wrong(Some(root.span()), &field("root"), reason));
+            }
+            _ => {}
+        }
+        match (self.mode, &self.client_ca_file) {
+            (RouteMode::Sealed, None) => {
+                let reason = "a sealed route needs the CA of its clients' certificates; set client_ca_file";
+                return Err(source.wrong(at_upstream, &field("client_ca_file"), reason));
+            }
+            (RouteMode::Terminated, Some(file)) => {
+                let reason = "only sealed routes ask clients for certificates; remove it, or set mode = \"sealed\"";
+                return Err(source.wrong(Some(file.span()), &field("client_ca_file"), reason));
+            }
+            _ => {}
+        }
+        let host = match self.host {
+            None => None,
+            Some(host) => Some(host_value(host.get_ref()).ok_or_else(|| {
+                let reason = format!("`{}` is not a host, with or without a port", host.get_ref());
+                source.wrong(Some(host.span()), &field("host"), reason)
+            })?),
+        };
+        let deadline = self.deadline.map(|span| span.0);
+        Ok(RouteConfig {
+            upstream,
+            authorization: self.authorization,
+            host,
+            mode: self.mode,
+            client_ca_file: self.client_ca_file.map(|file| base.join(file.get_ref())),
+            root: self.root.map(|root| base.join(root.get_ref())),
+            deadline,
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawUpstream {
+    allowed_ips: Option<Vec<Spanned<String>>>,
+    connect_timeout: Option<Span>,
+    #[serde(default)]
+    tls: RawTls,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    include_system_cas: bool,
+}
+
+impl RawUpstream {
+    fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
+        let range =
+            |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
+        let allowed_ips = match &self.allowed_ips {
+            None => DEFAULT_ALLOWED.iter().filter_map(|text| range(text)).collect(),
+            Some(listed) => listed
+                .iter()
+                .map(|text| {
+                    range(text.get_ref()).ok_or_else(|| {
+                        let reason = format!(
+                            "`{}` is not an address range such as 10.0.0.0/8, nor a single address",
+                            text.get_ref()
+                        );
+                        source.wrong(Some(text.span()), "upstream.allowed_ips", reason)
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(UpstreamConfig {
+            allowed_ips,
+            connect_timeout: self.connect_timeout.map_or(Duration::from_secs(10), |span| span.0),
+            ca_file: self.tls.ca_file.map(|file| base.join(file)),
+            include_system_cas: self.tls.include_system_cas,
+        })
+    }
+}
+
+/// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Span(Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => 0,
+        };
+        let millis = number.parse().ok().and_then(|number: u64| number.checked_mul(unit)).unwrap_or(0);
+        if (1..=86_400_000).contains(&millis) {
+            Ok(Self(Duration::from_millis(millis)))
+        } else {
+            Err(format!("`{text}` is not a duration such as 500ms, 30s, 5m or 1h, above zero and at most 24h"))
+        }
+    }
+}
+
+fn host_value(text: &str) -> Option<HeaderValue> {
+    let authority: Authority = text.parse().ok()?;
+    if authority.host().is_empty() || authority.as_str().contains('@') {
+        return None;
+    }
+    HeaderValue::from_str(text).ok()
+}
+
+fn default_max_request_body() -> u64 {
+    4 * 1024 * 1024
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+fn default_shutdown_timeout() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<GatewayConfig, ConfigError> {
+        GatewayConfig::parse(text, Path::new("/etc/sortie/gateway.toml"))
+    }
+
+    fn refusal(text: &str) -> String {
+        parse(text).expect_err(text).to_string()
+    }
+
+    const ROUTE: &str = "[routes.docs]\nupstream = \"http://10.0.0.5:8080\"\n";
+
+    #[test]
+    fn a_short_file_gets_the_defaults() {
+        let config = parse(ROUTE).expect("config");
+        let route = &config.routes[&"docs".parse::<RouteName>().expect("name")];
+        assert_eq!(route.upstream.to_string(), "http://10.0.0.5:8080");
+        assert_eq!((route.authorization, route.mode), (Authorization::Strip, RouteMode::Terminated));
+        assert_eq!((config.max_request_body, config.log.as_str()), (4 << 20, "info"));
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+        assert_eq!(config.upstream.allowed_ips.len(), 4);
+        assert_eq!(config.upstream.connect_timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let config = parse(
+            r#"
+            max_request_body = 1000
+            log = "debug"
+            shutdown_timeout = "5s"
+            [routes.docs]
+            upstream = "https://wiki.internal:8443"
+            authorization = "forward"
+            host = "wiki.example.test"
+            deadline = "300s"
+            [routes.files]
+            upstream = "builtin:files"
+            root = "shared"
+            [routes.raw]
+            upstream = "http://[fd00::5]:80"
+            mode = "sealed"
+            client_ca_file = "/etc/clients.pem"
+            [upstream]
+            allowed_ips = ["100.64.0.0/10", "10.1.2.3"]
+            connect_timeout = "500ms"
+            [upstream.tls]
+            ca_file = "ca.pem"
+            include_system_cas = true
+            "#,
+        )
+        .expect("config");
+        let route = |name: &str| &config.routes[&name.parse::<RouteName>().expect("name")];
+        assert_eq!(route("docs").authorization, Authorization::Forward);
+        assert_eq!(route("docs").deadline, Some(Duration::from_secs(300)));
+        assert_eq!(route("files").root.as_deref(), Some(Path::new("/etc/sortie/shared")));
+        let Upstream::Server(server) = &route("raw").upstream else { panic!("server") };
+        assert_eq!((server.host.as_str(), server.port), ("fd00::5", 80));
+        assert_eq!(config.upstream.ca_file.as_deref(), Some(Path::new("/etc/sortie/ca.pem")));
+        assert_eq!(config.upstream.allowed_ips.len(), 2);
+    }
+
+    #[test]
+    fn wrong_settings_are_named_with_their_line_and_the_way_out() {
+        for (text, said) in [
+            (
+                "[routes.docs]\nupstream = \"http://a:80/mcp\"",
+                ":2: routes.docs.upstream: `http://a:80/mcp`: invalid upstream (must be scheme://host:port)",
+            ),
+            ("[routes.docs]\nupstream = \"http://a\"", "invalid upstream (must be scheme://host:port)"),
+            ("[routes.docs]\nupstream = \"ftp://a:21\"", "invalid upstream (must be scheme://host:port)"),
+            ("[routes.docs]\nupstream = \"http://u@a:21\"", "invalid upstream (must be scheme://host:port)"),
+            ("[routes.docs]\nupstream = \"http://a:0\"", "invalid upstream (must be scheme://host:port)"),
+            ("[routes.docs]\nupstream = \"builtin:sql\"", "builtin:files"),
+            ("[routes.docs]\nupstream = \"builtin:files\"", "set root"),
+            ("[routes.docs]\nupstream = \"https://a:443\"", ":2: routes.docs.upstream: an https upstream needs"),
+            ("[routes.docs]\n", "missing field `upstream`"),
+            ("[routes.Docs]\nupstream = \"http://a:80\"", "not a route name"),
+            ("routes = {}", ":1: routes: no route"),
+            ("", "missing field `routes`"),
+            ("[routes.docs]\nupstream = \"http://a:80\"\nroot = \"x\"", ":3: routes.docs.root: only builtin:files"),
+            ("[routes.docs]\nupstream = \"http://a:80\"\nmode = \"sealed\"", "set client_ca_file"),
+            ("[routes.docs]\nupstream = \"http://a:80\"\nmode = \"open\"", ":3: mode: unknown variant `open`"),
+            ("[routes.docs]\nupstream = \"http://a:80\"\nclient_ca_file = \"x\"", ":3: routes.docs.client_ca_file"),
+            (
+                "[routes.docs]\nupstream = \"http://a:80\"\nauthorization = \"pass\"",
+                ":3: authorization: unknown variant",
+            ),
+            ("[routes.docs]\nupstream = \"http://a:80\"\nhost = \"a b\"", ":3: routes.docs.host: `a b`"),
+            (
+                "[routes.docs]\nupstream = \"http://a:80\"\ndeadline = \"soon\"",
+                ":3: deadline: `soon` is not a duration",
+            ),
+            ("[routes.docs]\nupstream = \"http://a:80\"\ncolour = 1", ":3: unknown field `colour`"),
+            (
+                "[routes.docs]\nupstream = \"http://a:80\"\n[upstream]\nallowed_ips = [\"10/8\"]",
+                ":4: upstream.allowed_ips: `10/8`",
+            ),
+            ("shutdown_timeout = \"0s\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: shutdown_timeout: `0s`"),
+            ("max_request_body = -1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: max_request_body: "),
+            ("log = 1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: log: "),
+            ("[routes.docs\n", ":1: "),
+        ] {
+            let error = refusal(text);
+            assert!(error.starts_with("/etc/sortie/gateway.toml:") && error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn yaml_is_refused_in_words() {
+        let error = GatewayConfig::load(Path::new("proxy.yaml")).expect_err("yaml").to_string();
+        assert_eq!(error, "proxy.yaml: YAML is not supported yet; write TOML");
+        let error = GatewayConfig::load(Path::new("/nonexistent/gateway.toml")).expect_err("absent").to_string();
+        assert!(error.starts_with("cannot read /nonexistent/gateway.toml"), "{error}");
+    }
+}

@@ -1,0 +1,234 @@
+//! Keeps one link to an edge: dials, waits between tries, dials again when the link ends or drains.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sortie_ids::Digest;
+use sortie_link::protos::{FromEdge, GatewayHello, Route as Announced, VERSION};
+use sortie_link::{EstablishError, Event, GatewayLink};
+use sortie_runtime::{Backoff, TaskSet};
+use sortie_tls::{ClientConfig, TlsConnector, explain_io};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::gateway::Shared;
+use crate::inner;
+use crate::link_state::LinkUp;
+use crate::probe::printable;
+use crate::record::Open;
+use crate::setup::{EdgeAddr, LoadError, TokenSource};
+
+/// Longest wait for name resolution and TCP, and again for TLS.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Waits between tries, with full jitter.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A link that lived this long starts the waits over.
+const STABLE: Duration = Duration::from_secs(30);
+/// How often the token file is looked at while the token in it is refused.
+const TOKEN_TICK: Duration = Duration::from_secs(1);
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error(transparent)]
+    Token(#[from] LoadError),
+    #[error("reading the tunnel token was interrupted")]
+    Interrupted,
+    #[error("edge {edge}: {cause}")]
+    Tcp { edge: String, cause: io::Error },
+    #[error("edge {edge}: no connection within {} s", DIAL_DEADLINE.as_secs())]
+    Timeout { edge: String },
+    #[error("edge {edge}: {reason}")]
+    Tls { edge: String, reason: String },
+    #[error("edge {edge}: {cause}")]
+    Link { edge: String, cause: EstablishError },
+    /// Trying again with this token is useless.
+    #[error(
+        "edge {edge} refused the tunnel token: {reason}; run sortie setup init --token-version N with another N \
+         than before, or, if the tunnel was archived, set up a new one, and restart"
+    )]
+    Refused { edge: String, reason: String, token: Digest },
+}
+
+/// Dials one edge after the other.
+pub(crate) struct Connector {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) edges: Vec<EdgeAddr>,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) token: TokenSource,
+    /// Which process this is, for the edge.
+    pub(crate) instance: String,
+    /// Links run here; stopping it drains them.
+    pub(crate) tasks: TaskSet,
+}
+
+impl Connector {
+    /// Runs until the gateway is asked to stop.
+    pub(crate) async fn run(self) {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut edges = (0..self.edges.len()).cycle();
+        let mut last_trouble = String::new();
+        loop {
+            let Some(edge) = edges.next().and_then(|index| self.edges.get(index)) else { return };
+            let tried = tokio::select! {
+                tried = self.dial(edge) => tried,
+                () = self.tasks.stopping() => return,
+            };
+            let (wait, refused) = match tried {
+                Ok(link) => {
+                    count_attempt("established");
+                    last_trouble.clear();
+                    let began = Instant::now();
+                    self.serve(edge, link).await;
+                    if began.elapsed() >= STABLE {
+                        backoff.reset();
+                    }
+                    (backoff.next(random()), None)
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let wait = backoff.next(random());
+                    let outcome = match &error {
+                        DialError::Refused { token, .. } => {
+                            count_attempt("refused");
+                            if text != last_trouble {
+                                tracing::error!("{text}");
+                            }
+                            (LONGEST_WAIT, Some(*token))
+                        }
+                        _ => {
+                            count_attempt("failed");
+                            if text != last_trouble {
+                                tracing::warn!("no link: {text}; trying again");
+                            }
+                            (wait, None)
+                        }
+                    };
+                    self.shared.link.trouble(text.clone());
+                    last_trouble = text;
+                    outcome
+                }
+            };
+            tokio::select! {
+                () = self.wait(wait, refused) => {}
+                () = self.tasks.stopping() => return,
+            }
+        }
+    }
+
+    /// Waits; with a refused token, no longer than until another one is in its place.
+    async fn wait(&self, wait: Duration, refused: Option<Digest>) {
+        let until = Instant::now() + wait;
+        let Some(refused) = refused else { return tokio::time::sleep_until(until).await };
+        while Instant::now() < until {
+            tokio::time::sleep_until(until.min(Instant::now() + TOKEN_TICK)).await;
+            if self.read_token().await.is_ok_and(|token| token.digest() != refused) {
+                return;
+            }
+        }
+    }
+
+    async fn read_token(&self) -> Result<sortie_ids::TunnelToken, DialError> {
+        let source = self.token.clone();
+        let read = tokio::task::spawn_blocking(move || source.read()).await;
+        Ok(read.map_err(|_| DialError::Interrupted)??)
+    }
+
+    async fn dial(&self, edge: &EdgeAddr) -> Result<GatewayLink, DialError> {
+        let token = self.read_token().await?;
+        let text = || edge.text.clone();
+        let timeout = |_| DialError::Timeout { edge: text() };
+        // Names are resolved at each dial: an edge may have moved.
+        let tcp = tokio::time::timeout(DIAL_DEADLINE, TcpStream::connect((edge.host.as_str(), edge.port)));
+        let tcp = tcp.await.map_err(timeout)?.map_err(|cause| DialError::Tcp { edge: text(), cause })?;
+        let _ = tcp.set_nodelay(true);
+        let connector = TlsConnector::from(self.tls.clone());
+        let tls =
+            tokio::time::timeout(DIAL_DEADLINE, connector.connect(edge.name.clone(), tcp)).await.map_err(timeout)?;
+        let tls = tls.map_err(|error| DialError::Tls { edge: text(), reason: explain_io(&error) })?;
+        if tls.get_ref().1.alpn_protocol() != Some(sortie_link::ALPN) {
+            let reason = "it does not take links; check the address".to_owned();
+            return Err(DialError::Tls { edge: text(), reason });
+        }
+        let hello = GatewayHello {
+            version: VERSION,
+            features: Vec::new(),
+            token: token.expose().to_owned(),
+            gateway_instance: self.instance.clone(),
+            software: concat!("sortie/", env!("CARGO_PKG_VERSION")).to_owned(),
+            routes: self.announced(),
+        };
+        sortie_link::establish(tls, &hello, &self.shared.tasks).await.map_err(|cause| match cause {
+            EstablishError::Refused { reason, retry: false } => {
+                DialError::Refused { edge: text(), reason: printable(&reason), token: token.digest() }
+            }
+            EstablishError::Refused { reason, retry } => {
+                let cause = EstablishError::Refused { reason: printable(&reason), retry };
+                DialError::Link { edge: text(), cause }
+            }
+            cause => DialError::Link { edge: text(), cause },
+        })
+    }
+
+    fn announced(&self) -> Vec<Announced> {
+        let routes = self.shared.routes.iter();
+        routes.map(|route| Announced { name: route.name.clone(), mode: route.mode() }).collect()
+    }
+
+    /// Serves a link in a task of its own; returns when another one is needed: it has ended, or the edge drains.
+    async fn serve(&self, edge: &EdgeAddr, link: GatewayLink) {
+        let since = (self.shared.clock)();
+        let (id, teller) = (link.id().clone(), link.teller());
+        tracing::info!(edge = edge.text, link = %id, "link up");
+        self.shared.link.up(LinkUp { id, edge: edge.text.clone(), since, teller });
+        let (another, needed) = oneshot::channel();
+        let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
+        self.tasks.spawn("link-serve", run_link(shared, tasks, link, another));
+        // An error means that the task is gone, and the link with it.
+        let _ = needed.await;
+    }
+}
+
+async fn run_link(shared: Arc<Shared>, tasks: TaskSet, mut link: GatewayLink, another: oneshot::Sender<()>) {
+    let _up = Open::new("sortie_gateway_link_up");
+    let mut another = Some(another);
+    let mut draining = false;
+    loop {
+        let event = tokio::select! {
+            event = link.next() => event,
+            () = tasks.stopping(), if !draining => {
+                draining = true;
+                link.drain();
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Call(call)) => shared.tasks.spawn("inner", inner::serve(shared.clone(), call)),
+            Some(Event::Message(FromEdge::ProbeResult { id, failure })) => shared.prober.result(id, failure),
+            Some(Event::Message(FromEdge::Draining)) => {
+                tracing::info!(link = %link.id(), "the edge drains: dialling another link");
+                drop(another.take());
+            }
+            Some(Event::Message(_)) => {}
+            None => break,
+        }
+    }
+    shared.link.down(link.id());
+    if !draining {
+        tracing::warn!(link = %link.id(), "link ended");
+    }
+}
+
+fn count_attempt(result: &'static str) {
+    metrics::counter!("sortie_gateway_link_attempts_total", "result" => result).increment(1);
+}
+
+/// A random number; the highest one when there is no randomness, which only waits longest.
+fn random() -> u32 {
+    let mut bytes = [0xff; 4];
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u32::from_ne_bytes(bytes)
+}

@@ -1,0 +1,268 @@
+//! One call: whose it is, where it goes, and both bodies on their way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use serde_json::value::RawValue;
+use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER};
+use sortie_ids::RequestId;
+use sortie_link::protos::RouteMode;
+
+use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::gateway::Shared;
+use crate::headers::{Rewrite, answer};
+use crate::identity::PROBE_SUBJECT;
+use crate::probe::printable;
+use crate::record::Record;
+use crate::routes::{Route, Target, requested_host};
+use crate::upstream::{DialError, uri_for};
+
+/// The header that marks a probe of the hub.
+const PROBE_HEADER: &str = "sortie-probe";
+/// The name under which the public API tells the id of a call.
+const PUBLIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// Who is at the other end of an inner TLS connection, by what TLS has proved.
+#[derive(Clone)]
+pub(crate) enum Peer {
+    /// Anybody who could reach the link: each request must prove the hub's word for its caller.
+    Unproven,
+    /// A client with a certificate that this sealed route's CA signed.
+    Client(Arc<Route>),
+}
+
+/// A call that ended here, and the JSON-RPC id to answer with.
+struct Failed {
+    error: HopError,
+    id: Option<Box<RawValue>>,
+}
+
+/// Answers one request. Dropping the future, or the answer's body, ends the upstream's request at once.
+pub(crate) async fn handle<B>(shared: Arc<Shared>, peer: Peer, request: Request<B>) -> Response<CallBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let request_id = match &peer {
+        Peer::Unproven => given_id(request.headers()),
+        Peer::Client(_) => None,
+    };
+    let request_id = request_id.unwrap_or_else(RequestId::random);
+    let mut record = Record::begin(request_id.clone(), request.method().clone());
+    let head_only = request.method() == Method::HEAD;
+    let (response, hop) = match serve(&shared, &peer, request, &mut record).await {
+        Ok(response) => (response, None),
+        Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),
+    };
+    record.answered(response.status(), hop);
+    let bodiless = head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    response.map(|body| Watched::new(body, bodiless, move |end| record.finish(end)).boxed())
+}
+
+async fn serve<B>(
+    shared: &Shared,
+    peer: &Peer,
+    request: Request<B>,
+    record: &mut Record,
+) -> Result<Response<CallBody>, Failed>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let announced = request.body().size_hint().lower();
+    let jsonrpc = speaks_jsonrpc(&request);
+    let (head, body) = request.into_parts();
+    let body = RequestBody::new(body, shared.max_request_body, jsonrpc);
+    let request = Request::from_parts(head, ());
+
+    let checked = admit(shared, peer, &request, record).and_then(|admitted| {
+        if announced > shared.max_request_body {
+            return Err(too_large(shared.max_request_body));
+        }
+        Ok(admitted)
+    });
+    let outcome = match checked {
+        Ok(Admitted::Probe) => {
+            let mut response = Response::new(whole(Vec::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        Ok(Admitted::Call(route)) => forward(shared, &route, request, &body, &record.request_id).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(response) => {
+            body.forget();
+            Ok(response)
+        }
+        Err(error) => Err(Failed { error, id: body.jsonrpc_id().await }),
+    }
+}
+
+/// A request that may go on.
+enum Admitted {
+    Call(Arc<Route>),
+    Probe,
+}
+
+/// Finds the route and checks who is calling.
+fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Record) -> Result<Admitted, HopError> {
+    let host = requested_host(request);
+    let route = host.as_deref().and_then(|host| shared.routes.by_host(host));
+    let route = match (peer, route) {
+        (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
+        (Peer::Client(proven), Some(route)) if Arc::ptr_eq(proven, route) => route,
+        (Peer::Client(proven), _) => {
+            record.routed(proven.clone());
+            let reason = "this connection serves only the host that it was opened for";
+            return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
+        }
+        // A sealed route looks unknown here: only the proof that it demands shows it.
+        (Peer::Unproven, _) => {
+            tracing::warn!(host = printable(host.as_deref().unwrap_or("")), "no route for host");
+            return Err(HopError::no_route());
+        }
+    };
+    record.routed(route.clone());
+    if matches!(peer, Peer::Unproven) {
+        let caller = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+            tracing::warn!(route = %route.name, "caller identity {unknown}");
+            HopError::new(Hop::Identity, format!("caller identity {unknown}"))
+        })?;
+        if caller.sub == PROBE_SUBJECT {
+            return match request.headers().get(PROBE_HEADER) {
+                Some(_) => Ok(Admitted::Probe),
+                None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
+            };
+        }
+    }
+    if request.method() == Method::CONNECT {
+        let error = HopError::new(Hop::Route, "routes carry HTTP requests, not tunnels");
+        return Err(error.with_status(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    Ok(Admitted::Call(route.clone()))
+}
+
+async fn forward<B>(
+    shared: &Shared,
+    route: &Route,
+    request: Request<()>,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+) -> Result<Response<CallBody>, HopError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let (mut head, ()) = request.into_parts();
+    let rewrite = Rewrite {
+        host: &route.upstream_host,
+        public_host: &route.host,
+        authorization: route.authorization,
+        request_id,
+    };
+    rewrite.apply(&mut head.headers);
+
+    let mut upstream = Request::new(body.clone().boxed());
+    *upstream.method_mut() = head.method;
+    *upstream.headers_mut() = head.headers;
+    let unusable = |_| HopError::new(Hop::Route, "the request's target cannot be passed on");
+    let answering = async {
+        match &route.target {
+            Target::Server(server) => {
+                *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
+                let response = shared.client.request(upstream).await;
+                let response = response.map_err(|error| failure(&error, shared, route, body, request_id))?;
+                Ok(response.map(|body| body.map_err(Into::into).boxed()))
+            }
+            Target::Local(local) => {
+                let path = head.uri.path_and_query().cloned();
+                *upstream.uri_mut() = path
+                    .map_or_else(
+                        || Ok("/".parse().unwrap_or_default()),
+                        |path| http::Uri::builder().path_and_query(path).build(),
+                    )
+                    .map_err(unusable)?;
+                Ok(local.call(upstream).await)
+            }
+        }
+    };
+    let mut response = match route.deadline {
+        None => answering.await?,
+        Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
+            let reason = format!("route `{}` did not answer within its deadline", route.name);
+            HopError::new(Hop::Upstream, reason).with_status(StatusCode::GATEWAY_TIMEOUT)
+        })??,
+    };
+    if body.exceeded() {
+        return Err(too_large(shared.max_request_body));
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
+        return Err(HopError::new(Hop::Upstream, reason));
+    }
+    answer(response.headers_mut());
+    Ok(response)
+}
+
+/// A failure before the head of the response. The log has the addresses, the caller does not.
+fn failure<B>(
+    error: &hyper_util::client::legacy::Error,
+    shared: &Shared,
+    route: &Route,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+) -> HopError
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    if body.exceeded() {
+        return too_large(shared.max_request_body);
+    }
+    let name = &route.name;
+    if let Some(dial) = DialError::beneath(error) {
+        tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
+        return HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+    }
+    let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
+    tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
+    HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+}
+
+fn too_large(limit: u64) -> HopError {
+    HopError::new(Hop::Route, format!("the request body is larger than {limit} bytes"))
+        .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+/// Our own answer to a call that ended here.
+fn refusal(failed: &Failed, request_id: &RequestId) -> Response<CallBody> {
+    let mut response = Response::new(whole(failed.error.body(request_id.as_str(), failed.id.as_deref())));
+    *response.status_mut() = failed.error.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(HOP_HEADER, HeaderValue::from_static(failed.error.hop.as_str()));
+    if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert(PUBLIC_REQUEST_ID, id);
+    }
+    if let Some(seconds) = failed.error.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The id that the hub gave the call, if it is one.
+fn given_id(headers: &HeaderMap) -> Option<RequestId> {
+    headers.get(REQUEST_ID_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+fn speaks_jsonrpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = kind.split(';').next().unwrap_or("").trim();
+    request.method() == Method::POST && essence.eq_ignore_ascii_case("application/json")
+}

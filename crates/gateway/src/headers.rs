@@ -1,0 +1,198 @@
+//! The heads of requests and responses on their way through. Pure.
+//!
+//! What a proxy must not touch stays as it is: `Origin`, `Accept`, `Mcp-*`, `Last-Event-ID` and every header that is
+//! not named here.
+
+use http::header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sortie_api::REQUEST_ID_HEADER;
+use sortie_ids::RequestId;
+
+use crate::body::strip_ours;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// How the head of a request is to be changed for its upstream.
+pub(crate) struct Rewrite<'a> {
+    /// What the upstream is to see as its own name.
+    pub(crate) host: &'a HeaderValue,
+    /// The name that the caller used.
+    pub(crate) public_host: &'a str,
+    /// Whether `Authorization` goes on.
+    pub(crate) authorization: bool,
+    /// The id of the call.
+    pub(crate) request_id: &'a RequestId,
+}
+
+impl Rewrite<'_> {
+    /// Changes the headers of a request.
+    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
+        let trailers = wants_trailers(headers);
+        strip_hop_by_hop(headers);
+        strip_ours(headers);
+        let forwarded: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
+        for name in forwarded {
+            headers.remove(name);
+        }
+        headers.remove(FORWARDED);
+        if !self.authorization {
+            headers.remove(AUTHORIZATION);
+        }
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        headers.insert(HOST, self.host.clone());
+        if let Ok(host) = HeaderValue::from_str(self.public_host) {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
+            headers.insert(REQUEST_ID_HEADER, id);
+        }
+    }
+}
+
+/// Changes the headers of an upstream's response.
+pub(crate) fn answer(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    strip_ours(headers);
+}
+
+/// Removes what concerns one connection only (RFC 9110 section 7.6.1).
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, KEEP_ALIVE, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
+    for name in proxy {
+        headers.remove(name);
+    }
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<HeaderName>().expect(name), value.parse().expect(value));
+        }
+        headers
+    }
+
+    fn rewritten(pairs: &[(&str, &str)], authorization: bool) -> HeaderMap {
+        let mut headers = headers(pairs);
+        let request_id = "req_1".parse().expect("id");
+        let host = HeaderValue::from_static("10.0.0.5:8080");
+        Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id }
+            .apply(&mut headers);
+        headers
+    }
+
+    const ALWAYS: [(&str, &str); 4] = [
+        ("host", "10.0.0.5:8080"),
+        ("x-forwarded-host", "docs.abcd.test"),
+        ("x-forwarded-proto", "https"),
+        ("sortie-request-id", "req_1"),
+    ];
+
+    #[test]
+    fn each_header_goes_on_or_ends_here() {
+        let ends = [
+            ("connection", "close, x-private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("sortie-identity", "token"),
+            ("sortie-request-id", "req_other"),
+            ("sortie-hop", "policy"),
+            ("sortie-later", "x"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-prefix", "/x"),
+            ("forwarded", "for=1.2.3.4"),
+            ("authorization", "Bearer x"),
+            ("host", "docs.abcd.test"),
+        ];
+        assert_eq!(rewritten(&ends, false), headers(&ALWAYS));
+
+        let goes = [
+            ("accept", "application/json, text/event-stream"),
+            ("origin", "https://app.example"),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "=?base64?eA==?="),
+            ("mcp-param-x", "1"),
+            ("mcp-session-id", "s"),
+            ("last-event-id", "7"),
+            ("content-type", "application/json"),
+            ("content-length", "2"),
+            ("trailer", "x-sum"),
+            ("cookie", "a=b"),
+            ("x-unknown", "1"),
+            ("x-unknown", "2"),
+        ];
+        let expected: Vec<_> = ALWAYS.iter().chain(&goes).copied().collect();
+        assert_eq!(rewritten(&goes, false), headers(&expected));
+    }
+
+    #[test]
+    fn authorization_goes_on_where_the_route_says_so_and_trailers_where_the_caller_does() {
+        let given = [("authorization", "Bearer x"), ("te", "gzip, Trailers"), ("connection", "TE")];
+        let headers = rewritten(&given, true);
+        assert_eq!(headers["authorization"], "Bearer x");
+        assert_eq!(headers["te"], "trailers");
+        assert!(!headers.contains_key("connection"));
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_in_our_name() {
+        let mut given = headers(&[
+            ("sortie-hop", "identity"),
+            ("sortie-x", "1"),
+            ("connection", "x-a"),
+            ("x-a", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("content-type", "text/event-stream"),
+            ("mcp-session-id", "s"),
+            ("location", "http://10.0.0.5/else"),
+            ("set-cookie", "a=b"),
+            ("www-authenticate", "Bearer"),
+        ]);
+        answer(&mut given);
+        assert_eq!(
+            given,
+            headers(&[
+                ("content-type", "text/event-stream"),
+                ("mcp-session-id", "s"),
+                ("location", "http://10.0.0.5/else"),
+                ("set-cookie", "a=b"),
+                ("www-authenticate", "Bearer"),
+            ])
+        );
+    }
+}

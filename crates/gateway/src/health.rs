@@ -1,0 +1,245 @@
+//! Health over plain HTTP, for the operator's own machinery: `/healthz`, `/readyz` and `/metrics`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use sortie_api::Hop;
+use sortie_link::protos::RouteMode;
+use sortie_runtime::Metrics;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::body::{CallBody, whole};
+use crate::gateway::Shared;
+use crate::probe::ProbeReport;
+use crate::routes::Target;
+
+/// Connections at once; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a request's head may take, which also ends idle connections.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whether the gateway serves, and what each part of the path says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Readiness {
+    /// Whether a call would come through to this gateway.
+    pub ready: bool,
+    /// Why not, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The outbound link.
+    pub link: LinkReport,
+    /// The gateway's certificate.
+    pub inner_tls: InnerTlsReport,
+    /// The hub's keys.
+    pub identity: IdentityReport,
+    /// The newest probe over the whole path; absent before the first one and where every route is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
+    /// A dial of the upstream, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<ProbeReport>,
+}
+
+/// The outbound link.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkReport {
+    /// Whether one is up.
+    pub connected: bool,
+    /// The edge's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edge: Option<String>,
+    /// Since when (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Why none is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The gateway's certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct InnerTlsReport {
+    /// Whole days that it is still valid; negative when it has expired.
+    pub days_left: i64,
+}
+
+/// The hub's keys.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdentityReport {
+    /// How many are pinned.
+    pub keys: usize,
+}
+
+impl Shared {
+    /// What is known without asking anybody.
+    pub(crate) fn readiness(&self) -> Readiness {
+        self.judge(self.prober.last())
+    }
+
+    /// The same after a probe, unless there was one within the last two seconds.
+    pub(crate) async fn fresh_readiness(&self) -> Readiness {
+        let route = self.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
+        let probe = match route {
+            Some(route) => Some(self.prober.fresh(&self.link, &route.name).await),
+            None => None,
+        };
+        self.judge(probe)
+    }
+
+    fn judge(&self, probe: Option<ProbeReport>) -> Readiness {
+        let link = self.link.now();
+        let days_left = self.identity.days_left((self.clock)());
+        let probed = self.routes.iter().any(|route| route.mode() == RouteMode::Terminated);
+        let reason = match (&link.up, &probe) {
+            (None, _) => Some(format!("link: {}", link.trouble.clone().unwrap_or_else(|| "no link is up".to_owned()))),
+            (Some(_), Some(probe)) if !probe.ok => Some(format!(
+                "{}: {}",
+                probe.hop.as_deref().unwrap_or("unknown hop"),
+                probe.reason.as_deref().unwrap_or("the probe failed")
+            )),
+            (Some(_), None) if probed => Some("the path has not been probed yet".to_owned()),
+            _ => None,
+        };
+        Readiness {
+            ready: reason.is_none(),
+            reason,
+            link: LinkReport {
+                connected: link.up.is_some(),
+                edge: link.up.as_ref().map(|up| up.edge.clone()),
+                since: link.up.as_ref().and_then(|up| Some(jiff::Timestamp::from_second(up.since).ok()?.to_string())),
+                reason: link.trouble,
+            },
+            inner_tls: InnerTlsReport { days_left },
+            identity: IdentityReport { keys: self.keys.len() },
+            probe,
+            upstream: None,
+        }
+    }
+
+    /// Dials the upstream of a route under the guard, and hangs up.
+    async fn dial_upstream(&self, target: &Target) -> ProbeReport {
+        match target {
+            Target::Local(_) => ProbeReport::good(),
+            Target::Server(server) => match self.dialer.dial(server.tls, &server.host, server.port).await {
+                Ok(_) => ProbeReport::good(),
+                Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
+            },
+        }
+    }
+}
+
+/// Answers health requests until the gateway is asked to stop.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, metrics: Metrics) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a health connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = shared.tasks.stopping() => return,
+        };
+        let (shared_here, metrics) = (shared.clone(), metrics.clone());
+        shared.tasks.spawn("health", async move {
+            let _permit = permit;
+            connection(shared_here, stream, metrics).await;
+        });
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, metrics: Metrics) {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let (shared, metrics) = (shared.clone(), metrics.clone());
+        async move { Ok::<_, Infallible>(respond(&shared, &metrics, &request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shared.tasks.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "health connection ended");
+    }
+}
+
+async fn respond<B>(shared: &Shared, metrics: &Metrics, request: &Request<B>) -> Response<CallBody> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => {
+            let asked = request.uri().query().and_then(|query| query.split('&').find_map(|p| p.strip_prefix("route=")));
+            readyz(shared, asked).await
+        }
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, "");
+            *response.body_mut() = whole(metrics.render().into_bytes());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+    }
+}
+
+async fn readyz(shared: &Shared, route: Option<&str>) -> Response<CallBody> {
+    let route = match route {
+        None => None,
+        Some(name) => match shared.routes.by_name(name) {
+            Some(route) => Some(route),
+            None => return text(StatusCode::NOT_FOUND, "no route of this name is configured\n"),
+        },
+    };
+    let mut readiness = shared.fresh_readiness().await;
+    if let Some(route) = route {
+        let report = shared.dial_upstream(&route.target).await;
+        if readiness.ready && !report.ok {
+            readiness.ready = false;
+            let hop = report.hop.as_deref().unwrap_or_default();
+            readiness.reason = Some(format!("{hop}: {}", report.reason.as_deref().unwrap_or_default()));
+        }
+        readiness.upstream = Some(report);
+    }
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = text(status, "");
+    *response.body_mut() = whole(serde_json::to_vec(&readiness).unwrap_or_default());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(status: StatusCode, text: &str) -> Response<CallBody> {
+    let mut response = Response::new(whole(text.as_bytes().to_vec()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Opens the listener; the address tells the port that was free when 0 was asked for.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}

@@ -1,0 +1,128 @@
+//! The end of inner TLS: each stream of the link becomes one TLS connection with HTTP inside.
+//!
+//! The kind of a stream only selects which proof is demanded, so that an edge that lies about it gains nothing: without
+//! a client certificate every request needs the hub's word and reaches terminated routes only; with one, exactly the
+//! sealed route whose CA signed it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::Builder;
+use sortie_link::protos::Kind;
+use sortie_link::{Call, LinkStream};
+use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::forward::{Peer, handle};
+use crate::gateway::Shared;
+use crate::record::Open;
+use crate::upstream::InTasks;
+
+/// Inner connections open at once; more are refused, which the edge tells its caller.
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
+/// What inner TLS may carry, most wanted first: a small request costs less over HTTP/1.1.
+pub(crate) const ALPN: [&[u8]; 2] = [b"http/1.1", b"h2"];
+
+/// How long TLS may take.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of headers in one request.
+const MAX_HEADERS: usize = 64 * 1024;
+/// Calls at once on one HTTP/2 connection.
+const MAX_CALLS: u32 = 256;
+/// Window of one call's request body, and of all calls of a connection together, in bytes.
+const CALL_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = CALL_WINDOW * MAX_CALLS;
+
+/// Serves a stream until it ends; with the gateway stopping, until its running calls have ended.
+pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
+    let Ok(_permit) = shared.inner_connections.clone().try_acquire_owned() else {
+        counted("refused");
+        tracing::warn!("{MAX_CONNECTIONS} inner connections are open: another one is refused");
+        return;
+    };
+    let _open = Open::new("sortie_gateway_open_streams");
+    let kind = call.kind;
+    let accepting = async {
+        match kind {
+            Kind::Hub => from_hub(&shared, call.stream).await,
+            Kind::Sealed => from_client(&shared, call.stream).await,
+        }
+    };
+    let accepted = tokio::time::timeout(HANDSHAKE_DEADLINE, accepting).await;
+    match accepted.unwrap_or_else(|_| Err(format!("it took more than {} s", HANDSHAKE_DEADLINE.as_secs()))) {
+        Ok(Accepted::Hub(stream)) => {
+            counted("ok");
+            http(&shared, Peer::Unproven, stream).await;
+        }
+        Ok(Accepted::Client(peer, stream)) => {
+            counted("ok");
+            http(&shared, peer, stream).await;
+        }
+        Err(reason) => {
+            counted("failed");
+            tracing::warn!(?kind, "tls handshake failed: {reason}");
+        }
+    }
+}
+
+enum Accepted {
+    Hub(ServerStream<LinkStream>),
+    Client(Peer, ServerStream<sortie_tls::Prefixed<LinkStream>>),
+}
+
+async fn from_hub(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
+    let stream = TlsAcceptor::from(shared.hub_tls.clone()).accept(stream).await;
+    stream.map(Accepted::Hub).map_err(|error| explain_io(&error))
+}
+
+/// The SNI tells which route's CA the client has to satisfy; only sealed routes have one.
+async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
+    let (hello, stream) = read_hello(stream, MAX_HELLO).await.map_err(|error| error.to_string())?;
+    let route = hello.sni.as_deref().and_then(|host| shared.routes.by_host(host));
+    let (Some(route), Some(config)) = (route, route.and_then(|route| route.sealed.clone())) else {
+        return Err("the client asks for no sealed route of this gateway".to_owned());
+    };
+    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
+    Ok(Accepted::Client(Peer::Client(route.clone()), stream))
+}
+
+async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let mut builder = Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
+    builder.http1().max_buf_size(MAX_HEADERS).header_read_timeout(None);
+    builder
+        .http2()
+        .max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MAX_CALLS)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_HEADERS);
+    // What TLS negotiated is what is spoken: no guessing from the first bytes.
+    let builder = if h2 { builder.http2_only() } else { builder.http1_only() };
+
+    let service = service_fn(|request| {
+        let answer = handle(shared.clone(), peer.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shared.tasks.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "inner connection ended");
+    }
+}
+
+fn counted(result: &'static str) {
+    metrics::counter!("sortie_gateway_inner_handshakes_total", "result" => result).increment(1);
+}
