@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sortie_api::List;
 use sortie_ids::ApiKey;
-use sortie_tls::Versions;
 use url::{Host, Url};
 
 use crate::error::Failure;
@@ -56,15 +55,13 @@ impl Hub {
             .connect_timeout(Duration::from_secs(10))
             .timeout(DEADLINE)
             .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")));
-        if url.scheme() == "https" {
-            let roots = ca_pem.as_deref().unwrap_or("");
-            let tls = sortie_tls::client_config(roots, ca_pem.is_none(), Versions::Legacy, &[b"http/1.1"]);
-            let tls = tls.map_err(|error| Failure::usage(format!("TLS to {base}: {error}")))?;
-            builder = builder.tls_backend_preconfigured((*tls).clone());
-        } else {
-            // Loopback without TLS: a configuration that would trust nobody.
-            let tls = sortie_tls::inner_client_config(&[], &[]);
-            builder = builder.tls_backend_preconfigured((*tls).clone()).no_proxy();
+        let https = url.scheme() == "https";
+        let tls = sortie_tls::api_client_config(ca_pem.as_deref(), https);
+        let tls = tls.map_err(|error| Failure::usage(format!("TLS to {base}: {error}")))?;
+        builder = builder.tls_backend_preconfigured((*tls).clone());
+        if loopback {
+            // What goes to this machine must not pass a proxy elsewhere.
+            builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), key, ca_pem, http })

@@ -23,6 +23,29 @@ pub fn client_config(
     build(roots_pem, system_roots, versions, alpn, None)
 }
 
+/// A configuration for clients of an API: trusts exactly the given CA, or what the machine trusts. For a URL without TLS
+/// (`https` false) nothing is loaded and nobody would be trusted.
+pub fn api_client_config(ca_pem: Option<&str>, https: bool) -> Result<Arc<ClientConfig>, TlsError> {
+    if !https {
+        return Ok(crate::inner_client_config(&[], &[]));
+    }
+    client_config(ca_pem.unwrap_or(""), ca_pem.is_none(), Versions::Legacy, &[b"http/1.1"])
+}
+
+/// Whether an error, or one of its causes, is that a peer's certificate was not acceptable.
+pub fn is_certificate_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|error| error.downcast_ref()).or_else(|| error.downcast_ref());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Like [`client_config`], presenting a client certificate to servers that ask for one.
 pub fn client_config_with_identity(
     roots_pem: &str,

@@ -6,7 +6,6 @@
 
 mod error;
 mod http;
-mod tls;
 
 use std::error::Error;
 use std::io;
@@ -217,9 +216,10 @@ fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, ClientError> {
     }
     let mut key = HeaderValue::from_str(endpoint.key.expose()).map_err(|_| bad("the key cannot be sent"))?;
     key.set_sensitive(true);
-    let tls = tls::tls_config(endpoint.ca_pem.as_deref(), https).map_err(|error| ClientError::Tls(error.into()))?;
+    let tls = sortie_tls::api_client_config(endpoint.ca_pem.as_deref(), https);
+    let tls = tls.map_err(|error| ClientError::Tls(error.into()))?;
     let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured((*tls).clone())
         .user_agent(concat!("sortie/", env!("CARGO_PKG_VERSION")))
         .default_headers(HeaderMap::from_iter([(::http::HeaderName::from_static("x-api-key"), key)]))
         .redirect(reqwest::redirect::Policy::none())
@@ -277,12 +277,9 @@ fn explain_failure(url: &str, failure: Failure) -> ClientError {
             let refused = |error: &(dyn Error + 'static)| {
                 error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
             };
-            let untrusted = |error: &(dyn Error + 'static)| {
-                matches!(error.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_)))
-            };
             if causes(&error).any(refused) {
                 ClientError::NothingListens { url }
-            } else if causes(&error).any(untrusted) {
+            } else if sortie_tls::is_certificate_refusal(&error) {
                 ClientError::Untrusted { url, source: error.into() }
             } else if error.is_connect() {
                 ClientError::Unreachable { url, source: error.into() }

@@ -29,10 +29,9 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         config,
         setup,
         args.edge,
-        args.data_dir,
         args.health,
+        local,
         tasks.clone(),
-        local.into_iter().collect(),
     )
     .await
     .map_err(Failure::failed)?;

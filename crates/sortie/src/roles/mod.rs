@@ -4,6 +4,7 @@ mod gateway;
 mod hub;
 mod up;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,13 +84,13 @@ impl LocalUpstream for Files {
 }
 
 /// The built-in servers that a configuration asks for.
-fn local_upstreams(config: &GatewayConfig) -> Result<Vec<(sortie_ids::RouteName, Arc<dyn LocalUpstream>)>, Failure> {
-    let mut local: Vec<(_, Arc<dyn LocalUpstream>)> = Vec::new();
+fn local_upstreams(config: &GatewayConfig) -> Result<HashMap<String, Arc<dyn LocalUpstream>>, Failure> {
+    let mut local: HashMap<String, Arc<dyn LocalUpstream>> = HashMap::new();
     for (name, route) in &config.routes {
         if let (Upstream::Files, Some(root)) = (&route.upstream, &route.root) {
             let service = files(FilesConfig { root: root.clone(), limits: FilesLimits::default() })
                 .map_err(|error| Failure::usage(format!("route `{name}`: {error}")))?;
-            local.push((name.clone(), Arc::new(Files(service))));
+            local.insert(name.to_string(), Arc::new(Files(service)));
         }
     }
     Ok(local)
