@@ -1,0 +1,5 @@
+//! The program from outside: every test starts the real binary by its documented command line and looks at what comes
+//! through, what fails where, and what must never be seen.
+
+mod common;
+mod errors;
