@@ -180,7 +180,9 @@ pub(crate) fn client(dialer: Dialer, tasks: TaskSet) -> UpstreamClient {
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(MAX_IDLE)
-        .retry_canceled_requests(false)
+        // Concerns only requests that were handed back unsent, because the server had closed a kept connection: they
+        // cannot have run. What was written, even in part, is never sent again.
+        .retry_canceled_requests(true)
         .set_host(false)
         .build(dialer)
 }

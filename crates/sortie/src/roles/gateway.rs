@@ -25,16 +25,8 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();
-    let gateway = Gateway::start(
-        config,
-        setup,
-        args.edge,
-        args.health,
-        local,
-        tasks.clone(),
-    )
-    .await
-    .map_err(Failure::failed)?;
+    let gateway =
+        Gateway::start(config, setup, args.edge, args.health, local, tasks.clone()).await.map_err(Failure::failed)?;
     let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };
     tokio::select! {
         stopped = stop_signal() => stopped?,
