@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use sortie_gateway::{CallBody, LocalUpstream};
 use sortie_link::protos::Kind;
 use sortie_runtime::TaskSet;
+use sortie_tls::{Authority, ReloadingIdentity, SetupFile, Versions, server_config};
 
 use crate::support::*;
 
@@ -284,5 +285,46 @@ async fn a_drain_lets_running_calls_end() {
     };
     let (rest, ()) = soon(async { tokio::join!(finish, world.gateway.drain()) }).await;
     assert_eq!(rest, "two");
-    assert!(world.tasks.shutdown(Duration::from_secs(1)).await || upstream.count() == 1);
+    assert!(!world.gateway.readiness().link.connected);
+}
+
+#[tokio::test]
+async fn an_idle_gateway_drains_at_once_and_says_goodbye() {
+    let tasks = TaskSet::new();
+    let upstream = Upstream::ok(&tasks).await;
+    let world = World::start(&tasks, &upstream.config()).await;
+    soon(world.gateway.ready()).await;
+    assert_eq!(text(world.call(world.request("GET", "/").body(full("")).expect("request")).await).await, "ok");
+    let link = world.link().await;
+    let drained = tokio::time::timeout(Duration::from_secs(2), world.gateway.drain());
+    drained.await.expect("well before the shutdown timeout");
+    soon(link.closed()).await;
+}
+
+#[tokio::test]
+async fn https_upstreams_are_trusted_by_the_configured_ca_only() {
+    let tasks = TaskSet::new();
+    let (trusted, other) = (
+        Authority::generate("Upstream CA", 30).expect("authority"),
+        Authority::generate("Other CA", 30).expect("authority"),
+    );
+    let day = Duration::from_secs(86_400);
+    let identity = trusted.issue_server(&["localhost".to_owned()], day).expect("certificate");
+    let identity = ReloadingIdentity::from_pem(&identity.cert_pem, identity.key_pem.expose()).expect("identity");
+    let tls = server_config(Arc::new(identity), Versions::Legacy, &[b"http/1.1"], None).expect("config");
+    let upstream = Upstream::serve_over(&tasks, Some(tls), |_| async { Response::new(full("ok")) }).await;
+    let config =
+        upstream.config().replace("http://127.0.0.1", "https://localhost") + "[upstream.tls]\nca_file = \"up.pem\"\n";
+    for (ca, status) in [(trusted, 200), (other, 502)] {
+        let world = World::start_with(&tasks, &config, HashMap::new(), |dir| {
+            let file = dir.path(SetupFile::TunnelId).with_file_name("up.pem");
+            std::fs::write(file, ca.cert_pem()).expect("write");
+        })
+        .await;
+        let response = world.call(world.request("GET", "/").body(full("")).expect("request")).await;
+        assert_eq!(response.status(), status);
+        if status == 502 {
+            assert_eq!(response.headers()["sortie-hop"], "upstream-connect");
+        }
+    }
 }

@@ -85,3 +85,19 @@ async fn an_edge_with_another_certificate_gets_no_token() {
         .await;
     assert_eq!(world.edge.links(), 0);
 }
+
+#[tokio::test]
+async fn a_renewed_certificate_is_in_force_without_a_restart() {
+    let tasks = TaskSet::new();
+    let upstream = Upstream::ok(&tasks).await;
+    let world = World::start(&tasks, &upstream.config()).await;
+    let days = world.gateway.readiness().inner_tls.days_left;
+    let dir = SetupDir::at(world.path());
+    let lifetime = Duration::from_secs(86_400 * 9);
+    std::fs::write(dir.path(SetupFile::TlsCert), "half of a certificate").expect("write");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(text(world.call(world.request("GET", "/").body(full("")).expect("request")).await).await, "ok");
+    dir.issue_server_cert(DOMAIN, lifetime).expect("certificate");
+    until(|| world.gateway.readiness().inner_tls.days_left > days + 5).await;
+    assert_eq!(text(world.call(world.request("GET", "/").body(full("")).expect("request")).await).await, "ok");
+}

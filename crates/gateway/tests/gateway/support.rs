@@ -25,8 +25,9 @@ use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, ProbeFailure, 
 use sortie_link::{EdgeLink, LinkStream};
 use sortie_runtime::TaskSet;
 use sortie_tls::{
-    Authority, ClientConfig, ClientStream, EdgeIdentity, RegisteredCa, ServerIdentity, ServerName, SetupDir, SetupFile,
-    TlsAcceptor, TlsConnector, Versions, client_config_with_identity, inner_client_config, server_config,
+    Authority, ClientConfig, ClientStream, EdgeIdentity, RegisteredCa, ServerConfig, ServerIdentity, ServerName,
+    SetupDir, SetupFile, TlsAcceptor, TlsConnector, Versions, client_config_with_identity, inner_client_config,
+    server_config,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -103,6 +104,15 @@ impl Upstream {
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<TestBody>> + Send + 'static,
     {
+        Self::serve_over(tasks, None, handler).await
+    }
+
+    /// The same over TLS, where a configuration is given.
+    pub(crate) async fn serve_over<F, R>(tasks: &TaskSet, tls: Option<Arc<ServerConfig>>, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<TestBody>> + Send + 'static,
+    {
         let handler: Handler = Arc::new(move |request| handler(request).boxed());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let addr = listener.local_addr().expect("address");
@@ -110,7 +120,7 @@ impl Upstream {
         let (tasks_here, seen_here) = (tasks.clone(), seen.clone());
         tasks.spawn("test-upstream", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (handler, seen) = (handler.clone(), seen_here.clone());
+                let (handler, seen, tls) = (handler.clone(), seen_here.clone(), tls.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (head, body) = request.into_parts();
                     seen.lock().expect("lock").push(head.clone());
@@ -119,7 +129,13 @@ impl Upstream {
                 });
                 tasks_here.spawn("test-upstream-connection", async move {
                     let builder = hyper::server::conn::http1::Builder::new();
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
+                            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                        }
+                    }
                 });
             }
         });
@@ -274,7 +290,7 @@ impl Edge {
     pub(crate) async fn link_number(&self, number: usize) -> EdgeLink {
         let mut links = self.links.clone();
         let links = soon(links.wait_for(|links| links.len() >= number)).await.expect("edge");
-        links[number - 1].clone()
+        links.get(number - 1).expect("link").clone()
     }
 
     pub(crate) fn links(&self) -> usize {
