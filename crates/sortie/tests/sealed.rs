@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sortie_testkit::{EchoServer, Program, TempHome};
+use sortie_testkit::{EchoServer, Load, Program, TempHome};
 use sortie_tls::{Authority, Versions};
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -94,8 +94,7 @@ async fn only_a_client_with_a_certificate_of_the_routes_ca_comes_through() {
     // The hub's own way does not lead there, whatever key is shown.
     let label = domain.split('.').next().expect("label");
     let path = format!("{}/t/{label}/vault/small", text("api_url"));
-    let by_hub = reqwest::Client::builder().no_proxy().build().expect("client").get(path);
-    let by_hub = by_hub.header("x-api-key", text("api_key")).send().await.expect("answered");
+    let by_hub = Load::get(path).header("x-api-key", &text("api_key")).once().await.expect("answered");
     assert_eq!(by_hub.status(), 502);
     assert_eq!(by_hub.headers()["sortie-hop"], "route");
 }
