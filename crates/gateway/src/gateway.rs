@@ -192,7 +192,8 @@ impl Gateway {
         };
         tasks.spawn("certificate", watch_certificate(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
-        let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
+        let link = config.link.clone();
+        let connector = Connector { shared: shared.clone(), edges, link, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());
         Ok(Self { shared, health, shutdown_timeout: config.shutdown_timeout })
     }

@@ -32,7 +32,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
     let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
-    let level = cli.log.as_deref().unwrap_or(if serving { quiet } else { "error" });
+    let configured = match &cli.command {
+        Command::Gateway(args) => Some(roles::gateway_log(args)?),
+        _ => None,
+    };
+    let level = cli.log.as_deref().or(configured.as_deref()).unwrap_or(if serving { quiet } else { "error" });
     let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
     // What libraries say about messages is theirs to know: their lines could hold content of calls.
     init_logs(format, &format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn")).map_err(Failure::usage)?;

@@ -16,6 +16,11 @@ struct Ready {
     routes: Vec<String>,
 }
 
+/// The log filter of the configuration file, which is needed before anything is logged.
+pub(crate) fn log(args: &GatewayArgs) -> Result<String, Failure> {
+    GatewayConfig::load(&args.config).map(|config| config.log).map_err(Failure::usage)
+}
+
 pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let ready_file = ReadyFile::prepare(args.ready_file)?;
     let config = GatewayConfig::load(&args.config).map_err(Failure::usage)?;
