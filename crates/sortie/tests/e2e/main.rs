@@ -4,5 +4,7 @@
 mod capture;
 mod common;
 mod errors;
+mod link;
+mod lying_edge;
 mod transparent;
 mod trust;
