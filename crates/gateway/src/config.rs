@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::proxy::LinkConfig;
 use http::HeaderValue;
 use http::uri::Authority;
 use ipnet::IpNet;
@@ -58,6 +59,8 @@ pub struct GatewayConfig {
     pub routes: BTreeMap<RouteName, RouteConfig>,
     /// `[upstream]`: how upstreams are dialled.
     pub upstream: UpstreamConfig,
+    /// `[link]`: how the edge is reached.
+    pub link: LinkConfig,
     /// `max_request_body`: largest request body in bytes; a larger one is answered 413. Default 4194304 (4 MiB).
     pub max_request_body: u64,
     /// `log`: a level (`error`, `warn`, `info`, `debug`, `trace`) or a list of `target=level`. Default `info`.
@@ -173,6 +176,7 @@ impl GatewayConfig {
         Ok(Self {
             routes,
             upstream: raw.upstream.check(&source, base)?,
+            link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
             log: raw.log,
             shutdown_timeout: raw.shutdown_timeout.0,
@@ -258,12 +262,35 @@ struct Raw {
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
     #[serde(default)]
     upstream: RawUpstream,
+    #[serde(default)]
+    link: RawLink,
     #[serde(default = "default_max_request_body")]
     max_request_body: u64,
     #[serde(default = "default_log")]
     log: String,
     #[serde(default = "default_shutdown_timeout")]
     shutdown_timeout: Span,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLink {
+    proxy: Option<Spanned<String>>,
+    proxy_authorization_file: Option<PathBuf>,
+}
+
+impl RawLink {
+    fn check(self, source: &Source<'_>, base: &Path) -> Result<LinkConfig, ConfigError> {
+        let proxy = match self.proxy {
+            None => None,
+            Some(text) => {
+                let wrong = |reason: String| source.wrong(Some(text.span()), "link.proxy", reason);
+                Some(text.get_ref().parse().map_err(wrong)?)
+            }
+        };
+        let proxy_authorization_file = self.proxy_authorization_file.map(|path| base.join(path));
+        Ok(LinkConfig { proxy, proxy_authorization_file })
+    }
 }
 
 #[derive(Deserialize)]
@@ -536,6 +563,7 @@ mod tests {
                 ":4: upstream.allowed_ips: `10/8`",
             ),
             ("shutdown_timeout = \"0s\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: shutdown_timeout: `0s`"),
+            ("[link]\nproxy = \"proxy:1\"\n[routes.docs]\nupstream = \"http://a:80\"", ":2: link.proxy: `proxy:1`"),
             ("max_request_body = -1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: max_request_body: "),
             ("log = 1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: log: "),
             ("[routes.docs\n", ":1: "),

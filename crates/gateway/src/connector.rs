@@ -9,7 +9,6 @@ use sortie_link::protos::{FromEdge, GatewayHello, Route as Announced, VERSION};
 use sortie_link::{EstablishError, Event, GatewayLink};
 use sortie_runtime::{Backoff, TaskSet};
 use sortie_tls::{ClientConfig, TlsConnector, explain_io};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -17,14 +16,15 @@ use crate::gateway::Shared;
 use crate::inner;
 use crate::link_state::LinkUp;
 use crate::probe::printable;
+use crate::proxy::LinkConfig;
 use crate::record::Open;
 use crate::setup::{EdgeAddr, LoadError, TokenSource};
 
 /// Longest wait for name resolution and TCP, and again for TLS.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// Waits between tries, with full jitter.
+/// Waits between tries, with full jitter: short, since agents wait for what is behind a link that came back.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A link that lived this long starts the waits over.
 const STABLE: Duration = Duration::from_secs(30);
 /// How often the token file is looked at while the token in it is refused.
@@ -57,6 +57,7 @@ enum DialError {
 pub(crate) struct Connector {
     pub(crate) shared: Arc<Shared>,
     pub(crate) edges: Vec<EdgeAddr>,
+    pub(crate) link: LinkConfig,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) token: TokenSource,
     /// Which process this is, for the edge.
@@ -142,7 +143,7 @@ impl Connector {
         let text = || edge.text.clone();
         let timeout = |_| DialError::Timeout { edge: text() };
         // Names are resolved at each dial: an edge may have moved.
-        let tcp = tokio::time::timeout(DIAL_DEADLINE, TcpStream::connect((edge.host.as_str(), edge.port)));
+        let tcp = tokio::time::timeout(DIAL_DEADLINE, self.link.connect(edge, &self.tasks));
         let tcp = tcp.await.map_err(timeout)?.map_err(|cause| DialError::Tcp { edge: text(), cause })?;
         let _ = tcp.set_nodelay(true);
         let connector = TlsConnector::from(self.tls.clone());

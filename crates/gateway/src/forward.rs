@@ -23,6 +23,8 @@ use crate::upstream::{DialError, uri_for};
 
 /// The header that marks a probe of the hub.
 const PROBE_HEADER: &str = "sortie-probe";
+/// Bytes of names and values of headers in one request.
+pub(crate) const MAX_HEADERS: usize = 64 * 1024;
 /// The name under which the public API tells the id of a call.
 const PUBLIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -111,6 +113,11 @@ enum Admitted {
 
 /// Finds the route and checks who is calling.
 fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Record) -> Result<Admitted, HopError> {
+    // HTTP/1 buffers are bounded only to about twice this.
+    if request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_HEADERS {
+        let error = HopError::new(Hop::Route, format!("the headers are larger than {MAX_HEADERS} bytes"));
+        return Err(error.with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
     let host = requested_host(request);
     let route = host.as_deref().and_then(|host| shared.routes.by_host(host));
     let route = match (peer, route) {

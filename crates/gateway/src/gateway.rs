@@ -192,7 +192,8 @@ impl Gateway {
         };
         tasks.spawn("certificate", watch_certificate(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
-        let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
+        let link = config.link.clone();
+        let connector = Connector { shared: shared.clone(), edges, link, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());
         Ok(Self { shared, health, shutdown_timeout: config.shutdown_timeout })
     }
@@ -213,7 +214,7 @@ impl Gateway {
         let mut said = None;
         loop {
             self.shared.link.wait_up().await;
-            let report = self.shared.prober.probe(&self.shared.link, &route.name).await;
+            let report = self.shared.prober.noted(&self.shared.link, &route.name).await;
             if report.ok {
                 return;
             }
@@ -240,12 +241,17 @@ impl Gateway {
         self.shared.prober.probe(&self.shared.link, route).await
     }
 
-    /// Stops: no new stream begins, running calls may end until `shutdown_timeout`, then all is dropped.
+    /// Stops: no new stream begins, running calls may end until `shutdown_timeout`, then all is dropped. To be called
+    /// before the shutdown of the task set, which otherwise waits for the pool of upstream connections.
     pub async fn drain(&self) {
         self.shared.tasks.stop();
         let all = u32::try_from(inner::MAX_CONNECTIONS).unwrap_or(u32::MAX);
-        let ended = tokio::time::timeout(self.shutdown_timeout, self.shared.inner_connections.acquire_many(all));
-        if ended.await.is_err() {
+        let ending = async {
+            // The link says goodbye and goes with its last stream; an older one may still have some, too.
+            self.shared.link.wait_down().await;
+            drop(self.shared.inner_connections.acquire_many(all).await);
+        };
+        if tokio::time::timeout(self.shutdown_timeout, ending).await.is_err() {
             tracing::warn!(timeout_s = self.shutdown_timeout.as_secs_f64(), "calls were still running and are dropped");
         }
         self.shared.tasks.abort();

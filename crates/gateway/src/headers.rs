@@ -3,7 +3,7 @@
 //! What a proxy must not touch stays as it is: `Origin`, `Accept`, `Mcp-*`, `Last-Event-ID` and every header that is
 //! not named here.
 
-use http::header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sortie_api::REQUEST_ID_HEADER;
 use sortie_ids::RequestId;
@@ -41,6 +41,7 @@ impl Rewrite<'_> {
         if !self.authorization {
             headers.remove(AUTHORIZATION);
         }
+        join_cookies(headers);
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
@@ -79,6 +80,16 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
     for name in proxy {
         headers.remove(name);
+    }
+}
+
+/// HTTP/2 may split a cookie over several fields, which HTTP/1.1 does not know (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -166,6 +177,12 @@ mod tests {
         assert_eq!(headers["authorization"], "Bearer x");
         assert_eq!(headers["te"], "trailers");
         assert!(!headers.contains_key("connection"));
+    }
+
+    #[test]
+    fn a_split_cookie_becomes_one() {
+        let headers = rewritten(&[("cookie", "a=b"), ("cookie", "c=d")], false);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d"]);
     }
 
     #[test]

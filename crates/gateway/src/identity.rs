@@ -62,7 +62,9 @@ pub(crate) enum Unknown {
     Malformed,
     #[error("signed with another algorithm than EdDSA")]
     Algorithm,
-    #[error("signed by an unknown key; if the hub's keys were changed, run sortie setup init again")]
+    #[error(
+        "signed by an unknown key; if the hub's keys were changed, run sortie setup init again and restart the gateway"
+    )]
     Key,
     #[error("wrongly signed")]
     Signature,

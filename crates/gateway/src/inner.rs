@@ -16,7 +16,7 @@ use sortie_link::{Call, LinkStream};
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::forward::{Peer, handle};
+use crate::forward::{MAX_HEADERS, Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
 use crate::upstream::InTasks;
@@ -28,8 +28,6 @@ pub(crate) const ALPN: [&[u8]; 2] = [b"http/1.1", b"h2"];
 
 /// How long TLS may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of headers in one request.
-const MAX_HEADERS: usize = 64 * 1024;
 /// Calls at once on one HTTP/2 connection.
 const MAX_CALLS: u32 = 256;
 /// Window of one call's request body, and of all calls of a connection together, in bytes.

@@ -64,6 +64,12 @@ impl LinkBoard {
         });
     }
 
+    /// Completes when no link is shown as up.
+    pub(crate) async fn wait_down(&self) {
+        let mut states = self.0.subscribe();
+        let _ = states.wait_for(|state| state.up.is_none()).await;
+    }
+
     /// Completes when a link is up, with it.
     pub(crate) async fn wait_up(&self) -> LinkUp {
         let mut states = self.0.subscribe();

@@ -85,6 +85,11 @@ impl Prober {
         {
             return report;
         }
+        self.noted(link, route).await
+    }
+
+    /// A new probe whose result others may use.
+    pub(crate) async fn noted(&self, link: &LinkBoard, route: &RouteName) -> ProbeReport {
         let report = self.probe(link, route).await;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), report.clone()));
         report

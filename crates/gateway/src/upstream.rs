@@ -13,6 +13,7 @@ use http::{Request, Response, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ClientConfig, ClientStream, ServerName, TlsConnector, Versions, explain_io};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +26,8 @@ use crate::guard::{Guard, Refusal};
 
 /// How long an idle connection is kept: less than the five seconds after which common servers close theirs.
 const IDLE: Duration = Duration::from_secs(3);
+/// How long a connection may be silent before the peer's machine is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Most idle connections to one upstream.
 const MAX_IDLE: usize = 64;
 /// Most addresses of one name that are tried.
@@ -115,6 +118,9 @@ impl Dialer {
             let tcp = connect(&addresses, deadline).await?.ok_or_else(timeout)?;
             // Small JSON messages must not wait for each other.
             let _ = tcp.set_nodelay(true);
+            // A call has no time limit of ours, but a machine that went away must not hold it for ever.
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+            let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
             if !tls {
                 return Ok(UpstreamStream::Plain(tcp));
             }
@@ -180,7 +186,9 @@ pub(crate) fn client(dialer: Dialer, tasks: TaskSet) -> UpstreamClient {
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(MAX_IDLE)
-        .retry_canceled_requests(false)
+        // Concerns only requests that were handed back unsent, because the server had closed a kept connection: they
+        // cannot have run. What was written, even in part, is never sent again.
+        .retry_canceled_requests(true)
         .set_host(false)
         .build(dialer)
 }

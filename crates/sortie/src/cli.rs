@@ -10,9 +10,9 @@ use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId};
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, about, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// How results are printed.
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
+    /// How results are printed: `table` or `json`. For `setup`: where the files go, `dir:DIR`.
+    #[arg(long, global = true, value_name = "HOW", value_parser = Output::parse)]
+    pub(crate) output: Option<Output>,
     /// What is logged on standard error: a level, or a list of target=level.
     #[arg(long, global = true, env = "SORTIE_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
@@ -25,12 +25,26 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// One flag for two questions, since the public contract of `setup` uses the name for the second.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// For people.
+    /// A table, for people.
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
+    /// Files in a directory, for `setup`.
+    Dir(PathBuf),
+}
+
+impl Output {
+    fn parse(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("dir:")) {
+            ("table", _) => Ok(Self::Table),
+            ("json", _) => Ok(Self::Json),
+            (_, Some(dir)) if !dir.is_empty() => Ok(Self::Dir(dir.into())),
+            _ => Err("write table, json, or for setup dir:DIR".to_owned()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -169,17 +183,14 @@ pub(crate) struct GatewayArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SetupCommand {
     /// Create or attach to a tunnel, make its CA and certificate, register the CA, fetch the token. Repeatable.
-    /// The credential is taken from API_TOKEN.
+    /// The credential is taken from API_TOKEN, the directory from --output dir:DIR.
     Init(InitArgs),
-    /// Make a new server certificate from the CA in the directory. Needs no network.
+    /// Make a new server certificate from the CA in the directory of --output dir:DIR. Needs no network.
     RenewCert(RenewArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct InitArgs {
-    /// Where the files go: dir:DIR.
-    #[arg(long = "output", id = "target", value_name = "dir:DIR")]
-    pub(crate) target: String,
     /// Attach to this tunnel instead of creating one.
     #[arg(long, env = "TUNNEL_ID", value_name = "ID")]
     pub(crate) tunnel_id: Option<TunnelId>,
@@ -196,9 +207,6 @@ pub(crate) struct InitArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RenewArgs {
-    /// Where the files are: dir:DIR.
-    #[arg(long = "output", id = "target", value_name = "dir:DIR")]
-    pub(crate) target: String,
     /// Life of the new certificate, like 2160h.
     #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = hours)]
     pub(crate) cert_duration: std::time::Duration,

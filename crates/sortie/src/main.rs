@@ -14,8 +14,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sortie_runtime::{LogFormat, init_logs};
 
-use crate::cli::{Cli, Command, LogStyle};
+use crate::cli::{Cli, Command, LogStyle, Output};
 use crate::error::Failure;
+use crate::output::Style;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -31,7 +32,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
     let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
-    let level = cli.log.as_deref().unwrap_or(if serving { quiet } else { "error" });
+    let configured = match &cli.command {
+        Command::Gateway(args) => Some(roles::gateway_log(args)?),
+        _ => None,
+    };
+    let level = cli.log.as_deref().or(configured.as_deref()).unwrap_or(if serving { quiet } else { "error" });
     let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
     // What libraries say about messages is theirs to know: their lines could hold content of calls.
     init_logs(format, &format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn")).map_err(Failure::usage)?;
@@ -41,17 +46,23 @@ fn run(cli: Cli) -> Result<(), Failure> {
         tokio::runtime::Builder::new_current_thread()
     };
     let runtime = builder.enable_all().build().map_err(|error| Failure::failed(format!("no runtime: {error}")))?;
+    let style = match &cli.output {
+        None => Ok(Style::Table),
+        Some(Output::Table) => Ok(Style::Table),
+        Some(Output::Json) => Ok(Style::Json),
+        Some(Output::Dir(_)) => Err(Failure::usage("--output dir:DIR is for setup; write table or json")),
+    };
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => roles::up(args).await,
             Command::Hub(args) => roles::hub(args).await,
             Command::Gateway(args) => roles::gateway(args).await,
-            Command::Setup(command) => setup::run(command, cli.output).await,
-            Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, cli.output).await,
-            Command::Certs(command) => operate::certs::run(command, &cli.hub, cli.output).await,
-            Command::Keys(command) => operate::keys::run(command, &cli.hub, cli.output).await,
-            Command::Routes(command) => operate::routes::run(command, &cli.hub, cli.output).await,
-            Command::Mcp(command) => operate::mcp::run(command, &cli.hub, cli.output).await,
+            Command::Setup(command) => setup::run(command, &cli.hub, cli.output).await,
+            Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, style?).await,
+            Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
+            Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
+            Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
+            Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

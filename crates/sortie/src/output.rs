@@ -2,14 +2,22 @@
 
 use serde::Serialize;
 
-use crate::cli::Output;
 use crate::error::Failure;
 
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
 /// Prints one value: as JSON, or as rows of name and value.
-pub(crate) fn one<T: Serialize>(output: Output, value: &T, rows: &[(&str, String)]) -> Result<(), Failure> {
-    match output {
-        Output::Json => json(value),
-        Output::Table => {
+pub(crate) fn one<T: Serialize>(style: Style, value: &T, rows: &[(&str, String)]) -> Result<(), Failure> {
+    match style {
+        Style::Json => json(value),
+        Style::Table => {
             let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             for (name, text) in rows {
                 println!("{name:<width$}  {}", printable(text));
@@ -21,14 +29,14 @@ pub(crate) fn one<T: Serialize>(output: Output, value: &T, rows: &[(&str, String
 
 /// Prints a list: as JSON `{"data": [...]}`, or as a table with a head.
 pub(crate) fn list<T: Serialize>(
-    output: Output,
+    style: Style,
     values: &[T],
     head: &[&str],
     row: impl Fn(&T) -> Vec<String>,
 ) -> Result<(), Failure> {
-    match output {
-        Output::Json => json(&serde_json::json!({ "data": values })),
-        Output::Table => {
+    match style {
+        Style::Json => json(&serde_json::json!({ "data": values })),
+        Style::Table => {
             table(head, &values.iter().map(row).collect::<Vec<_>>());
             Ok(())
         }

@@ -9,42 +9,29 @@ use sortie_api::{CreateCertificate, CreateTunnel, Discovery, RotateToken, Tunnel
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_tls::{SetupDir, SetupError, SetupFile};
 
-use crate::cli::{Cli, HubAccess, InitArgs, Output, RenewArgs, SetupCommand};
+use crate::cli::{HubAccess, InitArgs, Output, RenewArgs, SetupCommand};
 use crate::client::Hub;
 use crate::error::Failure;
-use crate::output;
+use crate::output::{self, Style};
 
 /// Holds the last value of `--token-version`.
 const TOKEN_VERSION: &str = "token-version";
 
-pub(crate) async fn run(command: SetupCommand, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: SetupCommand, access: &HubAccess, output: Option<Output>) -> Result<(), Failure> {
+    let Some(Output::Dir(dir)) = output else {
+        return Err(Failure::usage("say where the files go with --output dir:DIR"));
+    };
     match command {
         SetupCommand::Init(args) => {
-            let access = access();
             let token = std::env::var("API_TOKEN");
             let token = token.map_err(|_| Failure::usage("set API_TOKEN to a manage key of the hub"))?;
             let key = ApiKey::parse(token.trim()).map_err(|_| Failure::usage("API_TOKEN is not an API key"))?;
-            let url = access.api_url.or_else(|| std::env::var("API_URL").ok());
+            let url = access.api_url.clone().or_else(|| std::env::var("API_URL").ok());
             let url = url.ok_or_else(|| Failure::usage("say which hub with --api-url"))?;
             let hub = Hub::new(&url, key, access.api_ca.as_deref())?;
-            let dir = target(&args.target)?;
-            let report = init(&hub, &dir, &Init::from(args)).await?;
-            report.print(output)
+            init(&hub, &dir, &Init::from(args)).await?.print()
         }
-        SetupCommand::RenewCert(args) => renew(&args, output),
-    }
-}
-
-/// The global flags of this very command line: `setup` has its own `--output`, but shares the hub's.
-fn access() -> HubAccess {
-    use clap::Parser as _;
-    Cli::parse().hub
-}
-
-fn target(text: &str) -> Result<PathBuf, Failure> {
-    match text.strip_prefix("dir:") {
-        Some(dir) if !dir.is_empty() => Ok(dir.into()),
-        _ => Err(Failure::usage(format!("--output is `{text}`; write dir:DIR"))),
+        SetupCommand::RenewCert(args) => renew(&args, &dir),
     }
 }
 
@@ -80,10 +67,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn print(&self, output: Output) -> Result<(), Failure> {
+    fn print(&self) -> Result<(), Failure> {
         let yes = |done: bool, yes: &str, no: &str| if done { yes } else { no }.to_owned();
         output::one(
-            output,
+            Style::Table,
             self,
             &[
                 ("tunnel", format!("{} ({})", self.tunnel_id, yes(self.created, "created", "was there"))),
@@ -199,9 +186,8 @@ fn line(text: &str) -> String {
     line
 }
 
-fn renew(args: &RenewArgs, output: Output) -> Result<(), Failure> {
-    let path = target(&args.target)?;
-    let dir = SetupDir::at(&path);
+fn renew(args: &RenewArgs, path: &Path) -> Result<(), Failure> {
+    let dir = SetupDir::at(path);
     let domain = dir.require(SetupFile::TunnelDomain).map_err(file)?;
     let due = args.renew_before.is_zero() || dir.renew_before(args.renew_before).map_err(file)?;
     if due {
@@ -209,7 +195,7 @@ fn renew(args: &RenewArgs, output: Output) -> Result<(), Failure> {
     }
     let done = if due { "renewed" } else { "not due" };
     output::one(
-        output,
+        Style::Table,
         &serde_json::json!({"renewed": due, "directory": path}),
         &[("certificate", done.to_owned()), ("files", path.display().to_string())],
     )

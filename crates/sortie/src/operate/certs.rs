@@ -3,11 +3,12 @@
 use sortie_api::{CreateCertificate, TunnelCertificate};
 
 use super::time;
-use crate::cli::{CertsCommand, HubAccess, Output};
+use crate::cli::{CertsCommand, HubAccess};
 use crate::error::Failure;
+use crate::output::Style;
 use crate::{output, profile};
 
-pub(crate) async fn run(command: CertsCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: CertsCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     match command {
         CertsCommand::List { tunnel, include_archived } => {
@@ -33,7 +34,7 @@ pub(crate) async fn run(command: CertsCommand, access: &HubAccess, output: Outpu
     }
 }
 
-fn show(output: Output, one: &TunnelCertificate) -> Result<(), Failure> {
+fn show(output: Style, one: &TunnelCertificate) -> Result<(), Failure> {
     output::one(
         output,
         one,

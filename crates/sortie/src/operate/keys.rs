@@ -3,11 +3,12 @@
 use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 
 use super::time;
-use crate::cli::{HubAccess, KeysCommand, Output};
+use crate::cli::{HubAccess, KeysCommand};
 use crate::error::Failure;
+use crate::output::Style;
 use crate::{output, profile};
 
-pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     match command {
         KeysCommand::List => {
@@ -38,7 +39,7 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Output
                     ("secret", made.secret.expose().to_owned()),
                 ],
             )?;
-            if output == Output::Table {
+            if output == Style::Table {
                 eprintln!("The secret is shown this once.");
             }
             Ok(())

@@ -5,12 +5,13 @@ use sortie_api::{List, Route};
 use sortie_ids::{RouteName, TunnelId};
 use sortie_mcp::client::{Endpoint, Tool, call_tool, list_tools};
 
-use crate::cli::{HubAccess, McpCommand, Output};
+use crate::cli::{HubAccess, McpCommand};
 use crate::client::Hub;
 use crate::error::Failure;
+use crate::output::Style;
 use crate::{output, profile};
 
-pub(crate) async fn run(command: McpCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: McpCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     let routes: Vec<Route> = hub.get::<List<Route>>("/v1/sortie/routes").await?.data;
     match command {
@@ -32,8 +33,8 @@ pub(crate) async fn run(command: McpCommand, access: &HubAccess, output: Output)
             };
             let outcome = call_tool(&endpoint, &tool, arguments).await.map_err(Failure::failed)?;
             match output {
-                Output::Json => output::json(&outcome)?,
-                Output::Table => println!("{}", output::printable(&outcome.text())),
+                Style::Json => output::json(&outcome)?,
+                Style::Table => println!("{}", output::printable(&outcome.text())),
             }
             if outcome.is_error { Err(Failure::failed(format!("the tool `{tool}` reports an error"))) } else { Ok(()) }
         }
@@ -85,7 +86,7 @@ async fn list(
     name: Option<&RouteName>,
     tunnel: Option<&TunnelId>,
     path: &str,
-    output: Output,
+    output: Style,
 ) -> Result<(), Failure> {
     let found = chosen(routes, name, tunnel);
     if let (Some(name), []) = (name, found.as_slice()) {
@@ -103,8 +104,8 @@ async fn list(
         listed.push(Listed { route: route.name.clone(), tunnel_id: route.tunnel_id.clone(), tools, error });
     }
     match output {
-        Output::Json => output::json(&serde_json::json!({ "data": listed }))?,
-        Output::Table => {
+        Style::Json => output::json(&serde_json::json!({ "data": listed }))?,
+        Style::Table => {
             let mut rows = Vec::new();
             for one in &listed {
                 for tool in &one.tools {

@@ -2,11 +2,12 @@
 
 use sortie_api::Route;
 
-use crate::cli::{HubAccess, Output, RoutesCommand};
+use crate::cli::{HubAccess, RoutesCommand};
 use crate::error::Failure;
+use crate::output::Style;
 use crate::{output, profile};
 
-pub(crate) async fn run(command: RoutesCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: RoutesCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     match command {
         RoutesCommand::List => {

@@ -3,11 +3,12 @@
 use sortie_api::{CreateTunnel, RotateToken, Tunnel, TunnelToken};
 
 use super::{text, time};
-use crate::cli::{HubAccess, Output, TunnelsCommand};
+use crate::cli::{HubAccess, TunnelsCommand};
 use crate::error::Failure;
+use crate::output::Style;
 use crate::{output, profile};
 
-pub(crate) async fn run(command: TunnelsCommand, access: &HubAccess, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: TunnelsCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     match command {
         TunnelsCommand::List { include_archived } => {
@@ -40,7 +41,7 @@ pub(crate) async fn run(command: TunnelsCommand, access: &HubAccess, output: Out
     }
 }
 
-fn show(output: Output, tunnel: &Tunnel) -> Result<(), Failure> {
+fn show(output: Style, tunnel: &Tunnel) -> Result<(), Failure> {
     output::one(
         output,
         tunnel,
@@ -54,6 +55,6 @@ fn show(output: Output, tunnel: &Tunnel) -> Result<(), Failure> {
     )
 }
 
-fn show_token(output: Output, token: &TunnelToken) -> Result<(), Failure> {
+fn show_token(output: Style, token: &TunnelToken) -> Result<(), Failure> {
     output::one(output, token, &[("id", token.id.to_string()), ("token", token.value.expose().to_owned())])
 }

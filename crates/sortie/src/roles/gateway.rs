@@ -16,6 +16,11 @@ struct Ready {
     routes: Vec<String>,
 }
 
+/// The log filter of the configuration file, which is needed before anything is logged.
+pub(crate) fn log(args: &GatewayArgs) -> Result<String, Failure> {
+    GatewayConfig::load(&args.config).map(|config| config.log).map_err(Failure::usage)
+}
+
 pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let ready_file = ReadyFile::prepare(args.ready_file)?;
     let config = GatewayConfig::load(&args.config).map_err(Failure::usage)?;
@@ -25,16 +30,8 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();
-    let gateway = Gateway::start(
-        config,
-        setup,
-        args.edge,
-        args.health,
-        local,
-        tasks.clone(),
-    )
-    .await
-    .map_err(Failure::failed)?;
+    let gateway =
+        Gateway::start(config, setup, args.edge, args.health, local, tasks.clone()).await.map_err(Failure::failed)?;
     let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };
     tokio::select! {
         stopped = stop_signal() => stopped?,

@@ -1,0 +1,12 @@
+//! The gateway with a real edge, real TLS inside and outside, and real upstreams on loopback.
+
+#[path = "../../src/fixtures.rs"]
+mod fixtures;
+mod support;
+
+mod calls;
+mod failures;
+mod health;
+mod identity;
+mod links;
+mod sealed;
