@@ -75,6 +75,7 @@ struct Shared {
     routes: RwLock<Arc<Vec<Route>>>,
     next_stream: AtomicU64,
     proved: AtomicBool,
+    retired: Arc<AtomicBool>,
     control: mpsc::Sender<FromEdge>,
     tasks: TaskSet,
 }
@@ -172,6 +173,7 @@ where
         routes: RwLock::new(Arc::new(routes)),
         next_stream: AtomicU64::new(1),
         proved: AtomicBool::new(false),
+        retired: Arc::default(),
         control: to_gateway,
         tasks: tasks.clone(),
     });
@@ -255,6 +257,21 @@ impl EdgeLink {
     /// stolen.
     pub fn prove(&self) {
         self.shared.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the gateway is stopping: nothing more is to be begun on this link.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+    }
+
+    /// Becomes true when the link is retired; for those who keep connections in it.
+    pub fn retired(&self) -> Arc<AtomicBool> {
+        self.shared.retired.clone()
+    }
+
+    /// Whether [`EdgeLink::retire`] was called.
+    pub fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
     }
 
     /// Whether [`EdgeLink::prove`] was called.

@@ -321,6 +321,8 @@ impl GatewayLink {
 
     /// Lets no new streams begin (GOAWAY, RFC 9113, 6.8); those that run go on, and the link ends with the last.
     pub fn drain(&self) {
+        // The edge has to know before connections in the link are closed, or it may begin a call on one of them.
+        self.teller.tell(FromGateway::Draining);
         self.drain.notify_one();
     }
 
