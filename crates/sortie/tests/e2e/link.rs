@@ -77,9 +77,12 @@ async fn a_frozen_link_is_noticed_on_both_sides_and_comes_back() {
     refused_at_once(&world, &tunnel).await;
     let left = NOTICED.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
     gateway.process.ready_output("link is dead", left).await.expect("the gateway noticed in time");
-    let state = link_state(&world, &gateway).await;
-    assert_eq!(state.pointer("/link/connected"), Some(&json!(false)), "{state}");
-    assert!(text(&state, "/reason").starts_with("link: "), "{state}");
+    crate::common::until("the gateway says so", AT_ONCE, async || {
+        let state = link_state(&world, &gateway).await;
+        assert!(text(&state, "/reason").starts_with("link: "), "{state}");
+        state.pointer("/link/connected") == Some(&json!(false))
+    })
+    .await;
     let list = run(world.operator(&["routes", "list", "--output", "json"])).await.json();
     assert_eq!(list.pointer("/data"), Some(&json!([])), "no gateway, no routes");
 
