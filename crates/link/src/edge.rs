@@ -269,12 +269,12 @@ impl EdgeLink {
 
     /// Whether the link has ended.
     pub fn is_closed(&self) -> bool {
-        self.shared.tasks.is_stopping()
+        self.shared.tasks.is_aborted()
     }
 
     /// Completes when the link has ended.
     pub async fn closed(&self) {
-        self.shared.tasks.stopping().await;
+        self.shared.tasks.aborted().await;
     }
 
     /// Ends the link and every stream on it, at once.
