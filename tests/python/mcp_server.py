@@ -61,6 +61,31 @@ async def think(prompt: str, ctx: Context) -> str:
 
 
 @mcp.tool
+async def decide(ctx: Context):
+    """Asks the user as the stateless era does: the call comes again with the answer."""
+    if ctx.input_responses is None:
+        schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        params = types.ElicitRequestFormParams(message="Who decides?", requested_schema=schema)
+        asked = {"who": types.ElicitRequest(params=params)}
+        return types.InputRequiredResult(input_requests=asked, request_state="round one")
+    return f"{ctx.input_responses['who'].content['name']} decides, after {ctx.request_state}"
+
+
+@mcp.tool
+async def burst(count: int, ctx: Context) -> str:
+    """Reports its progress as fast as it can."""
+    for step in range(1, count + 1):
+        await ctx.report_progress(step, count)
+    return "done"
+
+
+@mcp.tool
+def repeat(text: str, times: int) -> str:
+    """Answers at length."""
+    return text * times
+
+
+@mcp.tool
 async def announce(ctx: Context) -> str:
     """Tells the session, outside of any call, that the list of tools has changed."""
     await ctx.session.send_tool_list_changed()

@@ -2,7 +2,7 @@
 
     python mcp_walk.py URL KIND [--mode auto|legacy] [--key KEY] [--ca FILE] [--restarted FILE]
 
-KIND says what the server offers: `everything`, `fastmcp` or `files`; `restart` waits in the middle until FILE says
+KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only) or `files`; `restart` waits in the middle until FILE says
 that the server was started anew. What differs from run to run (session ids) is
 replaced, so that the same walk over another way to the same server prints the same lines. The client is used as it
 comes; names below `.localhost` are resolved to 127.0.0.1, which not every system does.
@@ -143,6 +143,24 @@ class Walk:
         spread = times[-1] - times[0] if times else 0
         show("progress", [came, result, {"one by one": spread > seconds / 2}])
 
+    async def burst(self, client):
+        """Many notifications at once: all come, in their order."""
+        came = []
+
+        async def on_progress(progress, _total, _message):
+            came.append(progress)
+
+        await self.call(client, "burst", {"count": 500}, progress_callback=on_progress)
+        show("burst", [len(came), came == sorted(came)])
+
+    async def bulk(self, client):
+        """More than fits into any buffer on the way, in both directions."""
+        for size, times in [(1 << 20, 0), (1 << 17, 3)]:
+            text = "".join(chr(ord("a") + number % 23) for number in range(size))
+            result = await self.call(client, "repeat", {"text": text, "times": times})
+            whole = isinstance(result, dict) and result["content"][0]["text"] == text * times
+            show("bulk", [size, times, whole or str(result)[:1000]])
+
     async def cancellation(self, client):
         """A slow call that is given up: the server has to learn of it."""
         mark = uuid.uuid4().hex
@@ -206,6 +224,9 @@ class Walk:
         for name, arguments in [("add", {"a": "x"}), ("fail", {}), ("no-such-tool", {})]:
             show(f"refused {name}", await self.call(client, name, arguments))
         await self.progress(client, "steps", {"count": 5}, 0.6)
+        await self.burst(client)
+        await self.bulk(client)
+        show("decide", await self.call(client, "decide"))
         show("say", await self.call(client, "say", {"text": "hello"}))
         await until("the log messages", lambda: len(self.logs) >= 2)
         show("logs", self.logs)
@@ -232,6 +253,21 @@ class Walk:
             for number in range(20):
                 group.start_soon(add, number)
         show("at once", [sums[number] for number in range(20)])
+
+    async def listen(self, client):
+        """The stateless era's stream of changes."""
+        events = []
+        async with client.listen(tools_list_changed=True) as changes:
+            show("honoured", wire(changes.honored))
+            for _ in range(3):
+                show("announce", await self.call(client, "announce"))
+                with anyio.fail_after(PATIENCE_SECONDS):
+                    events.append(type(await anext(changes)).__name__)
+        show("events", events)
+        await until("the end of the stream at the server", lambda: self.listeners(client, 0))
+
+    async def listeners(self, client, wanted):
+        return (await self.call(client, "listeners"))["content"][0]["text"] == str(wanted)
 
     async def files(self, client):
         for name, arguments in [
@@ -270,7 +306,7 @@ class Walk:
 
 parser = argparse.ArgumentParser()
 parser.add_argument("url")
-parser.add_argument("kind", choices=["everything", "fastmcp", "files", "restart"])
+parser.add_argument("kind", choices=["everything", "fastmcp", "listen", "files", "restart"])
 parser.add_argument("--mode", default="auto")
 parser.add_argument("--key")
 parser.add_argument("--ca")

@@ -128,12 +128,11 @@ async fn the_reference_server_looks_the_same_through_a_tunnel() {
     }
 }
 
-/// The fastmcp server of `tests/python`; with a port, on that one.
-async fn fastmcp(home: &TempHome, interpreter: &Path, port: Option<u16>) -> (Process, u16) {
-    let ready_file = home.join("fastmcp.json");
+/// A server of `tests/python`; with a port, on that one.
+async fn server(home: &TempHome, interpreter: &Path, script: &str, port: Option<u16>) -> (Process, u16) {
+    let ready_file = home.join("server.json");
     let _absent = std::fs::remove_file(&ready_file);
-    let program = python(home, interpreter, "mcp_server.py").arg(&ready_file);
-    let program = program.args(port.map(|port| port.to_string()));
+    let program = python(home, interpreter, script).arg(&ready_file).args(port.map(|port| port.to_string()));
     let mut server = program.spawn().expect("python");
     let ready = server.ready_file(&ready_file, LATE).await.expect("server");
     server.ready_output("startup complete", LATE).await.expect("server");
@@ -146,7 +145,7 @@ async fn a_fastmcp_server_looks_the_same_through_a_tunnel() {
     let Some(interpreter) = tool("SORTIE_TEST_PYTHON_FASTMCP") else { return };
     let Some(clients) = clients() else { return };
     let home = TempHome::new().expect("home");
-    let (_server, port) = fastmcp(&home, &interpreter, None).await;
+    let (_server, port) = server(&home, &interpreter, "mcp_server.py", None).await;
     let hub = Hub::start(&home).await;
     let tunnel = Tunnel::open(&home, &hub, &route("fast", port)).await;
     let mut all = vec![direct(port)];
@@ -154,16 +153,36 @@ async fn a_fastmcp_server_looks_the_same_through_a_tunnel() {
     let seen = same_everywhere(&home, &clients, &all, "fastmcp").await;
     for (client, seen) in clients.iter().zip(&seen) {
         assert!(step(seen, "progress").contains("\"one by one\": true"), "{seen:#?}");
+        assert_eq!(step(seen, "burst"), "[\"burst\", [500, true]]");
+        assert_eq!(seen.iter().filter(|line| line.starts_with("[\"bulk\"") && line.ends_with("true]]")).count(), 2);
         assert!(step(seen, "logs").contains("hello!"), "{seen:#?}");
         assert_eq!(step(seen, "cancelled after"), "[\"cancelled after\", true]");
         let modern = client.mode == "auto";
         assert_eq!(step(seen, "server").contains("2026-07-28"), modern, "the era: {seen:#?}");
-        if !modern {
+        if modern {
+            assert!(step(seen, "decide").contains("Ada decides, after round one"), "{seen:#?}");
+        } else {
             assert!(step(seen, "ask").contains("accept: Ada"), "{seen:#?}");
             assert!(step(seen, "think").contains("test-model: a thought"), "{seen:#?}");
             assert!(step(seen, "announce").contains("announced"), "{seen:#?}");
             assert!(step(seen, "after the end").contains("[404, "), "an ended session is gone: {seen:#?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_changes_flows_and_ends_with_its_listener() {
+    let Some(mut clients) = clients() else { return };
+    clients.retain(|client| client.mode == "auto");
+    let [client] = clients.as_slice() else { panic!("one client of the stateless era") };
+    let home = TempHome::new().expect("home");
+    let (_server, port) = server(&home, &client.python, "mcp_listen_server.py", None).await;
+    let hub = Hub::start(&home).await;
+    let tunnel = Tunnel::open(&home, &hub, &route("listen", port)).await;
+    let mut all = vec![direct(port)];
+    all.extend(ways(&hub, &tunnel, "listen"));
+    for seen in same_everywhere(&home, &clients, &all, "listen").await {
+        assert!(step(&seen, "events").matches("ToolsListChanged").count() == 3, "{seen:#?}");
     }
 }
 
@@ -190,7 +209,7 @@ async fn a_session_that_a_restarted_server_forgot_is_opened_anew() {
     let Some(interpreter) = tool("SORTIE_TEST_PYTHON_FASTMCP") else { return };
     let Some(clients) = clients() else { return };
     let home = TempHome::new().expect("home");
-    let (mut server, port) = fastmcp(&home, &interpreter, None).await;
+    let (mut first, port) = server(&home, &interpreter, "mcp_server.py", None).await;
     let hub = Hub::start(&home).await;
     let tunnel = Tunnel::open(&home, &hub, &route("fast", port)).await;
     let mut all = vec![direct(port)];
@@ -208,8 +227,8 @@ async fn a_session_that_a_restarted_server_forgot_is_opened_anew() {
         let opened = process.ready_output("[\"before\"", LATE).await;
         opened.unwrap_or_else(|error| panic!("client {client}, {way}: {error}"));
     }
-    server.kill();
-    let (_server, _) = fastmcp(&home, &interpreter, Some(port)).await;
+    first.kill();
+    let (_server, _) = server(&home, &interpreter, "mcp_server.py", Some(port)).await;
     std::fs::write(&restarted, "").expect("written");
     let mut told = String::new();
     for (client, way, process) in running {
