@@ -90,9 +90,13 @@ impl HopError {
         Self::new(Hop::Route, "No route configured for host")
     }
 
-    /// The same failure with another status (a deadline: 504; a body too large: 413; a misdirected host: 421).
+    /// The same failure with another status (a deadline: 504; a body too large: 413; a misdirected host: 421). Only 503
+    /// keeps its time for a retry: what is wrong with the request itself will not pass by waiting.
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            self.retry_after = None;
+        }
         self
     }
 
@@ -178,6 +182,13 @@ mod tests {
         assert_eq!(value["error"]["data"]["hop"], "link");
         let code = value["error"]["code"].as_i64().expect("code");
         assert!(!(-32768..=-32000).contains(&code));
+    }
+
+    #[test]
+    fn only_what_may_pass_by_waiting_says_how_long() {
+        assert_eq!(HopError::new(Hop::Edge, "full").retry_after, Some(1));
+        let misdirected = HopError::new(Hop::Edge, "not this host").with_status(StatusCode::MISDIRECTED_REQUEST);
+        assert_eq!(misdirected.retry_after, None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use sortie_link::protos::ProbeFailure;
 use sortie_tls::{Prefixed, ResolvesServerCert, ServerStream};
 use tokio::net::TcpStream;
 
-pub use links::{LinkStatus, Links};
+pub use links::{LinkStatus, Links, no_link};
 pub use serve::{Edge, EdgeError};
 
 /// A client's connection after its TLS was ended at the edge.

@@ -49,15 +49,24 @@ impl Links {
         self.by_label.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The link that serves this tunnel: the one that came last, since an older one may be dead and not yet known so.
-    pub fn newest(&self, label: &TunnelLabel) -> Option<EdgeLink> {
+    /// The links that may serve this tunnel, best first: those whose gateway has shown a certificate of the tunnel
+    /// before those that only had its token, which may be stolen; among them the one that came last first, since an
+    /// older one may be dead and not yet known so.
+    pub fn candidates(&self, label: &TunnelLabel) -> Vec<EdgeLink> {
         let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
-        by_label.get(label)?.iter().rev().find(|link| !link.is_closed()).cloned()
+        let links = by_label.get(label).map(Vec::as_slice).unwrap_or_default();
+        let mut live: Vec<_> = links.iter().rev().filter(|link| !link.is_closed()).cloned().collect();
+        live.sort_by_key(|link| !link.is_proved());
+        live
+    }
+
+    fn best(&self, label: &TunnelLabel) -> Option<EdgeLink> {
+        self.candidates(label).into_iter().next()
     }
 
     /// The mode of a route as its gateway announced it; `None` while no link is up or when it has no such route.
     pub fn route_mode(&self, label: &TunnelLabel, route: &RouteName) -> Option<RouteMode> {
-        self.newest(label)?.route_mode(route)
+        self.best(label)?.route_mode(route)
     }
 
     /// The tunnel's links.
@@ -73,15 +82,13 @@ impl Links {
         .collect()
     }
 
-    /// Opens a stream to the tunnel's gateway.
+    /// Opens a stream to the tunnel's gateway over its best link.
     ///
     /// # Errors
-    /// At hop `link` when no gateway is connected or its link has just ended, at hop `edge` when it carries all it may.
+    /// At hop `link` when no gateway is connected or its links have just ended, at hop `edge` when it carries all it
+    /// may.
     pub async fn open(&self, label: &TunnelLabel, kind: Kind, host: &str) -> Result<LinkStream, HopError> {
-        let no_link = || HopError::new(Hop::Link, "no gateway of this tunnel is connected");
-        // A link that ended a moment ago may still be listed: the next newest one is tried then, at most a few times.
-        for _ in 0..4 {
-            let link = self.newest(label).ok_or_else(no_link)?;
+        for link in self.candidates(label) {
             match link.open(kind, host).await {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Ended) => self.remove(label, link.id()),
@@ -101,4 +108,9 @@ impl Links {
             link.close();
         }
     }
+}
+
+/// What a caller hears while no gateway is connected.
+pub fn no_link() -> HopError {
+    HopError::new(Hop::Link, "no gateway of this tunnel is connected")
 }

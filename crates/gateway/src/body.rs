@@ -190,10 +190,12 @@ impl End {
 }
 
 /// An answer's body that tells its watcher how it ended, once.
-pub(crate) struct Watched<B, W: FnOnce(End)> {
+pub(crate) struct Watched<B: Body, W: FnOnce(End)> {
     body: B,
     /// Bytes still to come, where that is known: HTTP/1 does not ask for more after the last one.
     left: Option<u64>,
+    /// How it broke, told one look later: an error ends the connection, and what was answered so far has to leave first.
+    broken: Option<B::Error>,
     watcher: Option<W>,
 }
 
@@ -201,7 +203,7 @@ impl<B: Body, W: FnOnce(End)> Watched<B, W> {
     /// `bodiless`: the caller gets only the head, as for HEAD.
     pub(crate) fn new(body: B, bodiless: bool, watcher: W) -> Self {
         let left = if bodiless { Some(0) } else { body.size_hint().exact() };
-        Self { body, left, watcher: Some(watcher) }
+        Self { body, left, broken: None, watcher: Some(watcher) }
     }
 }
 
@@ -216,6 +218,7 @@ impl<B: Body, W: FnOnce(End)> Watched<B, W> {
 impl<B, W> Body for Watched<B, W>
 where
     B: Body + Unpin,
+    B::Error: Unpin,
     W: FnOnce(End) + Unpin,
 {
     type Data = B::Data;
@@ -223,17 +226,27 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            None => this.tell(End::Complete),
-            Some(Err(_)) => this.tell(End::Broken),
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            None => {
+                this.tell(End::Complete);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                this.tell(End::Broken);
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Some(Ok(frame)) => {
                 if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
                     *left = left.saturating_sub(u64::try_from(data.remaining()).unwrap_or(u64::MAX));
                 }
+                Poll::Ready(Some(Ok(clean(frame))))
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map(clean)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -245,7 +258,7 @@ where
     }
 }
 
-impl<B, W: FnOnce(End)> Drop for Watched<B, W> {
+impl<B: Body, W: FnOnce(End)> Drop for Watched<B, W> {
     fn drop(&mut self) {
         if let Some(watcher) = self.watcher.take() {
             watcher(if self.left == Some(0) { End::Complete } else { End::Abandoned });

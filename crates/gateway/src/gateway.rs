@@ -26,8 +26,9 @@ use crate::upstream::{Dialer, LocalUpstream, UpstreamClient, client};
 
 /// How often the certificate's files are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
-/// How long `ready` waits between probes that did not come through.
+/// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
+const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
 /// Largest CA file, in bytes.
 const MAX_CA_FILE: u64 = 1024 * 1024;
 
@@ -212,6 +213,7 @@ impl Gateway {
             return;
         };
         let mut said = None;
+        let mut wait = PROBE_AGAIN;
         loop {
             self.shared.link.wait_up().await;
             let report = self.shared.prober.noted(&self.shared.link, &route.name).await;
@@ -227,7 +229,8 @@ impl Gateway {
                 );
                 said = Some(report);
             }
-            tokio::time::sleep(PROBE_AGAIN).await;
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_PROBE_WAIT);
         }
     }
 

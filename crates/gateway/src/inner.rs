@@ -8,13 +8,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::Builder;
 use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::forward::{MAX_HEADERS, Peer, handle};
 use crate::gateway::Shared;
@@ -28,6 +28,8 @@ pub(crate) const ALPN: [&[u8]; 2] = [b"http/1.1", b"h2"];
 
 /// How long TLS may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the peer may take to close its end of a connection that has ended here.
+const LINGER: Duration = Duration::from_secs(1);
 /// Calls at once on one HTTP/2 connection.
 const MAX_CALLS: u32 = 256;
 /// Window of one call's request body, and of all calls of a connection together, in bytes.
@@ -91,34 +93,71 @@ async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let mut builder = Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
-    builder.http1().max_buf_size(MAX_HEADERS).header_read_timeout(None);
+    // What TLS negotiated is what is spoken: no guessing from the first bytes.
+    let ended = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2(shared, peer, stream).await,
+        _ => http1(shared, peer, stream).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "inner connection ended");
+    }
+}
+
+async fn http1<S>(shared: &Arc<Shared>, peer: Peer, mut stream: ServerStream<S>) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request| {
+        let answer = handle(shared.clone(), peer.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEADERS).header_read_timeout(None);
+    let ended = {
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(&mut stream), service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shared.tasks.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    let _late = tokio::time::timeout(LINGER, close(&mut stream)).await;
+    ended
+}
+
+async fn http2<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let answer = handle(shared.clone(), peer.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = http2::Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
     builder
-        .http2()
         .max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_CALLS)
         .initial_stream_window_size(CALL_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_HEADERS);
-    // What TLS negotiated is what is spoken: no guessing from the first bytes.
-    let builder = if h2 { builder.http2_only() } else { builder.http1_only() };
-
-    let service = service_fn(|request| {
-        let answer = handle(shared.clone(), peer.clone(), request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
+    tokio::select! {
         ended = connection.as_mut() => ended,
         () = shared.tasks.stopping() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "inner connection ended");
     }
+}
+
+/// Says that this is the end, and waits for the peer's. Dropping the stream resets it, and a reset overtakes what is
+/// still on its way: the beginning of an answer that broke off, or the refusal of a request that was too large.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let _gone = stream.shutdown().await;
+    let mut rest = [0; 4096];
+    while let Ok(1..) = stream.read(&mut rest).await {}
 }
 
 fn counted(result: &'static str) {

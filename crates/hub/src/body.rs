@@ -58,11 +58,14 @@ pub(crate) enum ResponseBody {
 pub(crate) struct GatewayBody {
     incoming: Incoming,
     inner: Option<(Inner, Arc<Pool>)>,
+    /// How it broke, told one look later: an error ends the caller's connection, and what was answered so far has to
+    /// leave first.
+    broken: Option<hyper::Error>,
 }
 
 impl GatewayBody {
     pub(crate) fn new(incoming: Incoming, inner: Inner, pool: Arc<Pool>) -> Self {
-        let mut body = Self { incoming, inner: Some((inner, pool)) };
+        let mut body = Self { incoming, inner: Some((inner, pool)), broken: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -83,14 +86,28 @@ impl HttpBody for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Gateway(body) => {
-                let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
-                match &frame {
-                    None => body.give_back(),
-                    Some(Ok(_)) if body.incoming.is_end_stream() => body.give_back(),
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) => body.inner = None,
+                if let Some(error) = body.broken.take() {
+                    return Poll::Ready(Some(Err(error.into())));
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                match frame {
+                    None => {
+                        body.give_back();
+                        Poll::Ready(None)
+                    }
+                    Some(Ok(frame)) => {
+                        if body.incoming.is_end_stream() {
+                            body.give_back();
+                        }
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                    Some(Err(error)) => {
+                        body.inner = None;
+                        body.broken = Some(error);
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                }
             }
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }

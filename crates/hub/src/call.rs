@@ -109,7 +109,9 @@ impl Calls {
         let was_http2 = request.uri().authority().is_some();
         *request.uri_mut() = target.path.clone().into();
         let headers = request.headers_mut();
-        headers.remove(carrier);
+        if let Some(key) = headers.remove(carrier) {
+            drop_copies(headers, key.as_bytes());
+        }
         if target.on_api_origin {
             headers.remove(header::COOKIE);
         }
@@ -253,6 +255,14 @@ fn strip(headers: &mut HeaderMap) {
     let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
     for name in ours {
         headers.remove(name);
+    }
+}
+
+/// The key of a call may come in `Authorization` as well as in `x-api-key`: it must not go on in either.
+fn drop_copies(headers: &mut HeaderMap, key: &[u8]) {
+    let same = |value: &HeaderValue| value.as_bytes().split(u8::is_ascii_whitespace).any(|part| part == key);
+    if headers.get_all(header::AUTHORIZATION).iter().any(same) {
+        headers.remove(header::AUTHORIZATION);
     }
 }
 

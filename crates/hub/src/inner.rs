@@ -14,7 +14,7 @@ use sortie_api::{Hop, HopError};
 use sortie_edge::Links;
 use sortie_ids::TunnelLabel;
 use sortie_link::protos::Kind;
-use sortie_link::{EdgeLink, LinkStream};
+use sortie_link::{EdgeLink, LinkStream, OpenError};
 use sortie_runtime::TaskSet;
 use sortie_tls::{CertificateDer, ServerName, TlsConnector};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -87,7 +87,9 @@ impl Pool {
         }
     }
 
-    /// Opens a connection to the tunnel's gateway, over its newest link or over the one given.
+    /// Opens a connection to the tunnel's gateway, over its best link or over the one given. A link behind which there
+    /// is no certificate of the tunnel is passed over for another: whoever stole the token must not be able to
+    /// stand in the way.
     pub(crate) async fn open(
         &self,
         tunnel: &LiveTunnel,
@@ -98,13 +100,28 @@ impl Pool {
             let reason = "no CA certificate is registered on this tunnel: run `sortie setup init`, or register one";
             return Err(HopError::new(Hop::InnerTls, reason));
         }
-        let stream = match link {
-            Some(link) => {
-                let opened = link.open(Kind::Hub, host).await;
-                opened.map_err(|error| HopError::new(Hop::Link, error.to_string()))?
-            }
-            None => self.links.open(&tunnel.record.label, Kind::Hub, host).await?,
+        let candidates = match link {
+            Some(link) => vec![link.clone()],
+            None => self.links.candidates(&tunnel.record.label),
         };
+        let mut failure = None;
+        for link in candidates {
+            match self.open_over(tunnel, host, &link).await {
+                Ok(inner) => {
+                    link.prove();
+                    return Ok(inner);
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(sortie_edge::no_link))
+    }
+
+    async fn open_over(&self, tunnel: &LiveTunnel, host: &str, link: &EdgeLink) -> Result<Inner, HopError> {
+        let stream = link.open(Kind::Hub, host).await.map_err(|error| match error {
+            OpenError::Full => HopError::new(Hop::Edge, error.to_string()),
+            _ => HopError::new(Hop::Link, error.to_string()),
+        })?;
         let opened = tokio::time::timeout(HANDSHAKE_DEADLINE, self.handshake(tunnel, host, stream)).await;
         let inner = opened.unwrap_or_else(|_| {
             let reason = format!("the gateway did not finish TLS within {} s", HANDSHAKE_DEADLINE.as_secs());

@@ -104,6 +104,9 @@ impl Hub {
     /// # Errors
     /// See [`HubError`]; nothing keeps running then.
     pub async fn start(config: HubConfig, tasks: &TaskSet) -> Result<Self, HubError> {
+        let data_dir = std::path::absolute(&config.data_dir)
+            .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
+        let config = HubConfig { data_dir, ..config };
         let store = Store::open(&config.data_dir).await?;
         let signer = Signer::open(&store).await?;
         let api = bind("api", config.api).await?;
@@ -151,7 +154,7 @@ impl Hub {
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
-            limits: config.limits.clone(),
+            limits: config.limits,
             check_ca,
             discovery,
         });
@@ -182,7 +185,14 @@ impl Hub {
             None => None,
         };
 
-        tasks.spawn("changes", follow_changes(store.clone(), links.clone(), pool.clone()));
+        let following = follow_changes(store.clone(), links.clone(), pool.clone());
+        let stop = tasks.clone();
+        tasks.spawn("changes", async move {
+            tokio::select! {
+                () = following => {}
+                () = stop.stopping() => {}
+            }
+        });
         let inside = tasks.clone();
         tasks.spawn("edge", async move { server.serve(edge, inside).await });
         tasks.spawn("api", front.serve_api(api, tls));

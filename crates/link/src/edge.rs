@@ -1,7 +1,7 @@
 //! The edge's end: the HTTP/2 client that opens streams.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ struct Shared {
     gateway_instance: String,
     routes: RwLock<Arc<Vec<Route>>>,
     next_stream: AtomicU64,
+    proved: AtomicBool,
     control: mpsc::Sender<FromEdge>,
     tasks: TaskSet,
 }
@@ -170,6 +171,7 @@ where
         gateway_instance: gateway_instance.chars().take(64).collect(),
         routes: RwLock::new(Arc::new(routes)),
         next_stream: AtomicU64::new(1),
+        proved: AtomicBool::new(false),
         control: to_gateway,
         tasks: tasks.clone(),
     });
@@ -247,6 +249,17 @@ impl EdgeLink {
     /// The mode of a route, if the gateway announced it.
     pub fn route_mode(&self, name: &RouteName) -> Option<RouteMode> {
         self.routes().iter().find(|route| route.name == *name).map(|route| route.mode)
+    }
+
+    /// Notes that what is behind this link has shown a certificate of its tunnel: more than the token, which may be
+    /// stolen.
+    pub fn prove(&self) {
+        self.shared.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`EdgeLink::prove`] was called.
+    pub fn is_proved(&self) -> bool {
+        self.shared.proved.load(Ordering::Relaxed)
     }
 
     /// Sends a message on the control stream; false when the link has ended or the gateway does not read.

@@ -24,12 +24,13 @@ pub fn client_config(
 }
 
 /// A configuration for clients of an API: trusts exactly the given CA, or what the machine trusts. For a URL without TLS
-/// (`https` false) nothing is loaded and nobody would be trusted.
+/// (`https` false) and without a CA, nothing is loaded and nobody would be trusted.
 pub fn api_client_config(ca_pem: Option<&str>, https: bool) -> Result<Arc<ClientConfig>, TlsError> {
-    if !https {
-        return Ok(crate::inner_client_config(&[], &[]));
+    match (ca_pem, https) {
+        (Some(pem), _) => client_config(pem, false, Versions::Legacy, &[b"http/1.1"]),
+        (None, true) => client_config("", true, Versions::Legacy, &[b"http/1.1"]),
+        (None, false) => Ok(crate::inner_client_config(&[], &[])),
     }
-    client_config(ca_pem.unwrap_or(""), ca_pem.is_none(), Versions::Legacy, &[b"http/1.1"])
 }
 
 /// Whether an error, or one of its causes, is that a peer's certificate was not acceptable.

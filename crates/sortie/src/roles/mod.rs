@@ -6,6 +6,7 @@ mod up;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ struct DataLock(#[expect(dead_code, reason = "held for its lock")] File);
 impl DataLock {
     fn take(dir: &Path) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("the data directory {}: {error}", dir.display()));
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let file = File::options().create(true).append(true).open(dir.join("lock")).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),

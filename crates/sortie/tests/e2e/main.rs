@@ -1,0 +1,10 @@
+//! The program from outside: every test starts the real binary by its documented command line and looks at what comes
+//! through, what fails where, and what must never be seen.
+
+mod capture;
+mod common;
+mod errors;
+mod link;
+mod lying_edge;
+mod transparent;
+mod trust;
