@@ -154,7 +154,7 @@ impl Hub {
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
-            limits: config.limits.clone(),
+            limits: config.limits,
             check_ca,
             discovery,
         });

@@ -11,16 +11,15 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Map, Value, json};
 use sortie_api::{Hop, HopError};
 use sortie_connectors::files::{FilesConfig, FilesLimits, FilesService, files};
 use sortie_ids::ApiKey;
 use sortie_mcp::client::{ClientError, Endpoint, call_tool, list_tools};
 use sortie_mcp::envelope::request_id;
+use sortie_tls::{Authority, ReloadingIdentity, TlsAcceptor, Versions, server_config};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
@@ -292,19 +291,14 @@ async fn keys_are_not_sent_where_they_could_be_read() {
     assert!(!format!("{endpoint:?}").contains("sortie-use-test"));
 }
 
-/// A certificate for `localhost` and 127.0.0.1, by itself.
+/// A CA of its own, and a server with its certificate for `localhost` and 127.0.0.1.
 fn own_ca() -> (String, TlsAcceptor) {
+    let authority = Authority::generate("Test", 1).expect("a CA");
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .expect("a certificate and its key");
-    (made.cert.pem(), TlsAcceptor::from(Arc::new(config)))
+    let made = authority.issue_server(&names, Duration::from_secs(3600)).expect("a certificate");
+    let identity = ReloadingIdentity::from_pem(&made.cert_pem, made.key_pem.expose()).expect("an identity");
+    let config = server_config(Arc::new(identity), Versions::Tls13, &[], None).expect("a configuration");
+    (authority.cert_pem().to_owned(), TlsAcceptor::from(config))
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sortie_testkit::{Process, Program, TempHome, eventually, skip_tool, tool};
+use sortie_testkit::{EchoServer, Process, Program, TempHome, eventually, skip_tool, tool};
 
 use interop::{LATE, sortie, succeeds};
 
@@ -27,10 +27,14 @@ struct Up {
 
 impl Up {
     async fn start(home: &TempHome) -> Self {
+        Self::start_with(home, &[]).await
+    }
+
+    async fn start_with(home: &TempHome, flags: &[&str]) -> Self {
         home.write("papers/plan.md", "# Plan\nTODO: ship it\n").expect("paper");
         let ready_file = home.join("ready.json");
         let program = sortie(home).args(["up", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--files"]);
-        let program = program.arg(home.join("papers")).arg("--ready-file").arg(&ready_file);
+        let program = program.arg(home.join("papers")).arg("--ready-file").arg(&ready_file).args(flags);
         let mut process = program.spawn().expect("up");
         let ready = process.ready_file(&ready_file, LATE).await.expect("ready");
         process.ready_output(END, LATE).await.expect("banner");
@@ -131,6 +135,41 @@ async fn ctrl_c_leaves_nothing_behind_and_a_second_start_finds_its_tunnel() {
     let second = Up::start(&home).await;
     assert_eq!(second.ready["tunnel"], first.ready["tunnel"], "the tunnel and its hostname stay");
     assert_eq!(second.ready["use_key"], first.ready["use_key"], "what was pasted before still works");
+}
+
+#[tokio::test]
+async fn a_server_of_ones_own_is_one_flag_away_and_ctrl_c_ends_its_calls() {
+    let home = TempHome::new().expect("home");
+    let echo = EchoServer::start().await.expect("echo");
+    let mut up = Up::start_with(&home, &["--route", &format!("echo=http://{}", echo.addr())]).await;
+    let said = succeeds(sortie(&home).args(["mcp", "call", "echo", "echo", r#"{"text": "by a flag"}"#])).await;
+    assert!(said.contains("by a flag"), "{said}");
+    let said = succeeds(sortie(&home).args(["mcp", "list", "echo"])).await;
+    assert!(said.contains("progress"), "{said}");
+
+    let mut call = sortie(&home).args(["mcp", "call", "echo", "slow", r#"{"ms": 600000}"#]).spawn().expect("call");
+    let begun = || echo.events().iter().any(|event| event.event == "started").then_some(());
+    assert!(eventually(LATE, begun).await.is_some(), "{}", call.output());
+    up.process.signal(Signal::INT);
+    let status = up.process.exit(Duration::from_secs(10)).await.expect("a call that runs does not hold it up");
+    assert_eq!(status.code(), Some(0), "{}", up.process.output());
+    assert!(!call.exit(LATE).await.expect("the caller is told").success(), "{}", call.output());
+    let ended = || echo.events().iter().any(|event| matches!(event.event.as_str(), "disconnected" | "cancelled"));
+    assert!(eventually(LATE, || ended().then_some(())).await.is_some(), "{:?}", echo.events());
+}
+
+#[tokio::test]
+async fn a_second_start_on_the_same_data_is_refused_and_harms_nothing() {
+    let home = TempHome::new().expect("home");
+    let up = Up::start(&home).await;
+    let ready_file = home.join("second.json");
+    let program = sortie(&home).args(["up", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--files"]);
+    let mut second = program.arg(home.path()).arg("--ready-file").arg(&ready_file).spawn().expect("up");
+    assert_eq!(second.exit(LATE).await.expect("ends").code(), Some(1), "{}", second.output());
+    second.ready_output("another sortie process", LATE).await.expect("says why");
+    assert!(!ready_file.exists(), "it never served");
+    let said = succeeds(sortie(&home).args(["mcp", "call", "files", "read", r#"{"path": "plan.md"}"#])).await;
+    assert!(said.contains("TODO: ship it") && up.ready_file.exists(), "{said}");
 }
 
 fn private(path: &Path) -> bool {

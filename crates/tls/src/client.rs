@@ -24,24 +24,28 @@ pub fn client_config(
 }
 
 /// A configuration for clients of an API: trusts exactly the given CA, or what the machine trusts. For a URL without TLS
-/// (`https` false) nothing is loaded and nobody would be trusted.
+/// (`https` false) and without a CA, nothing is loaded and nobody would be trusted.
 pub fn api_client_config(ca_pem: Option<&str>, https: bool) -> Result<Arc<ClientConfig>, TlsError> {
-    if !https {
-        return Ok(crate::inner_client_config(&[], &[]));
+    match (ca_pem, https) {
+        (Some(pem), _) => client_config(pem, false, Versions::Legacy, &[b"http/1.1"]),
+        (None, true) => client_config("", true, Versions::Legacy, &[b"http/1.1"]),
+        (None, false) => Ok(crate::inner_client_config(&[], &[])),
     }
-    client_config(ca_pem.unwrap_or(""), ca_pem.is_none(), Versions::Legacy, &[b"http/1.1"])
 }
 
 /// Whether an error, or one of its causes, is that a peer's certificate was not acceptable.
 pub fn is_certificate_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped.and_then(|error| error.downcast_ref()).or_else(|| error.downcast_ref());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+        if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
             return true;
         }
-        cause = error.source();
+        // An I/O error passes over what it wraps when asked for its source.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     false
 }
