@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sortie_testkit::{Process, Program, TempHome, eventually, skip_tool};
+use sortie_testkit::{Process, Program, TempHome, eventually, skip_tool, tool};
 
-use interop::{LATE, succeeds};
-use network::{API_PORT, EDGE_PORT, GATEWAY, HUB, Network, PRIVATE};
+use base64::Engine as _;
+use interop::{LATE, script, succeeds};
+use network::{API_PORT, EDGE_PORT, GATEWAY, HUB, Network, PRIVATE, PROXY_PORT};
 
 const SORTIE: &str = env!("CARGO_BIN_EXE_sortie");
 /// What must not be seen on the line.
@@ -21,11 +22,23 @@ const CANARY: &str = "canary-4c1d-of-the-private-payload";
 /// What must be seen there: the link's protocol is named in its first message, in the clear.
 const LINK_PROTOCOL: &[u8] = b"sortie-link/1";
 
+/// How the inside gets out.
+enum Exit {
+    /// It may dial the hub.
+    Direct,
+    /// It may dial a proxy only, which this Python runs.
+    Proxy(PathBuf),
+}
+
+/// Who the proxy lets pass.
+const PROXY_USER: &str = "gateway:way-out";
+
 /// Everything that runs. Fields are dropped in this order: the processes first, their networks last.
 struct Sites {
     gateway: Process,
     _server: Process,
     _hub: Process,
+    proxy: Option<Process>,
     capture: Option<(Process, PathBuf)>,
     hub_ready: Value,
     gateway_ready: Value,
@@ -36,13 +49,16 @@ struct Sites {
 }
 
 impl Sites {
-    async fn open() -> Option<Self> {
+    async fn open(exit: Exit) -> Option<Self> {
         let echo = Path::new(SORTIE).with_file_name("mcp-echo");
         if !echo.exists() {
             skip_tool("mcp-echo is not built; `cargo xtask test` builds the whole workspace");
             return None;
         }
-        let network = Network::build()?;
+        let network = Network::build(match exit {
+            Exit::Direct => &[API_PORT, EDGE_PORT],
+            Exit::Proxy(_) => &[PROXY_PORT],
+        })?;
         let home = TempHome::new().expect("home");
         let capture = capture(&network, &home).await;
 
@@ -50,14 +66,30 @@ impl Sites {
         let program = program.args(["--edge", &format!("{HUB}:{EDGE_PORT}")]).arg("--data-dir").arg(home.join("hub"));
         let (hub, hub_ready) = serving(&home, program, "hub").await;
 
-        let program = network.inside(&home, &echo).args(["--http", &format!("{PRIVATE}:0")]);
+        let proxy = match &exit {
+            Exit::Direct => None,
+            Exit::Proxy(python) => {
+                let ready = home.join("proxy.json");
+                let program = network.outside(&home, python).arg("-u").arg(script("connect_proxy.py")).arg(&ready);
+                let mut proxy = program.args([HUB, &PROXY_PORT.to_string(), PROXY_USER]).spawn().expect("python");
+                proxy.ready_file(&ready, LATE).await.expect("proxy");
+                Some(proxy)
+            }
+        };
+
+        let program = network.inside(&home, &echo).args(["--http", &format!("{PRIVATE}:0"), "--log"]);
+        let program = program.arg(home.join("echo.log"));
         let (server, server_ready) = serving(&home, program, "server").await;
         let upstream = text(&server_ready, "addr").to_owned();
         let server_port = upstream.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("port");
 
         let setup_dir = home.join("setup");
         let setup = || {
-            let program = network.inside(&home, SORTIE).env("API_TOKEN", text(&hub_ready, "api_key"));
+            let mut program = network.inside(&home, SORTIE);
+            if proxy.is_some() {
+                program = program.env("HTTPS_PROXY", format!("http://{PROXY_USER}@{HUB}:{PROXY_PORT}"));
+            }
+            let program = program.env("API_TOKEN", text(&hub_ready, "api_key"));
             let program = program.args(["setup", "init", "--api-url", text(&hub_ready, "api_url"), "--api-ca"]);
             let program = program.arg(text(&hub_ready, "api_ca_file"));
             succeeds(program.args(["--output", &format!("dir:{}", setup_dir.display())]))
@@ -72,7 +104,13 @@ impl Sites {
         );
 
         // The strict server takes calls for a loopback name only: what it is called is the gateway's to say.
-        let config = format!("[routes.echo]\nupstream = \"http://{upstream}\"\nhost = \"localhost\"\n");
+        let mut config = format!("[routes.echo]\nupstream = \"http://{upstream}\"\nhost = \"localhost\"\n");
+        if proxy.is_some() {
+            let authorization = base64::engine::general_purpose::STANDARD.encode(PROXY_USER);
+            home.write("proxy-authorization", format!("Basic {authorization}\n")).expect("written");
+            config.push_str(&format!("[link]\nproxy = \"http://{HUB}:{PROXY_PORT}\"\n"));
+            config.push_str("proxy_authorization_file = \"proxy-authorization\"\n");
+        }
         let config = home.write("gateway.toml", config).expect("settings");
         let program = network.inside(&home, SORTIE).args(["gateway", "--health", "127.0.0.1:0", "--config"]);
         let program =
@@ -82,6 +120,7 @@ impl Sites {
             gateway,
             _server: server,
             _hub: hub,
+            proxy,
             capture,
             hub_ready,
             gateway_ready,
@@ -147,7 +186,7 @@ fn holds(bytes: &[u8], wanted: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_call_crosses_a_wall_that_lets_nothing_in() {
-    let Some(mut sites) = Sites::open().await else { return };
+    let Some(mut sites) = Sites::open(Exit::Direct).await else { return };
     let said = succeeds(sites.call("echo", &format!(r#"{{"text": "{CANARY}"}}"#))).await;
     assert!(said.contains(CANARY), "{said}");
 
@@ -186,7 +225,7 @@ async fn a_call_crosses_a_wall_that_lets_nothing_in() {
 
 #[tokio::test]
 async fn a_renewed_certificate_is_taken_up_while_calls_run() {
-    let Some(mut sites) = Sites::open().await else { return };
+    let Some(mut sites) = Sites::open(Exit::Direct).await else { return };
     // Longer than it takes the gateway to look at its files.
     let progress = r#"{"count": 80, "interval_ms": 100}"#;
     let mut running = sites.call("progress", progress).spawn().expect("call");
@@ -210,7 +249,7 @@ async fn a_renewed_certificate_is_taken_up_while_calls_run() {
 
 #[tokio::test]
 async fn a_cut_line_is_noticed_and_heals_by_itself() {
-    let Some(sites) = Sites::open().await else { return };
+    let Some(sites) = Sites::open(Exit::Direct).await else { return };
     succeeds(sites.call("echo", r#"{"text": "before"}"#)).await;
     sites.network.line(false);
     let began = Instant::now();
@@ -234,4 +273,36 @@ async fn a_cut_line_is_noticed_and_heals_by_itself() {
         assert!(settled.is_none());
     }
     assert_eq!(sites.network.counted("new_inbound"), 0, "nothing new was let in");
+}
+
+#[tokio::test]
+async fn a_proxy_may_be_the_only_way_out() {
+    let Some(python) = tool("SORTIE_TEST_PYTHON_MCP1") else { return };
+    let Some(sites) = Sites::open(Exit::Proxy(python)).await else { return };
+    let said = succeeds(sites.call("echo", r#"{"text": "through a proxy"}"#)).await;
+    assert!(said.contains("through a proxy"), "{said}");
+    let seen = sites.proxy.as_ref().expect("proxy").output();
+    for port in [API_PORT, EDGE_PORT] {
+        assert!(seen.contains(&format!("CONNECT {HUB}:{port} known")), "{seen}");
+    }
+    assert!(!seen.contains("unknown"), "nobody asks without the password: {seen}");
+    assert_eq!(sites.network.counted("refused_outbound"), 0, "with a proxy, nothing else is tried");
+    assert_eq!(sites.network.counted("new_inbound"), 0, "nothing new was let in");
+}
+
+#[tokio::test]
+async fn a_call_survives_a_short_interruption() {
+    let Some(sites) = Sites::open(Exit::Direct).await else { return };
+    let mut running = sites.call("progress", r#"{"count": 20, "interval_ms": 100}"#).spawn().expect("call");
+    let log = sites.home.join("echo.log");
+    let begun = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("started")).then_some(());
+    assert!(eventually(LATE, begun).await.is_some(), "{}", running.output());
+    sites.network.line(false);
+    // Shorter than what makes a link count as dead, longer than what TCP repairs at once.
+    let interruption = eventually(Duration::from_millis(500), || None::<()>).await;
+    assert!(interruption.is_none());
+    sites.network.line(true);
+    let status = running.exit(LATE).await.expect("the call ends");
+    assert!(status.success(), "{}{}", running.output(), sites.gateway.output());
+    assert_eq!(sites.gateway_metric("sortie_gateway_link_attempts_total{result=\"established\"}"), 1, "the same link");
 }

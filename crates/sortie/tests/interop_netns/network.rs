@@ -19,6 +19,8 @@ pub(crate) const PRIVATE: &str = "10.99.7.2";
 pub(crate) const API_PORT: u16 = 8443;
 /// See [`API_PORT`].
 pub(crate) const EDGE_PORT: u16 = 443;
+/// Where a proxy listens beside them.
+pub(crate) const PROXY_PORT: u16 = 3128;
 
 /// The two networks.
 pub(crate) struct Network {
@@ -27,8 +29,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Builds both, or says why this machine cannot.
-    pub(crate) fn build() -> Option<Self> {
+    /// Builds both, or says why this machine cannot. The inside may dial these ports of the hub's address, and no other.
+    pub(crate) fn build(ports: &[u16]) -> Option<Self> {
         for program in ["ip", "nft", "curl"] {
             if Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
                 skip_tool(&format!("there is no `{program}`; `cargo xtask test` installs it for root"));
@@ -46,7 +48,7 @@ impl Network {
         }
         let mut rules = network.command(&network.inside, "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn();
         let written = rules.as_mut().ok().and_then(|nft| {
-            let text = rules_text();
+            let text = rules_text(ports);
             nft.stdin.take().map(|mut input| input.write_all(text.as_bytes()))
         });
         let passed = rules.and_then(|mut nft| nft.wait());
@@ -140,7 +142,9 @@ impl Drop for Network {
 }
 
 /// The second chain sees only what the first let through.
-fn rules_text() -> String {
+fn rules_text(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let ports = ports.join(", ");
     format!(
         "table inet guard {{
             counter new_inbound {{}}
@@ -159,7 +163,7 @@ fn rules_text() -> String {
             chain output {{
                 type filter hook output priority 0; policy drop;
                 oif lo accept
-                ip daddr {HUB} tcp dport {{ {EDGE_PORT}, {API_PORT} }} accept
+                ip daddr {HUB} tcp dport {{ {ports} }} accept
                 meta l4proto {{ tcp, udp }} counter name refused_outbound
             }}
         }}"
