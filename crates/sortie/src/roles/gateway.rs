@@ -1,7 +1,7 @@
 //! `sortie gateway`.
 
 use serde::Serialize;
-use sortie_gateway::{Gateway, GatewayConfig, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayError, Setup};
 use sortie_runtime::TaskSet;
 
 use super::{DataLock, ReadyFile, local_upstreams, stop_signal};
@@ -30,8 +30,12 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();
-    let gateway =
-        Gateway::start(config, setup, args.edge, args.health, local, tasks.clone()).await.map_err(Failure::failed)?;
+    let started = Gateway::start(config, setup, args.edge, args.health, local, tasks.clone()).await;
+    let gateway = started.map_err(|error| match error {
+        // The port is somebody else's; everything else is a setting or a file that it names.
+        GatewayError::Health { .. } => Failure::failed(error),
+        _ => Failure::usage(error),
+    })?;
     let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };
     tokio::select! {
         stopped = stop_signal() => stopped?,

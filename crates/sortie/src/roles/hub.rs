@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sortie_api::Limits;
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{Hub, HubConfig, HubError};
 use sortie_runtime::TaskSet;
 
 use super::{DataLock, ReadyFile, stop_signal};
@@ -40,7 +40,10 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         insecure_http: args.insecure_http,
         limits: Limits::default(),
     };
-    let hub = Hub::start(config, &tasks).await.map_err(Failure::failed)?;
+    let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
+        HubError::Nameless(_) => Failure::usage(error),
+        _ => Failure::failed(error),
+    })?;
     tracing::info!(api = hub.api_url, edge = hub.edge_addr, "the hub serves");
     ready_file.write(&Ready {
         api_url: hub.api_url.clone(),

@@ -158,8 +158,12 @@ async fn without_the_hubs_word_no_request_reaches_an_upstream() {
         world.call(&identities, HOST).await.refused(401, "identity", reason);
     }
     // A word for one route opens no other, on the same connection or by another name of it.
-    world.call(&[valid.clone()], "other.abcd1234.sortie.localhost").await.refused(401, "identity", "another route");
-    world.call(&[valid.clone()], "up.zzzz9999.sortie.localhost").await.refused(502, "route", "No route");
+    world.call(std::slice::from_ref(&valid), "other.abcd1234.sortie.localhost").await.refused(
+        401,
+        "identity",
+        "another route",
+    );
+    world.call(std::slice::from_ref(&valid), "up.zzzz9999.sortie.localhost").await.refused(502, "route", "No route");
     assert!(world.upstream.seen().is_empty(), "{:?}", world.upstream.seen());
 
     let answer = world.call(&[valid], HOST).await;

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod capture;
+mod cli;
 mod common;
 mod errors;
 mod link;

@@ -73,6 +73,32 @@ async fn a_stolen_token_with_another_ca_reads_nothing_and_calls_nothing() {
 }
 
 #[tokio::test]
+async fn a_thief_with_the_token_cannot_stand_in_the_way() {
+    let Serving { world, tunnel, mut gateway, echo } = serving().await;
+    let stolen = world.home.join("stolen");
+    let dir = SetupDir::open(&stolen).expect("directory");
+    let all = [SetupFile::TunnelDomain, SetupFile::EdgeAddr, SetupFile::EdgeCa, SetupFile::HubIdentity];
+    for file in all.into_iter().chain([SetupFile::TunnelToken]) {
+        dir.write(file, SetupDir::at(&tunnel.dir).require(file).expect("read").expose()).expect("write");
+    }
+    dir.ensure_authority().expect("authority");
+    dir.issue_server_cert(&tunnel.domain, DAY).expect("certificate");
+    let theirs = Upstream::saying("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstolen").await;
+    let (mut thief, _) = world.spawn_gateway(&stolen, &routes(&[("echo", &theirs.url())]), &[]);
+    thief.ready_output("link up", SOON).await.expect("the token opens a link");
+    for _ in 0..20 {
+        world.serves(&tunnel, "echo").await;
+    }
+    // Nor by being there first when the right gateway comes back.
+    gateway.process.kill();
+    let _again = world.gateway(&tunnel.dir, &echo_route(&echo), &[]).await;
+    for _ in 0..20 {
+        world.serves(&tunnel, "echo").await;
+    }
+    assert!(theirs.seen().is_empty());
+}
+
+#[tokio::test]
 async fn an_archived_ca_bites_at_once_and_can_be_registered_again() {
     let Serving { world, tunnel, gateway: _gateway, echo } = serving().await;
     let stream = streaming(&world, &tunnel).await;

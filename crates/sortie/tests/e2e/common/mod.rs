@@ -9,11 +9,10 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use sortie_testkit::process::ProcessError;
 use sortie_testkit::{EchoServer, Process, Program, TempHome};
 
 pub(crate) use upstream::{Seen, Upstream};
-pub(crate) use wire::{Tls, raw, tls_to};
+pub(crate) use wire::{raw, tls_to};
 
 /// What anything on a loaded machine may take.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
@@ -354,9 +353,4 @@ pub(crate) async fn serving() -> Serving {
     let tunnel = world.tunnel("setup").await;
     let gateway = world.gateway(&tunnel.dir, &echo_route(&echo), &[]).await;
     Serving { world, tunnel, gateway, echo }
-}
-
-/// Whether a process is still there after everything has been said.
-pub(crate) fn late(error: &ProcessError) -> bool {
-    matches!(error, ProcessError::Late { .. })
 }

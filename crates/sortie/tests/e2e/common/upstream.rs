@@ -23,12 +23,6 @@ impl Seen {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
     }
-
-    /// The names of all headers, in lower case.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        fields.map(|(name, _)| name.to_ascii_lowercase()).collect()
-    }
 }
 
 /// The server: one request a connection, then the given bytes, then the end.

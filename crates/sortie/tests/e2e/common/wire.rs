@@ -8,11 +8,8 @@ use tokio::net::TcpStream;
 
 use super::{Answer, SOON};
 
-/// A client's TLS connection to the edge.
-pub(crate) type Tls = ClientStream<TcpStream>;
-
 /// Opens TLS with the edge for this hostname.
-pub(crate) async fn tls_to(edge: &str, ca: &Path, sni: &str) -> Tls {
+pub(crate) async fn tls_to(edge: &str, ca: &Path, sni: &str) -> ClientStream<TcpStream> {
     let roots = std::fs::read_to_string(ca).expect("CA");
     let config = client_config(&roots, false, Versions::Legacy, &[b"http/1.1"]).expect("TLS");
     let tcp = TcpStream::connect(edge).await.expect("edge");
