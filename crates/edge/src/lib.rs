@@ -67,6 +67,9 @@ pub trait Terminator: Send + Sync + 'static {
     /// Serves a client's connection to its end. `host` is the hostname of its SNI, in lower case.
     fn serve(self: Arc<Self>, connection: ClientConnection, host: String, peer: SocketAddr) -> BoxFuture<'static, ()>;
 
+    /// A link of this tunnel was retired: connections that are kept in it for later are to be closed.
+    fn retire(&self, label: &TunnelLabel);
+
     /// Makes a call over this very link to one of its routes, for a gateway that wants to know whether it is reached.
     fn probe<'a>(
         &'a self,

@@ -55,7 +55,8 @@ impl Links {
     pub fn candidates(&self, label: &TunnelLabel) -> Vec<EdgeLink> {
         let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
         let links = by_label.get(label).map(Vec::as_slice).unwrap_or_default();
-        let mut live: Vec<_> = links.iter().rev().filter(|link| !link.is_closed()).cloned().collect();
+        let mut live: Vec<_> =
+            links.iter().rev().filter(|link| !link.is_closed() && !link.is_retired()).cloned().collect();
         live.sort_by_key(|link| !link.is_proved());
         live
     }

@@ -193,6 +193,10 @@ impl Shared {
                         let failure = self.terminator.probe(&tunnel.label, &link, &route).await;
                         link.tell(sortie_link::protos::FromEdge::ProbeResult { id, failure });
                     }
+                    Some(FromGateway::Draining) => {
+                        link.retire();
+                        self.terminator.retire(&tunnel.label);
+                    }
                     Some(FromGateway::Routes { .. } | FromGateway::Unknown) => {}
                     None => break,
                 },

@@ -477,6 +477,15 @@ mod tests {
     const ROUTE: &str = "[routes.docs]\nupstream = \"http://10.0.0.5:8080\"\n";
 
     #[test]
+    fn the_documented_example_is_accepted() {
+        let page = include_str!("../../../docs/gateway-config.md");
+        let example = page.rsplit_once("```toml").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
+        let config = GatewayConfig::parse(example, Path::new("/etc/sortie/gateway.toml")).expect("accepted");
+        assert_eq!(config.routes.len(), 4);
+        assert_eq!(config.link.proxy.map(|proxy| proxy.port), Some(3128));
+    }
+
+    #[test]
     fn a_short_file_gets_the_defaults() {
         let config = parse(ROUTE).expect("config");
         let route = &config.routes[&"docs".parse::<RouteName>().expect("name")];

@@ -212,6 +212,9 @@ async fn run_link(shared: Arc<Shared>, tasks: TaskSet, mut link: GatewayLink, an
             Some(Event::Message(FromEdge::Draining)) => {
                 tracing::info!(link = %link.id(), "the edge drains: dialling another link");
                 drop(another.take());
+                // What runs on it goes on, and the link ends with it: the edge waits for that.
+                draining = true;
+                link.drain();
             }
             Some(Event::Message(_)) => {}
             None => break,

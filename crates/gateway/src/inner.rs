@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -30,6 +32,9 @@ pub(crate) const ALPN: [&[u8]; 2] = [b"http/1.1", b"h2"];
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the peer may take to close its end of a connection that has ended here.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the hub may take to close the connections that it keeps, when the gateway stops. Whoever closes a connection
+/// that the other side may just be writing to loses a call.
+const LAST_CALLS: Duration = Duration::from_millis(500);
 /// Calls at once on one HTTP/2 connection.
 const MAX_CALLS: u32 = 256;
 /// Window of one call's request body, and of all calls of a connection together, in bytes.
@@ -109,7 +114,13 @@ where
 {
     let service = service_fn(|request| {
         let answer = handle(shared.clone(), peer.clone(), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let mut answer = answer.await;
+            if shared.tasks.is_stopping() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEADERS).header_read_timeout(None);
@@ -117,7 +128,10 @@ where
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(&mut stream), service));
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = shared.tasks.stopping() => {
+            () = async {
+                shared.tasks.stopping().await;
+                tokio::time::sleep(LAST_CALLS).await;
+            } => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -229,6 +229,10 @@ impl Terminator for Front {
         Box::pin(self.serve_connection(connection, Place::Edge(host)))
     }
 
+    fn retire(&self, label: &TunnelLabel) {
+        self.calls.pool.retire(label);
+    }
+
     fn probe<'a>(
         &'a self,
         label: &'a TunnelLabel,

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     ca: String,
     covered: Vec<String>,
     idle_since: Instant,
+    /// Set when its link takes no more calls.
+    retired: Arc<AtomicBool>,
     /// Ends the connection when dropped: a call that was given up must not run on.
     _end: DropGuard,
 }
@@ -65,7 +68,7 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let inner = kept.get_mut(at)?;
-            if inner.sender.is_closed() || !tunnel.cas.iter().any(|ca| ca.fingerprint() == inner.ca) {
+            if inner.is_over() || !tunnel.cas.iter().any(|ca| ca.fingerprint() == inner.ca) {
                 kept.swap_remove(at);
             } else if inner.sender.is_ready() && inner.covers(host) {
                 return Some(kept.swap_remove(at));
@@ -76,7 +79,7 @@ impl Pool {
 
     /// Keeps a connection whose call has ended.
     pub(crate) fn keep(&self, mut inner: Inner) {
-        if inner.sender.is_closed() || self.tasks.is_stopping() {
+        if inner.is_over() || self.tasks.is_stopping() {
             return;
         }
         inner.idle_since = Instant::now();
@@ -122,7 +125,8 @@ impl Pool {
             OpenError::Full => HopError::new(Hop::Edge, error.to_string()),
             _ => HopError::new(Hop::Link, error.to_string()),
         })?;
-        let opened = tokio::time::timeout(HANDSHAKE_DEADLINE, self.handshake(tunnel, host, stream)).await;
+        let opened =
+            tokio::time::timeout(HANDSHAKE_DEADLINE, self.handshake(tunnel, host, stream, link.retired())).await;
         let inner = opened.unwrap_or_else(|_| {
             let reason = format!("the gateway did not finish TLS within {} s", HANDSHAKE_DEADLINE.as_secs());
             Err(HopError::new(Hop::InnerTls, reason))
@@ -132,7 +136,13 @@ impl Pool {
         inner
     }
 
-    async fn handshake(&self, tunnel: &LiveTunnel, host: &str, stream: LinkStream) -> Result<Inner, HopError> {
+    async fn handshake(
+        &self,
+        tunnel: &LiveTunnel,
+        host: &str,
+        stream: LinkStream,
+        retired: Arc<AtomicBool>,
+    ) -> Result<Inner, HopError> {
         let refused = |reason: String| HopError::new(Hop::InnerTls, reason);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| refused(format!("`{host}` is not a DNS name")))?;
         let stream = TlsConnector::from(tunnel.tls.clone()).connect(name, stream).await.map_err(broken)?;
@@ -160,6 +170,7 @@ impl Pool {
             ca,
             covered: vec![host.to_owned()],
             idle_since: Instant::now(),
+            retired,
             _end: end.drop_guard(),
         })
     }
@@ -195,11 +206,19 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Closes what is kept in links of this tunnel that take no more calls.
+    pub(crate) fn retire(&self, label: &TunnelLabel) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = idle.get_mut(label) {
+            kept.retain(|inner| !inner.is_over());
+        }
+    }
+
     /// Closes what was not used for a while. To be called now and then.
     pub(crate) fn sweep(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, kept| {
-            kept.retain(|inner| !inner.sender.is_closed() && inner.idle_since.elapsed() < IDLE);
+            kept.retain(|inner| !inner.is_over() && inner.idle_since.elapsed() < IDLE);
             !kept.is_empty()
         });
         drop(idle);
@@ -212,6 +231,10 @@ impl Pool {
 }
 
 impl Inner {
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.retired.load(Ordering::Acquire)
+    }
+
     fn covers(&mut self, host: &str) -> bool {
         if self.covered.iter().any(|name| name == host) {
             return true;

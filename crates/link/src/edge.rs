@@ -75,6 +75,7 @@ struct Shared {
     routes: RwLock<Arc<Vec<Route>>>,
     next_stream: AtomicU64,
     proved: AtomicBool,
+    retired: Arc<AtomicBool>,
     control: mpsc::Sender<FromEdge>,
     tasks: TaskSet,
 }
@@ -172,6 +173,7 @@ where
         routes: RwLock::new(Arc::new(routes)),
         next_stream: AtomicU64::new(1),
         proved: AtomicBool::new(false),
+        retired: Arc::default(),
         control: to_gateway,
         tasks: tasks.clone(),
     });
@@ -257,6 +259,21 @@ impl EdgeLink {
         self.shared.proved.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that the gateway is stopping: nothing more is to be begun on this link.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+    }
+
+    /// Becomes true when the link is retired; for those who keep connections in it.
+    pub fn retired(&self) -> Arc<AtomicBool> {
+        self.shared.retired.clone()
+    }
+
+    /// Whether [`EdgeLink::retire`] was called.
+    pub fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
+    }
+
     /// Whether [`EdgeLink::prove`] was called.
     pub fn is_proved(&self) -> bool {
         self.shared.proved.load(Ordering::Relaxed)
@@ -269,12 +286,12 @@ impl EdgeLink {
 
     /// Whether the link has ended.
     pub fn is_closed(&self) -> bool {
-        self.shared.tasks.is_stopping()
+        self.shared.tasks.is_aborted()
     }
 
     /// Completes when the link has ended.
     pub async fn closed(&self) {
-        self.shared.tasks.stopping().await;
+        self.shared.tasks.aborted().await;
     }
 
     /// Ends the link and every stream on it, at once.

@@ -21,6 +21,8 @@ use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, MAX_STREAMS, STREAM
 /// How long the edge may take from the end of outer TLS to its verdict on the token.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 const CONTROL_QUEUE: usize = 16;
+/// Streams that wait for the gateway to take them; further ones are refused.
+const CALL_QUEUE: usize = 64;
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +133,8 @@ where
         let mut control = ControlReader::new(request.into_body());
 
         // Nothing is read or written unless the connection is driven, which `accept` does.
-        let text = drive(&mut connection, control.next()).await??;
+        let mut early = Vec::new();
+        let text = drive(&mut connection, &mut early, control.next()).await??;
         let text = text.ok_or_else(|| EstablishError::Protocol("it closed before its hello".into()))?;
         let edge: EdgeHello =
             serde_json::from_slice(&text).map_err(|error| EstablishError::Protocol(error.to_string()))?;
@@ -139,20 +142,20 @@ where
             return Err(EstablishError::Protocol(format!("it speaks version {}, not {VERSION}", edge.version)));
         }
         send.send_data(line(hello), false)?;
-        let text = drive(&mut connection, control.next()).await??;
+        let text = drive(&mut connection, &mut early, control.next()).await??;
         let text = text.ok_or_else(|| EstablishError::Protocol("it closed before its verdict".into()))?;
         match serde_json::from_slice(&text) {
-            Ok(FromEdge::Welcome { domain }) => Ok((connection, pings, send, control, edge, domain)),
+            Ok(FromEdge::Welcome { domain }) => Ok((connection, early, pings, send, control, edge, domain)),
             Ok(FromEdge::Refused { reason, retry }) => Err(EstablishError::Refused { reason, retry }),
             _ => Err(EstablishError::Protocol("its verdict cannot be read".into())),
         }
     };
-    let (connection, pings, send, control, edge, domain) =
+    let (connection, early, pings, send, control, edge, domain) =
         tokio::time::timeout(WELCOME_DEADLINE, exchange).await.map_err(|_| EstablishError::Deadline)??;
 
     let (to_edge, outgoing) = mpsc::channel(CONTROL_QUEUE);
     let (from_edge, messages) = mpsc::channel(CONTROL_QUEUE);
-    let (incoming, calls) = mpsc::channel(64);
+    let (incoming, calls) = mpsc::channel(CALL_QUEUE);
     let drain = Arc::new(tokio::sync::Notify::new());
     if let Some(pings) = pings {
         let dead = tasks.clone();
@@ -174,7 +177,7 @@ where
     });
     let (ended, draining) = (tasks.clone(), drain.clone());
     tasks.spawn("link", async move {
-        serve(connection, incoming, &draining).await;
+        serve(connection, early, incoming, &draining).await;
         ended.abort();
     });
     abort.disarm();
@@ -190,8 +193,16 @@ where
     })
 }
 
-/// Drives the connection while something of it is awaited; streams that come meanwhile are refused.
-async fn drive<S, T>(connection: &mut Connection<S, Bytes>, wait: impl Future<Output = T>) -> Result<T, EstablishError>
+/// A stream that the edge opened, before anything was said about it.
+type Opened = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// Drives the connection while something of it is awaited. Streams that come meanwhile are kept: an edge opens the first
+/// ones right behind its verdict, so that they may be here before the verdict was looked at.
+async fn drive<S, T>(
+    connection: &mut Connection<S, Bytes>,
+    early: &mut Vec<Opened>,
+    wait: impl Future<Output = T>,
+) -> Result<T, EstablishError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -201,6 +212,7 @@ where
             biased;
             done = &mut wait => return Ok(done),
             stream = connection.accept() => match stream {
+                Some(Ok(opened)) if early.len() < CALL_QUEUE => early.push(opened),
                 Some(Ok((_, mut respond))) => respond.send_reset(Reason::REFUSED_STREAM),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(EstablishError::Protocol("it closed the connection".into())),
@@ -213,12 +225,19 @@ where
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 
 /// Accepts streams until the connection has ended; after `drain`, no new ones, and the end comes with the last stream.
-async fn serve<S>(mut connection: Connection<S, Bytes>, calls: mpsc::Sender<Call>, drain: &tokio::sync::Notify)
-where
+async fn serve<S>(
+    mut connection: Connection<S, Bytes>,
+    early: Vec<Opened>,
+    calls: mpsc::Sender<Call>,
+    drain: &tokio::sync::Notify,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Every stream holds a clone. (The control stream, which outlives them all, does not.)
     let open = Arc::new(());
+    for (request, respond) in early {
+        accept_stream(request, respond, &calls, &open);
+    }
     let mut draining = false;
     loop {
         let stream = tokio::select! {
@@ -302,6 +321,8 @@ impl GatewayLink {
 
     /// Lets no new streams begin (GOAWAY, RFC 9113, 6.8); those that run go on, and the link ends with the last.
     pub fn drain(&self) {
+        // The edge has to know before connections in the link are closed, or it may begin a call on one of them.
+        self.teller.tell(FromGateway::Draining);
         self.drain.notify_one();
     }
 

@@ -35,7 +35,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const LINK_WINDOW: u32 = 1 << 30;
 /// Frames of this size carry four TLS records each; larger ones would hold up the streams beside.
 const MAX_FRAME: u32 = 64 * 1024;
-/// Streams open at once on one link; with [`STREAM_WINDOW`] it bounds what a link can hold in memory.
+/// Streams open at once on one link: times the window of a stream, 256 KiB, what a link can hold in memory.
 pub const MAX_STREAMS: u32 = 4096;
 /// Bytes of headers on one stream.
 const MAX_HEADERS: u32 = 8 * 1024;

@@ -168,6 +168,8 @@ pub enum FromGateway {
         /// All of them.
         routes: Vec<Route>,
     },
+    /// It is stopping: what runs may end, and nothing more should be begun on this link or on connections in it.
+    Draining,
     /// Said by a newer gateway.
     #[serde(other)]
     Unknown,

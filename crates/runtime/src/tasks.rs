@@ -62,6 +62,16 @@ impl TaskSet {
         self.stop.is_cancelled()
     }
 
+    /// Completes when the set is aborted: later than [`TaskSet::stopping`] for a set that may finish what it has begun.
+    pub async fn aborted(&self) {
+        self.abort.cancelled().await;
+    }
+
+    /// Whether the set was aborted.
+    pub fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
+    }
+
     /// Asks every task to finish, without waiting.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -122,6 +132,17 @@ mod tests {
         let tasks = TaskSet::new();
         tasks.spawn("deaf", std::future::pending());
         assert!(!tasks.shutdown(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_no_abort() {
+        let tasks = TaskSet::new();
+        let child = tasks.child();
+        tasks.stop();
+        assert!(child.is_stopping() && !child.is_aborted());
+        tasks.abort();
+        child.aborted().await;
+        assert!(child.is_aborted());
     }
 
     #[tokio::test]

@@ -19,8 +19,9 @@ use crate::usage;
 
 /// Bytes of output that are kept per process; older ones are dropped.
 const LOG_BYTES: usize = 256 * 1024;
-/// How long the output of a program that has ended may take to arrive.
-const LAST_OUTPUT: Duration = Duration::from_millis(100);
+/// How long the output of a program that has ended may take to arrive. It arrives at once unless the machine is busy, or
+/// a child of the program still holds the pipe.
+const LAST_OUTPUT: Duration = Duration::from_secs(5);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -201,7 +202,7 @@ impl Process {
         self.until(&format!("print `{text}`"), within, |process| process.output().contains(text).then_some(())).await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends by itself, and until what it printed last is in [`Process::output`].
     ///
     /// # Errors
     /// [`ProcessError::Late`] when it still runs; it is left running.
@@ -209,6 +210,7 @@ impl Process {
         let end = Instant::now() + within;
         loop {
             if let Some(status) = self.try_exit()? {
+                self.last_output().await;
                 return Ok(status);
             }
             if Instant::now() >= end {
@@ -251,8 +253,8 @@ impl Process {
                 return Ok(found);
             }
             if let Some(status) = self.try_exit()? {
-                // What it printed last may still be on its way through the pipe.
-                if let Some(found) = eventually(LAST_OUTPUT, || look(self)).await {
+                self.last_output().await;
+                if let Some(found) = look(self) {
                     return Ok(found);
                 }
                 let (program, what, output) = (self.name.clone(), what.to_owned(), self.output());
@@ -263,6 +265,11 @@ impl Process {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits until what it printed last has come through the pipes: each reader holds the log until its pipe has ended.
+    async fn last_output(&self) {
+        let _held = eventually(LAST_OUTPUT, || (Arc::strong_count(&self.log) == 1).then_some(())).await;
     }
 
     fn try_exit(&mut self) -> Result<Option<ExitStatus>, ProcessError> {

@@ -62,16 +62,7 @@ impl Done {
 pub(crate) async fn run(program: Program) -> Done {
     let mut process = program.spawn().expect("start");
     let status = process.exit(SOON).await.expect("end");
-    // The last of the output may still be on its way.
-    let mut output = process.output();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let more = process.output();
-        if more == output && !more.is_empty() {
-            break;
-        }
-        output = more;
-    }
+    let output = process.output();
     Done { code: status.code().unwrap_or(-1), output }
 }
 
