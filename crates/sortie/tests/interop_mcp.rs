@@ -120,6 +120,8 @@ async fn the_reference_server_looks_the_same_through_a_tunnel() {
     all.extend(ways(&hub, &tunnel, "everything"));
     for seen in same_everywhere(&home, &clients, &all, "everything").await {
         assert!(step(&seen, "progress").contains("\"one by one\": true"), "{seen:#?}");
+        assert_eq!(step(&seen, "resumed").matches("notifications/progress").count(), 4, "{seen:#?}");
+        assert!(step(&seen, "resumed").contains("operation completed"), "{seen:#?}");
         assert!(step(&seen, "sampling").contains("a thought"), "{seen:#?}");
         assert!(step(&seen, "elicitation").contains("Ada"), "{seen:#?}");
         assert!(step(&seen, "exchanges").contains("[\"DELETE\", 200]"), "{seen:#?}");
