@@ -3,8 +3,9 @@
     python mcp_walk.py URL KIND [--mode auto|legacy] [--key KEY] [--ca FILE] [--restarted FILE]
 
 KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only) or `files`; `restart` waits in the
-middle until FILE says that the server was started anew. What differs from run to run (session ids) is replaced, so that the same walk over another way to the same server prints the same lines. The client is used as it
-comes; names below `.localhost` are resolved to 127.0.0.1, which not every system does.
+middle until FILE says that the server was started anew. What differs from run to run (session ids) is replaced, so
+that the same walk over another way to the same server prints the same lines. The client is used as it comes; names
+below `.localhost` are resolved to 127.0.0.1, which not every system does.
 """
 
 import argparse
