@@ -26,12 +26,13 @@ async def serve(wanted, reader, writer):
     head = await reader.readuntil(b"\r\n\r\n")
     line, *headers = head.decode("latin-1").split("\r\n")
     method, target, _ = line.split(" ")
-    given = [header.partition(":")[2].strip() for header in headers if header.lower().startswith("proxy-authorization:")]
-    known = given == [wanted]
+    fields = [header.partition(":") for header in headers]
+    known = [value.strip() for name, _, value in fields if name.lower() == "proxy-authorization"] == [wanted]
     print(method, target, "known" if known else "unknown", flush=True)
     if not known or method != "CONNECT":
         status = "405 Method Not Allowed" if known else "407 Proxy Authentication Required"
-        writer.write(f'HTTP/1.1 {status}\r\nproxy-authenticate: Basic realm="way out"\r\ncontent-length: 0\r\n\r\n'.encode())
+        fields = 'proxy-authenticate: Basic realm="way out"\r\ncontent-length: 0\r\n'
+        writer.write(f"HTTP/1.1 {status}\r\n{fields}\r\n".encode())
         await writer.drain()
     else:
         host, _, port = target.rpartition(":")

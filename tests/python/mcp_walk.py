@@ -2,10 +2,10 @@
 
     python mcp_walk.py URL KIND [--mode auto|legacy] [--key KEY] [--ca FILE] [--restarted FILE]
 
-KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only) or `files`; `restart` waits in the middle until FILE says
-that the server was started anew. What differs from run to run (session ids) is
-replaced, so that the same walk over another way to the same server prints the same lines. The client is used as it
-comes; names below `.localhost` are resolved to 127.0.0.1, which not every system does.
+KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only) or `files`; `restart` waits in the
+middle until FILE says that the server was started anew. What differs from run to run (session ids) is replaced, so
+that the same walk over another way to the same server prints the same lines. The client is used as it comes; names
+below `.localhost` are resolved to 127.0.0.1, which not every system does.
 """
 
 import argparse
@@ -161,6 +161,31 @@ class Walk:
             whole = isinstance(result, dict) and result["content"][0]["text"] == text * times
             show("bulk", [size, times, whole or str(result)[:1000]])
 
+    async def resumption(self):
+        """A stream that broke goes on where it was, for who names the last event that came."""
+        headers = {"accept": "application/json, text/event-stream", SESSION: self.session_id}
+        arguments = {"duration": 1, "steps": 4}
+        params = {"name": "trigger-long-running-operation", "arguments": arguments, "_meta": {"progressToken": "again"}}
+        call = {"jsonrpc": "2.0", "id": "resumed", "method": "tools/call", "params": params}
+        last, came = None, []
+        async with self.http.stream("POST", self.args.url, json=call, headers=headers) as answer:
+            async for line in answer.aiter_lines():
+                last = line.removeprefix("id: ") if line.startswith("id: ") else last
+                if line.startswith("data: {"):
+                    came.append(json.loads(line.removeprefix("data: ")))
+                    break
+        # This server replays what it has by then, and sends nothing after it.
+        await anyio.sleep(1.5)
+        headers["last-event-id"] = last
+        async with self.http.stream("GET", self.args.url, headers=headers) as answer:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: {"):
+                        came.append(json.loads(line.removeprefix("data: ")))
+                    if came[-1].get("id") == "resumed":
+                        break
+        show("resumed", [message for message in came if message.get("method") != "notifications/message"])
+
     async def cancellation(self, client):
         """A slow call that is given up: the server has to learn of it."""
         mark = uuid.uuid4().hex
@@ -203,6 +228,7 @@ class Walk:
         ]:
             show(name, await self.call(client, name, arguments))
         await self.progress(client, "trigger-long-running-operation", {"duration": 0.8, "steps": 5}, 0.6)
+        await self.resumption()
         show("sampling", await self.call(client, "trigger-sampling-request", {"prompt": "why?", "maxTokens": 9}))
         show("elicitation", await self.call(client, "trigger-elicitation-request"))
         show("asked", self.asked)

@@ -59,27 +59,25 @@ fn transcript(said: &str) -> Vec<String> {
     lines
 }
 
-/// Every client on every way, at the same time. Returns the transcript of each client, the same on all ways.
+/// Every client on every way; one client's ways at the same time. Returns the transcript of each client, which is the
+/// same on all its ways.
 async fn same_everywhere(home: &TempHome, clients: &[Client], ways: &[Way], kind: &str) -> Vec<Vec<String>> {
-    let mut running = Vec::new();
-    for client in clients {
-        let one = ways.iter().map(|way| walk(home, client, way, kind).spawn().expect("python"));
-        running.push(one.collect::<Vec<_>>());
-    }
     let mut seen = Vec::new();
-    for (client, processes) in clients.iter().zip(running) {
+    for client in clients {
+        let running = ways.iter().map(|way| walk(home, client, way, kind).spawn().expect("python"));
+        let running: Vec<Process> = running.collect();
         let mut first: Option<Vec<String>> = None;
-        for (way, process) in ways.iter().zip(processes) {
-            let lines = transcript(&ended(process, &format!("client {}, {}", client.name, way.name)).await);
-            match &first {
-                None => first = Some(lines),
-                Some(first) => {
-                    for (expected, found) in first.iter().zip(&lines) {
-                        assert_eq!(found, expected, "client {}, {} (left) differs", client.name, way.name);
-                    }
-                    assert_eq!(first.len(), lines.len(), "client {}, {}", client.name, way.name);
-                }
+        for (way, process) in ways.iter().zip(running) {
+            let who = format!("client {}, {}", client.name, way.name);
+            let lines = transcript(&ended(process, &who).await);
+            let Some(first) = &first else {
+                first = Some(lines);
+                continue;
+            };
+            for (expected, found) in first.iter().zip(&lines) {
+                assert_eq!(found, expected, "{who} (left) differs");
             }
+            assert_eq!(first.len(), lines.len(), "{who}");
         }
         seen.extend(first);
     }
@@ -122,6 +120,8 @@ async fn the_reference_server_looks_the_same_through_a_tunnel() {
     all.extend(ways(&hub, &tunnel, "everything"));
     for seen in same_everywhere(&home, &clients, &all, "everything").await {
         assert!(step(&seen, "progress").contains("\"one by one\": true"), "{seen:#?}");
+        assert_eq!(step(&seen, "resumed").matches("notifications/progress").count(), 4, "{seen:#?}");
+        assert!(step(&seen, "resumed").contains("operation completed"), "{seen:#?}");
         assert!(step(&seen, "sampling").contains("a thought"), "{seen:#?}");
         assert!(step(&seen, "elicitation").contains("Ada"), "{seen:#?}");
         assert!(step(&seen, "exchanges").contains("[\"DELETE\", 200]"), "{seen:#?}");
