@@ -164,7 +164,7 @@ impl Calls {
         loop {
             let (mut inner, fresh) = match self.pool.take(tunnel, host) {
                 Some(inner) => (inner, false),
-                None => match self.pool.open(tunnel, host, None).await {
+                None => match self.open(tunnel, host).await {
                     Ok(inner) => (inner, true),
                     Err(error) => return Err(Refusal::of(error, request)),
                 },
@@ -186,6 +186,16 @@ impl Calls {
                 },
             }
         }
+    }
+
+    /// A new connection, whose CA is trusted still: one that was archived during the handshake had nothing to cut yet.
+    async fn open(&self, tunnel: &LiveTunnel, host: &str) -> Result<Inner, HopError> {
+        let inner = self.pool.open(tunnel, host, None).await?;
+        let now = self.tunnels.find(&tunnel.record.label).await?.ok_or_else(HopError::no_route)?;
+        if now.trusts(&inner) {
+            return Ok(inner);
+        }
+        Err(HopError::new(Hop::InnerTls, "the gateway's CA certificate was archived"))
     }
 
     fn answer(&self, response: Response<Incoming>, inner: Inner) -> Response<ResponseBody> {

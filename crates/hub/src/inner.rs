@@ -68,7 +68,7 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let inner = kept.get_mut(at)?;
-            if inner.is_over() || !tunnel.cas.iter().any(|ca| ca.fingerprint() == inner.ca) {
+            if inner.is_over() || !tunnel.trusts(inner) {
                 kept.swap_remove(at);
             } else if inner.sender.is_ready() && inner.covers(host) {
                 return Some(kept.swap_remove(at));
@@ -227,6 +227,13 @@ impl Pool {
             list.retain(|(_, end)| !end.is_cancelled());
             !list.is_empty()
         });
+    }
+}
+
+impl LiveTunnel {
+    /// Whether the CA that vouched for this connection is registered still.
+    pub(crate) fn trusts(&self, inner: &Inner) -> bool {
+        self.cas.iter().any(|ca| ca.fingerprint() == inner.ca)
     }
 }
 
