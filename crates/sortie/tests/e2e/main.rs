@@ -8,5 +8,6 @@ mod common;
 mod errors;
 mod link;
 mod lying_edge;
+mod operate;
 mod transparent;
 mod trust;
