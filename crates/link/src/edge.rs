@@ -17,7 +17,7 @@ use crate::control::{AbortOnDrop, ControlError, ControlReader, write_control};
 use crate::liveness::{Heard, LastHeard, watch};
 use crate::protos::{
     CONTROL_PATH, EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, MAX_ROUTES, Route, RouteMode, STREAM_ID,
-    STREAM_KIND, STREAM_OFFSET, VERSION, line,
+    STREAM_KIND, STREAM_OFFSET, VERSION, line, unreadable,
 };
 use crate::stream::LinkStream;
 use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, STREAM_WINDOW};
@@ -137,7 +137,7 @@ where
         let mut control = ControlReader::new(response.into_body());
         let text = control.next().await?.ok_or_else(|| AcceptError::Hello("it ended before the hello".into()))?;
         let hello: GatewayHello =
-            serde_json::from_slice(&text).map_err(|error| AcceptError::Hello(error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| AcceptError::Hello(unreadable(&error)))?;
         if hello.version != VERSION {
             return Err(AcceptError::Hello(format!("version {}, not {VERSION}", hello.version)));
         }

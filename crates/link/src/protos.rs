@@ -201,6 +201,15 @@ impl Lines {
     }
 }
 
+/// Longest text of a peer that is repeated, in characters.
+const MAX_REPEATED: usize = 200;
+
+/// Why a line of the peer cannot be read. The reason may repeat what the peer wrote, so it is cut, and nothing in it can
+/// begin a new line of a log.
+pub(crate) fn unreadable(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(MAX_REPEATED).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A message as a line.
 pub(crate) fn line<T: Serialize>(message: &T) -> bytes::Bytes {
     let mut text = serde_json::to_vec(message).unwrap_or_default();
