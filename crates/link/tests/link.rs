@@ -214,3 +214,19 @@ async fn what_a_stranger_says_is_told_in_one_short_line() {
         tasks.abort();
     }
 }
+
+#[tokio::test]
+async fn a_gateway_that_does_not_read_is_not_written_to_without_end() {
+    let tasks = TaskSet::new();
+    let (near, far) = duplex(1 << 20);
+    let hello = serde_json::to_string(&gateway_hello()).expect("json");
+    tasks.spawn("rude", rude_gateway(far, hello));
+    let (edge, _said) = sortie_link::accept(near, &edge_hello(), &tasks, admit).await.expect("accepted");
+    let mut taken = 0;
+    while edge.tell(FromEdge::ProbeResult { id: taken, failure: None }) {
+        taken += 1;
+        assert!(taken < 1000, "all of it waits in memory");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tasks.abort();
+}
