@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sortie_ids::LinkId;
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, Route, RouteMode, VERSION};
-use sortie_link::{AcceptError, EdgeLink, EstablishError, Event, GatewayLink, LinkStream, OpenError};
+use sortie_link::{AcceptError, EdgeLink, EstablishError, Event, GatewayLink, LinkStream, MAX_STREAMS, OpenError};
 use sortie_runtime::TaskSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -229,4 +229,18 @@ async fn a_gateway_that_does_not_read_is_not_written_to_without_end() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     tasks.abort();
+}
+
+#[tokio::test]
+async fn a_full_link_says_so_and_takes_more_when_there_is_room() {
+    let mut pair = pair().await;
+    let mut open = Vec::new();
+    // One stream is the control stream.
+    for _ in 1..MAX_STREAMS {
+        open.push(both(&mut pair, "a.abcd.test").await);
+    }
+    let full = tokio::time::timeout(Duration::from_secs(5), pair.edge.open(Kind::Hub, "a.abcd.test")).await;
+    assert!(matches!(full, Ok(Err(OpenError::Full))), "{full:?}");
+    open.pop();
+    both(&mut pair, "a.abcd.test").await;
 }
