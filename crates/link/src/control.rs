@@ -31,7 +31,7 @@ impl ControlReader {
     }
 
     /// The next line; `None` at the end of the stream. Cancel-safe: a line begun stays in the buffer.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ControlError> {
         loop {
             if let Some(text) = self.lines.pop() {
                 return Ok(Some(text));
