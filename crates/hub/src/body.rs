@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::idle::Open;
 use crate::inner::{Inner, Pool};
 
 /// The body of a request to a gateway.
@@ -125,5 +126,34 @@ impl HttpBody for ResponseBody {
             Self::Gateway(body) => body.incoming.size_hint(),
             Self::Own(body) => body.size_hint(),
         }
+    }
+}
+
+/// An answer's body on its way to the caller: as long as it is there, its request is open.
+pub(crate) struct Answering {
+    body: ResponseBody,
+    _open: Open,
+}
+
+impl Answering {
+    pub(crate) fn new(body: ResponseBody, open: Open) -> Self {
+        Self { body, _open: open }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = <ResponseBody as HttpBody>::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

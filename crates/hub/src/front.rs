@@ -27,14 +27,17 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::api::authenticate;
-use crate::body::ResponseBody;
+use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
 use crate::hosts::{Hosts, bare};
+use crate::idle::Requests;
 
 /// Connections held at once on the API's listener.
 const MAX_CONNECTIONS: usize = 10_000;
 /// How long a client may take for its TLS handshake, and for the head of each request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may keep a connection, HTTP/2 above all, without any request on it.
+const IDLE: Duration = Duration::from_secs(90);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Concurrent requests on one HTTP/2 connection.
@@ -104,9 +107,14 @@ impl Front {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         let place = Arc::new(place);
         let front = self.clone();
+        let requests = Requests::default();
+        let counted = requests.clone();
         let service = service_fn(move |request| {
-            let (front, place) = (front.clone(), place.clone());
-            async move { Ok::<_, std::convert::Infallible>(front.answer(request, &place).await) }
+            let (front, place, open) = (front.clone(), place.clone(), counted.begin());
+            async move {
+                let answer = front.answer(request, &place).await;
+                Ok::<_, std::convert::Infallible>(answer.map(|body| Answering::new(body, open)))
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
@@ -115,6 +123,16 @@ impl Front {
             () = self.tasks.stopping() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            // Whoever opens connections and says nothing would otherwise take the places of all others. The deadlines
+            // of HTTP begin only once its version is known, and know no idle HTTP/2.
+            () = requests.none_for(HEAD_DEADLINE, IDLE) => {
+                connection.as_mut().graceful_shutdown();
+                // What was on its way is answered; a peer that does not answer the goodbye is not waited for.
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = requests.none_for(HEAD_DEADLINE, HEAD_DEADLINE) => return,
+                }
             }
         };
         if let Err(error) = ended {
