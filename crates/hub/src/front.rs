@@ -34,6 +34,8 @@ use crate::idle::Requests;
 
 /// Connections held at once on the API's listener.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Connections held at once on the health listener: the operator's own machinery needs few.
+const MAX_HEALTH_CONNECTIONS: usize = 64;
 /// How long a client may take for its TLS handshake, and for the head of each request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may keep a connection, HTTP/2 above all, without any request on it.
@@ -59,8 +61,23 @@ pub(crate) struct Front {
 impl Front {
     /// Accepts connections on the API's listener until the set is stopped.
     pub(crate) async fn serve_api(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
+        self.accept(listener, tls, Place::Api, MAX_CONNECTIONS).await;
+    }
+
+    /// Accepts connections on the health listener until the set is stopped.
+    pub(crate) async fn serve_health(self: Arc<Self>, listener: TcpListener) {
+        self.accept(listener, None, Place::Health, MAX_HEALTH_CONNECTIONS).await;
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        place: Place,
+        connections: usize,
+    ) {
         let tls = tls.map(TlsAcceptor::from);
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let room = Arc::new(Semaphore::new(connections));
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -70,19 +87,19 @@ impl Front {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "the API could not accept a connection");
+                    tracing::warn!(%error, ?place, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
             let _ = stream.set_nodelay(true);
-            let (front, tls) = (self.clone(), tls.clone());
+            let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
                 let _permit = permit;
                 match tls {
-                    None => front.clone().serve_connection(stream, Place::Api).await,
+                    None => front.serve_connection(stream, place).await,
                     Some(tls) => match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => front.clone().serve_connection(stream, Place::Api).await,
+                        Ok(Ok(stream)) => front.serve_connection(stream, place).await,
                         Ok(Err(error)) => tracing::debug!(reason = sortie_tls::explain_io(&error), "no TLS on the API"),
                         Err(_) => tracing::debug!("no TLS handshake in time on the API"),
                     },
@@ -152,6 +169,7 @@ impl Front {
                 }
             }
             Place::Edge(sni) => self.edge_target(&request, sni),
+            Place::Health => return self.health(request.uri().path()).await,
         };
         match target {
             Ok(target) => self.calls.call(request, target).await,
@@ -172,6 +190,16 @@ impl Front {
         let name = self.base.parse_host(&host).ok_or_else(HopError::no_route)?;
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Target { label: name.label, route: name.route, path, on_api_origin: false })
+    }
+
+    /// What the health listener answers, to whoever asks.
+    async fn health(&self, path: &str) -> Response<ResponseBody> {
+        match path {
+            "/healthz" => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+            "/readyz" => self.ready().await,
+            "/metrics" => self.metrics(),
+            _ => plain(StatusCode::NOT_FOUND, "text/plain", "paths: /healthz, /readyz, /metrics\n".into()),
+        }
     }
 
     /// What the hub answers itself.
@@ -217,11 +245,11 @@ impl Front {
         response
     }
 
-    pub(crate) fn metrics(&self) -> Response<ResponseBody> {
+    fn metrics(&self) -> Response<ResponseBody> {
         plain(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render())
     }
 
-    pub(crate) async fn ready(&self) -> Response<ResponseBody> {
+    async fn ready(&self) -> Response<ResponseBody> {
         let store = self.calls.store.get_meta("ready").await;
         let (status, body) = match store {
             Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}})),
@@ -236,10 +264,12 @@ impl Front {
 }
 
 /// Where a request came in.
+#[derive(Clone, Debug)]
 enum Place {
     Api,
     /// With the hostname of the connection's SNI.
     Edge(String),
+    Health,
 }
 
 impl Terminator for Front {

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_edge::{Edge, EdgeConfig, EdgeError, LinkStatus, Links};
@@ -181,7 +179,12 @@ impl Hub {
         };
         let api_key = admin_key(&store, &config).await?;
         let health_addr = match config.health {
-            Some(addr) => Some(serve_health(front.clone(), addr, tasks).await?),
+            Some(addr) => {
+                let listener = bind("health", addr).await?;
+                let bound = local(&listener, addr);
+                tasks.spawn("health", front.clone().serve_health(listener));
+                Some(bound)
+            }
             None => None,
         };
 
@@ -293,33 +296,4 @@ async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>) {
             Err(RecvError::Closed) => return,
         }
     }
-}
-
-async fn serve_health(front: Arc<Front>, addr: SocketAddr, tasks: &TaskSet) -> Result<SocketAddr, HubError> {
-    let listener = bind("health", addr).await?;
-    let bound = local(&listener, addr);
-    let router = axum::Router::new().fallback(move |request: Request<Body>| {
-        let front = front.clone();
-        async move {
-            let response = match request.uri().path() {
-                "/readyz" => front.ready().await,
-                "/metrics" => front.metrics(),
-                "/healthz" => return Response::new(Body::from("ok\n")),
-                _ => {
-                    let mut response = Response::new(Body::from("paths: /healthz, /readyz, /metrics\n"));
-                    *response.status_mut() = StatusCode::NOT_FOUND;
-                    return response;
-                }
-            };
-            response.map(Body::new)
-        }
-    });
-    let stop = tasks.clone();
-    tasks.spawn("health", async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.stopping().await }).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the health listener ended");
-        }
-    });
-    Ok(bound)
 }

@@ -26,7 +26,7 @@ async fn a_connection_without_a_request_is_let_go() {
         data_dir: dir.path().to_owned(),
         api: here,
         edge: here,
-        health: None,
+        health: Some(here),
         base_domain: "sortie.localhost".parse().expect("base domain"),
         names: Vec::new(),
         advertised_edge: None,
@@ -48,8 +48,10 @@ async fn a_connection_without_a_request_is_let_go() {
     let edge = TcpStream::connect(hub.edge_listener).await.expect("connect");
     let sealed = tls.connect(name, edge).await.expect("handshake");
 
-    let gone = tokio::join!(is_let_go(silent), is_let_go(undecided), is_let_go(sealed));
-    assert_eq!(gone, (true, true, true));
+    let health = TcpStream::connect(hub.health_addr.expect("health")).await.expect("connect");
+
+    let gone = tokio::join!(is_let_go(silent), is_let_go(undecided), is_let_go(sealed), is_let_go(health));
+    assert_eq!(gone, (true, true, true, true));
     tasks.shutdown(Duration::from_secs(5)).await;
     hub.close().await;
 }
