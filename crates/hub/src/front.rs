@@ -295,7 +295,7 @@ impl Terminator for Front {
 fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     let text = path.map_or("", PathAndQuery::as_str);
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
-    let mut parts = path.trim_start_matches("/t/").splitn(3, '/');
+    let mut parts = path.strip_prefix("/t/").unwrap_or("").splitn(3, '/');
     let label: Option<TunnelLabel> = parts.next().and_then(|label| label.parse().ok());
     let route: Option<RouteName> = parts.next().and_then(|route| route.parse().ok());
     let (Some(label), Some(route)) = (label, route) else { return Err(HopError::no_route()) };
@@ -339,7 +339,9 @@ mod tests {
             let target = path_target(Some(&path.parse().expect("path"))).expect(path);
             assert_eq!((target.route.as_str(), target.path.as_str()), ("files", rest));
         }
-        for path in ["/t/", "/t/abcd1234", "/t/abcd1234/", "/t/../files/x", "/t//abcd1234/files"] {
+        for path in
+            ["/t/", "/t/abcd1234", "/t/abcd1234/", "/t/../files/x", "/t//abcd1234/files", "/t//t/abcd1234/files"]
+        {
             assert!(path_target(Some(&path.parse().expect("path"))).is_err(), "{path}");
         }
     }
