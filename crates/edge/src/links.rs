@@ -49,6 +49,11 @@ impl Links {
         self.by_label.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The tunnels that have links.
+    pub fn labels(&self) -> Vec<TunnelLabel> {
+        self.by_label.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// The links that may serve this tunnel, best first: those whose gateway has shown a certificate of the tunnel
     /// before those that only had its token, which may be stolen; among them the one that came last first, since an
     /// older one may be dead and not yet known so.

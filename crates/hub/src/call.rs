@@ -153,7 +153,7 @@ impl Calls {
         loop {
             let (mut inner, fresh) = match self.pool.take(tunnel, host) {
                 Some(inner) => (inner, false),
-                None => match self.pool.open(tunnel, host, None).await {
+                None => match self.open(tunnel, host).await {
                     Ok(inner) => (inner, true),
                     Err(error) => return Err(Refusal::of(error, request)),
                 },
@@ -175,6 +175,17 @@ impl Calls {
                 },
             }
         }
+    }
+
+    /// A new connection. What it rests on is asked for again behind the handshake: an archived tunnel or certificate cuts
+    /// the connections that are there, and this one was not yet.
+    async fn open(&self, tunnel: &LiveTunnel, host: &str) -> Result<Inner, HopError> {
+        let inner = self.pool.open(tunnel, host, None).await?;
+        let now = self.tunnels.find(&tunnel.record.label).await?.ok_or_else(HopError::no_route)?;
+        if inner.is_vouched_for(&now) {
+            return Ok(inner);
+        }
+        Err(HopError::new(Hop::InnerTls, "the CA of the gateway's certificate was archived during the handshake"))
     }
 
     fn answer(&self, response: Response<Incoming>, inner: Inner) -> Response<ResponseBody> {

@@ -68,7 +68,7 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let inner = kept.get_mut(at)?;
-            if inner.is_over() || !tunnel.cas.iter().any(|ca| ca.fingerprint() == inner.ca) {
+            if inner.is_over() || !inner.is_vouched_for(tunnel) {
                 kept.swap_remove(at);
             } else if inner.sender.is_ready() && inner.covers(host) {
                 return Some(kept.swap_remove(at));
@@ -231,6 +231,11 @@ impl Pool {
 }
 
 impl Inner {
+    /// Whether the CA that signed the gateway's certificate is registered on the tunnel.
+    pub(crate) fn is_vouched_for(&self, tunnel: &LiveTunnel) -> bool {
+        tunnel.cas.iter().any(|ca| ca.fingerprint() == self.ca)
+    }
+
     fn is_over(&self) -> bool {
         self.sender.is_closed() || self.retired.load(Ordering::Acquire)
     }
