@@ -88,22 +88,23 @@ impl Links {
         .collect()
     }
 
-    /// Opens a stream to the tunnel's gateway over its best link.
+    /// Opens a stream to the tunnel's gateway over its best link, or the next one where that is full.
     ///
     /// # Errors
-    /// At hop `link` when no gateway is connected or its links have just ended, at hop `edge` when it carries all it
+    /// At hop `link` when no gateway is connected or its links have just ended, at hop `edge` when they carry all they
     /// may.
     pub async fn open(&self, label: &TunnelLabel, kind: Kind, host: &str) -> Result<LinkStream, HopError> {
+        let mut failure = no_link();
         for link in self.candidates(label) {
             match link.open(kind, host).await {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Ended) => self.remove(label, link.id()),
                 Err(error @ (OpenError::Full | OpenError::Host(_))) => {
-                    return Err(HopError::new(Hop::Edge, error.to_string()));
+                    failure = HopError::new(Hop::Edge, error.to_string());
                 }
             }
         }
-        Err(no_link())
+        Err(failure)
     }
 
     /// Ends every link of a tunnel, with all calls on them.

@@ -106,7 +106,8 @@ async fn accept(
 ) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // It fails where the client has gone already, which must not hold up the next one.
+    let _ = stream.set_nodelay(true);
     Ok((stream, peer, permit))
 }
 
