@@ -163,6 +163,9 @@ impl Shared {
             let token = TunnelToken::parse(&gateway.token).map_err(|_| (refused.to_owned(), false))?;
             match self.directory.admit(&token.digest()).await {
                 Ok(tunnel) => {
+                    if !self.links.make_room(&tunnel.label) {
+                        return Err(("the tunnel has as many links as it may".to_owned(), true));
+                    }
                     let tunnel = (tunnel, token.digest());
                     let domain = self.config.base_domain.tunnel(&tunnel.0.label).to_string();
                     admitted = Some(tunnel);
