@@ -8,6 +8,9 @@ use sortie_ids::{LinkId, RouteName, TunnelLabel};
 use sortie_link::protos::{Kind, Route, RouteMode};
 use sortie_link::{EdgeLink, LinkStream, OpenError};
 
+/// Links of one tunnel at once: a tenant, or whoever stole its token, must not take the places of all others.
+const MAX_LINKS: usize = 64;
+
 /// The live links of an edge. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Links {
@@ -31,6 +34,22 @@ impl Links {
         metrics::gauge!("sortie_edge_links").increment(1.0);
     }
 
+    /// Makes room for another link of this tunnel; false when there is none. Where there are too many, the oldest goes
+    /// whose gateway has shown no certificate, so that a stolen token cannot keep the gateway out.
+    pub(crate) fn make_room(&self, label: &TunnelLabel) -> bool {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        let links = by_label.get(label).map(Vec::as_slice).unwrap_or_default();
+        let live = || links.iter().filter(|link| !link.is_closed());
+        if live().count() < MAX_LINKS {
+            return true;
+        }
+        let oldest = live().find(|link| !link.is_proved());
+        if let Some(link) = oldest {
+            link.close();
+        }
+        oldest.is_some()
+    }
+
     pub(crate) fn remove(&self, label: &TunnelLabel, id: &LinkId) {
         let mut by_label = self.write();
         if let Some(links) = by_label.get_mut(label) {
@@ -47,6 +66,11 @@ impl Links {
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<TunnelLabel, Vec<EdgeLink>>> {
         self.by_label.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tunnels that have links.
+    pub fn labels(&self) -> Vec<TunnelLabel> {
+        self.by_label.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// The links that may serve this tunnel, best first: those whose gateway has shown a certificate of the tunnel
@@ -83,22 +107,23 @@ impl Links {
         .collect()
     }
 
-    /// Opens a stream to the tunnel's gateway over its best link.
+    /// Opens a stream to the tunnel's gateway over its best link, or the next one where that is full.
     ///
     /// # Errors
-    /// At hop `link` when no gateway is connected or its links have just ended, at hop `edge` when it carries all it
+    /// At hop `link` when no gateway is connected or its links have just ended, at hop `edge` when they carry all they
     /// may.
     pub async fn open(&self, label: &TunnelLabel, kind: Kind, host: &str) -> Result<LinkStream, HopError> {
+        let mut failure = no_link();
         for link in self.candidates(label) {
             match link.open(kind, host).await {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Ended) => self.remove(label, link.id()),
                 Err(error @ (OpenError::Full | OpenError::Host(_))) => {
-                    return Err(HopError::new(Hop::Edge, error.to_string()));
+                    failure = HopError::new(Hop::Edge, error.to_string());
                 }
             }
         }
-        Err(no_link())
+        Err(failure)
     }
 
     /// Ends every link of a tunnel, with all calls on them.
@@ -114,4 +139,54 @@ impl Links {
 /// What a caller hears while no gateway is connected.
 pub fn no_link() -> HopError {
     HopError::new(Hop::Link, "no gateway of this tunnel is connected")
+}
+
+#[cfg(test)]
+mod tests {
+    use sortie_link::GatewayLink;
+    use sortie_link::protos::{EdgeHello, GatewayHello, VERSION};
+    use sortie_runtime::TaskSet;
+
+    use super::*;
+
+    async fn link(tasks: &TaskSet) -> (EdgeLink, GatewayLink) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let edge =
+            EdgeHello { version: VERSION, features: vec![], edge_instance: "e".into(), link_id: LinkId::random() };
+        let gateway = GatewayHello {
+            version: VERSION,
+            features: vec![],
+            token: String::new(),
+            gateway_instance: "g".into(),
+            software: String::new(),
+            routes: vec![],
+        };
+        let admit = async |_| Ok("abcd.test".to_owned());
+        let (edge, gateway) =
+            tokio::join!(sortie_link::accept(near, &edge, tasks, admit), sortie_link::establish(far, &gateway, tasks));
+        (edge.expect("accepted").0, gateway.expect("established"))
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_has_so_many_links_and_those_without_proof_give_way() {
+        let (tasks, links, label) = (TaskSet::new(), Links::default(), TunnelLabel::random());
+        let mut both = Vec::new();
+        for _ in 0..MAX_LINKS {
+            assert!(links.make_room(&label));
+            let (edge, gateway) = link(&tasks).await;
+            links.add(&label, edge.clone());
+            both.push((edge, gateway));
+        }
+        both[0].0.prove();
+        assert!(links.make_room(&label));
+        let closed: Vec<_> = both.iter().map(|(edge, _)| edge.is_closed()).collect();
+        assert_eq!(closed.iter().position(|closed| *closed), Some(1), "the oldest without proof");
+        assert_eq!(closed.iter().filter(|closed| **closed).count(), 1);
+
+        links.add(&label, link(&tasks).await.0);
+        links.candidates(&label).iter().for_each(EdgeLink::prove);
+        assert!(!links.make_room(&label));
+        assert!(links.make_room(&TunnelLabel::random()), "others have room of their own");
+        tasks.abort();
+    }
 }

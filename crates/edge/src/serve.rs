@@ -106,7 +106,8 @@ async fn accept(
 ) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // It fails where the client has gone already, which must not hold up the next one.
+    let _ = stream.set_nodelay(true);
     Ok((stream, peer, permit))
 }
 
@@ -162,6 +163,9 @@ impl Shared {
             let token = TunnelToken::parse(&gateway.token).map_err(|_| (refused.to_owned(), false))?;
             match self.directory.admit(&token.digest()).await {
                 Ok(tunnel) => {
+                    if !self.links.make_room(&tunnel.label) {
+                        return Err(("the tunnel has as many links as it may".to_owned(), true));
+                    }
                     let tunnel = (tunnel, token.digest());
                     let domain = self.config.base_domain.tunnel(&tunnel.0.label).to_string();
                     admitted = Some(tunnel);

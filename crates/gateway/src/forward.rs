@@ -269,7 +269,6 @@ fn given_id(headers: &HeaderMap) -> Option<RequestId> {
 }
 
 fn speaks_jsonrpc<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = kind.split(';').next().unwrap_or("").trim();
-    request.method() == Method::POST && essence.eq_ignore_ascii_case("application/json")
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    request.method() == Method::POST && sortie_mcp::envelope::is_json(kind)
 }

@@ -3,14 +3,11 @@
 //! What a proxy must not touch stays as it is: `Origin`, `Accept`, `Mcp-*`, `Last-Event-ID` and every header that is
 //! not named here.
 
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sortie_api::REQUEST_ID_HEADER;
+use sortie_api::{REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours};
 use sortie_ids::RequestId;
 
-use crate::body::strip_ours;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -29,7 +26,6 @@ pub(crate) struct Rewrite<'a> {
 impl Rewrite<'_> {
     /// Changes the headers of a request.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
-        let trailers = wants_trailers(headers);
         strip_hop_by_hop(headers);
         strip_ours(headers);
         let forwarded: Vec<_> =
@@ -42,9 +38,6 @@ impl Rewrite<'_> {
             headers.remove(AUTHORIZATION);
         }
         join_cookies(headers);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
         headers.insert(HOST, self.host.clone());
         if let Ok(host) = HeaderValue::from_str(self.public_host) {
             headers.insert(X_FORWARDED_HOST, host);
@@ -60,42 +53,6 @@ impl Rewrite<'_> {
 pub(crate) fn answer(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     strip_ours(headers);
-}
-
-/// Removes what concerns one connection only (RFC 9110 section 7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, KEEP_ALIVE, TE, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
-    for name in proxy {
-        headers.remove(name);
-    }
-}
-
-/// HTTP/2 may split a cookie over several fields, which HTTP/1.1 does not know (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if pieces.len() > 1
-        && let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
-    {
-        headers.insert(COOKIE, whole);
-    }
-}
-
-fn wants_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 #[cfg(test)]

@@ -8,8 +8,18 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use sortie_api::strip_ours;
 
+use crate::idle::Open;
 use crate::inner::{Inner, Pool};
+
+/// Trailers are taken from nobody either where they look like ours.
+fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_ours(trailers);
+    }
+    frame
+}
 
 /// The body of a request to a gateway.
 pub(crate) enum RequestBody {
@@ -25,7 +35,7 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Caller(body) => Pin::new(body).poll_frame(cx),
+            Self::Caller(body) => Pin::new(body).poll_frame(cx).map_ok(clean),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -99,7 +109,7 @@ impl HttpBody for ResponseBody {
                         if body.incoming.is_end_stream() {
                             body.give_back();
                         }
-                        Poll::Ready(Some(Ok(frame)))
+                        Poll::Ready(Some(Ok(clean(frame))))
                     }
                     Some(Err(error)) => {
                         body.inner = None;
@@ -125,5 +135,34 @@ impl HttpBody for ResponseBody {
             Self::Gateway(body) => body.incoming.size_hint(),
             Self::Own(body) => body.size_hint(),
         }
+    }
+}
+
+/// An answer's body on its way to the caller: as long as it is there, its request is open.
+pub(crate) struct Answering {
+    body: ResponseBody,
+    _open: Open,
+}
+
+impl Answering {
+    pub(crate) fn new(body: ResponseBody, open: Open) -> Self {
+        Self { body, _open: open }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = <ResponseBody as HttpBody>::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
-use sortie_api::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
+use sortie_api::{
+    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours,
+};
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
@@ -45,16 +47,6 @@ const ID_BYTES: usize = 64 * 1024;
 const ID_WAIT: Duration = Duration::from_secs(2);
 /// How long a probe may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(4);
-
-/// Headers that concern one connection only (RFC 9110, 7.6.1). `te` and `trailer` pass, as trailers do.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHORIZATION,
-];
 
 impl Calls {
     /// Makes a call for whoever sent it; every failure is an answer that names the hop.
@@ -106,7 +98,6 @@ impl Calls {
             Err(error) => return Err(Refusal { error, request: Some(request) }),
         };
         *request.version_mut() = http::Version::HTTP_11;
-        let was_http2 = request.uri().authority().is_some();
         *request.uri_mut() = target.path.clone().into();
         let headers = request.headers_mut();
         if let Some(key) = headers.remove(carrier) {
@@ -116,9 +107,7 @@ impl Calls {
             headers.remove(header::COOKIE);
         }
         strip(headers);
-        if was_http2 && headers.get_all(header::COOKIE).iter().count() > 1 {
-            join_cookies(headers);
-        }
+        join_cookies(headers);
         let own = [(IDENTITY_HEADER, Some(identity)), (REQUEST_ID_HEADER, HeaderValue::from_str(id.as_str()).ok())];
         for (name, value) in own {
             if let Some(value) = value {
@@ -188,14 +177,15 @@ impl Calls {
         }
     }
 
-    /// A new connection, whose CA is trusted still: one that was archived during the handshake had nothing to cut yet.
+    /// A new connection. What it rests on is asked for again behind the handshake: an archived tunnel or certificate cuts
+    /// the connections that are there, and this one was not yet.
     async fn open(&self, tunnel: &LiveTunnel, host: &str) -> Result<Inner, HopError> {
         let inner = self.pool.open(tunnel, host, None).await?;
         let now = self.tunnels.find(&tunnel.record.label).await?.ok_or_else(HopError::no_route)?;
-        if now.trusts(&inner) {
+        if inner.is_vouched_for(&now) {
             return Ok(inner);
         }
-        Err(HopError::new(Hop::InnerTls, "the gateway's CA certificate was archived"))
+        Err(HopError::new(Hop::InnerTls, "the CA of the gateway's certificate was archived during the handshake"))
     }
 
     fn answer(&self, response: Response<Incoming>, inner: Inner) -> Response<ResponseBody> {
@@ -254,18 +244,8 @@ fn reason(body: &[u8]) -> Option<String> {
 
 /// Removes what concerns one connection, and every header that only we may set.
 fn strip(headers: &mut HeaderMap) {
-    let mut named = Vec::new();
-    for value in headers.get_all(header::CONNECTION) {
-        let names = value.to_str().unwrap_or("").split(',').map(str::trim);
-        named.extend(names.filter_map(|name| name.parse::<HeaderName>().ok()));
-    }
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(HEADER_PREFIX)).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+    strip_hop_by_hop(headers);
+    strip_ours(headers);
 }
 
 /// The key of a call may come in `Authorization` as well as in `x-api-key`: it must not go on in either.
@@ -273,14 +253,6 @@ fn drop_copies(headers: &mut HeaderMap, key: &[u8]) {
     let same = |value: &HeaderValue| value.as_bytes().split(u8::is_ascii_whitespace).any(|part| part == key);
     if headers.get_all(header::AUTHORIZATION).iter().any(same) {
         headers.remove(header::AUTHORIZATION);
-    }
-}
-
-/// HTTP/2 may split cookies over several lines, HTTP/1.1 may not (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -326,8 +298,8 @@ impl Refusal {
 }
 
 async fn json_rpc_id(request: Request<Incoming>) -> Option<Box<RawValue>> {
-    let json = request.headers().get(header::CONTENT_TYPE)?.as_bytes().starts_with(b"application/json");
-    if request.method() != Method::POST || !json {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if request.method() != Method::POST || !sortie_mcp::envelope::is_json(kind) {
         return None;
     }
     let body = Limited::new(request.into_body(), ID_BYTES).collect();

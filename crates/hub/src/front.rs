@@ -27,14 +27,19 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::api::authenticate;
-use crate::body::ResponseBody;
+use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
 use crate::hosts::{Hosts, bare};
+use crate::idle::Requests;
 
 /// Connections held at once on the API's listener.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Connections held at once on the health listener: the operator's own machinery needs few.
+const MAX_HEALTH_CONNECTIONS: usize = 64;
 /// How long a client may take for its TLS handshake, and for the head of each request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may keep a connection, HTTP/2 above all, without any request on it.
+const IDLE: Duration = Duration::from_secs(90);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Concurrent requests on one HTTP/2 connection.
@@ -56,8 +61,23 @@ pub(crate) struct Front {
 impl Front {
     /// Accepts connections on the API's listener until the set is stopped.
     pub(crate) async fn serve_api(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
+        self.accept(listener, tls, Place::Api, MAX_CONNECTIONS).await;
+    }
+
+    /// Accepts connections on the health listener until the set is stopped.
+    pub(crate) async fn serve_health(self: Arc<Self>, listener: TcpListener) {
+        self.accept(listener, None, Place::Health, MAX_HEALTH_CONNECTIONS).await;
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        place: Place,
+        connections: usize,
+    ) {
         let tls = tls.map(TlsAcceptor::from);
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let room = Arc::new(Semaphore::new(connections));
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -67,19 +87,19 @@ impl Front {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "the API could not accept a connection");
+                    tracing::warn!(%error, ?place, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
             let _ = stream.set_nodelay(true);
-            let (front, tls) = (self.clone(), tls.clone());
+            let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
                 let _permit = permit;
                 match tls {
-                    None => front.clone().serve_connection(stream, Place::Api).await,
+                    None => front.serve_connection(stream, place).await,
                     Some(tls) => match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => front.clone().serve_connection(stream, Place::Api).await,
+                        Ok(Ok(stream)) => front.serve_connection(stream, place).await,
                         Ok(Err(error)) => tracing::debug!(reason = sortie_tls::explain_io(&error), "no TLS on the API"),
                         Err(_) => tracing::debug!("no TLS handshake in time on the API"),
                     },
@@ -104,9 +124,14 @@ impl Front {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         let place = Arc::new(place);
         let front = self.clone();
+        let requests = Requests::default();
+        let counted = requests.clone();
         let service = service_fn(move |request| {
-            let (front, place) = (front.clone(), place.clone());
-            async move { Ok::<_, std::convert::Infallible>(front.answer(request, &place).await) }
+            let (front, place, open) = (front.clone(), place.clone(), counted.begin());
+            async move {
+                let answer = front.answer(request, &place).await;
+                Ok::<_, std::convert::Infallible>(answer.map(|body| Answering::new(body, open)))
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
@@ -115,6 +140,16 @@ impl Front {
             () = self.tasks.stopping() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            // Whoever opens connections and says nothing would otherwise take the places of all others. The deadlines
+            // of HTTP begin only once its version is known, and know no idle HTTP/2.
+            () = requests.none_for(HEAD_DEADLINE, IDLE) => {
+                connection.as_mut().graceful_shutdown();
+                // What was on its way is answered; a peer that does not answer the goodbye is not waited for.
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = requests.none_for(HEAD_DEADLINE, HEAD_DEADLINE) => return,
+                }
             }
         };
         if let Err(error) = ended {
@@ -134,6 +169,7 @@ impl Front {
                 }
             }
             Place::Edge(sni) => self.edge_target(&request, sni),
+            Place::Health => return self.health(request.uri().path()).await,
         };
         match target {
             Ok(target) => self.calls.call(request, target).await,
@@ -154,6 +190,16 @@ impl Front {
         let name = self.base.parse_host(&host).ok_or_else(HopError::no_route)?;
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Target { label: name.label, route: name.route, path, on_api_origin: false })
+    }
+
+    /// What the health listener answers, to whoever asks.
+    async fn health(&self, path: &str) -> Response<ResponseBody> {
+        match path {
+            "/healthz" => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+            "/readyz" => self.ready().await,
+            "/metrics" => self.metrics(),
+            _ => plain(StatusCode::NOT_FOUND, "text/plain", "paths: /healthz, /readyz, /metrics\n".into()),
+        }
     }
 
     /// What the hub answers itself.
@@ -199,11 +245,11 @@ impl Front {
         response
     }
 
-    pub(crate) fn metrics(&self) -> Response<ResponseBody> {
+    fn metrics(&self) -> Response<ResponseBody> {
         plain(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render())
     }
 
-    pub(crate) async fn ready(&self) -> Response<ResponseBody> {
+    async fn ready(&self) -> Response<ResponseBody> {
         let store = self.calls.store.get_meta("ready").await;
         let (status, body) = match store {
             Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}})),
@@ -218,10 +264,12 @@ impl Front {
 }
 
 /// Where a request came in.
+#[derive(Clone, Debug)]
 enum Place {
     Api,
     /// With the hostname of the connection's SNI.
     Edge(String),
+    Health,
 }
 
 impl Terminator for Front {
@@ -247,7 +295,7 @@ impl Terminator for Front {
 fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     let text = path.map_or("", PathAndQuery::as_str);
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
-    let mut parts = path.strip_prefix("/t/").unwrap_or_default().splitn(3, '/');
+    let mut parts = path.strip_prefix("/t/").unwrap_or("").splitn(3, '/');
     let label: Option<TunnelLabel> = parts.next().and_then(|label| label.parse().ok());
     let route: Option<RouteName> = parts.next().and_then(|route| route.parse().ok());
     let (Some(label), Some(route)) = (label, route) else { return Err(HopError::no_route()) };

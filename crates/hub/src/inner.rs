@@ -68,7 +68,7 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let inner = kept.get_mut(at)?;
-            if inner.is_over() || !tunnel.trusts(inner) {
+            if inner.is_over() || !inner.is_vouched_for(tunnel) {
                 kept.swap_remove(at);
             } else if inner.sender.is_ready() && inner.covers(host) {
                 return Some(kept.swap_remove(at));
@@ -230,14 +230,12 @@ impl Pool {
     }
 }
 
-impl LiveTunnel {
-    /// Whether the CA that vouched for this connection is registered still.
-    pub(crate) fn trusts(&self, inner: &Inner) -> bool {
-        self.cas.iter().any(|ca| ca.fingerprint() == inner.ca)
-    }
-}
-
 impl Inner {
+    /// Whether the CA that signed the gateway's certificate is registered on the tunnel.
+    pub(crate) fn is_vouched_for(&self, tunnel: &LiveTunnel) -> bool {
+        tunnel.cas.iter().any(|ca| ca.fingerprint() == self.ca)
+    }
+
     fn is_over(&self) -> bool {
         self.sender.is_closed() || self.retired.load(Ordering::Acquire)
     }

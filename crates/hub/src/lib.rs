@@ -14,6 +14,7 @@ mod config;
 mod front;
 mod hosts;
 mod identity;
+mod idle;
 mod inner;
 mod routes;
 mod start;

@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_edge::{Edge, EdgeConfig, EdgeError, LinkStatus, Links};
-use sortie_ids::{ApiKey, TunnelLabel};
+use sortie_ids::{ApiKey, TunnelId, TunnelLabel};
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -181,7 +179,12 @@ impl Hub {
         };
         let api_key = admin_key(&store, &config).await?;
         let health_addr = match config.health {
-            Some(addr) => Some(serve_health(front.clone(), addr, tasks).await?),
+            Some(addr) => {
+                let listener = bind("health", addr).await?;
+                let bound = local(&listener, addr);
+                tasks.spawn("health", front.clone().serve_health(listener));
+                Some(bound)
+            }
             None => None,
         };
 
@@ -270,56 +273,44 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
     Ok(made.secret)
 }
 
-/// Makes archived tunnels and certificates bite on what is already running.
+/// How long to wait before the store is asked again what is in force, when it could not say.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Makes archived tunnels and certificates bite on what is already running. No change is passed over: while the store
+/// cannot be read, the next ones wait; when they came too fast, every tunnel with a link is looked at.
 async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>) {
     let mut changes = store.changes();
     loop {
-        match changes.recv().await {
-            Ok(Change::TunnelArchived(tunnel)) => {
-                if let Ok(Some(record)) = store.any_tunnel(&tunnel).await {
-                    links.cut(&record.label);
-                    pool.distrust(&record.label, &[]);
-                }
-            }
-            Ok(Change::CertificatesChanged(tunnel)) => {
-                let Ok(Some(record)) = store.any_tunnel(&tunnel).await else { continue };
-                let Ok(pems) = store.active_cas(&tunnel).await else { continue };
-                let cas = pems.iter().filter_map(|pem| RegisteredCa::parse_any_time(pem).ok());
-                let trusted: Vec<_> = cas.map(|ca| ca.fingerprint().to_owned()).collect();
-                pool.distrust(&record.label, &trusted);
-            }
-            Ok(_) => {}
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes came faster than they were followed"),
+        let changed = match changes.recv().await {
+            Ok(Change::TunnelArchived(tunnel) | Change::CertificatesChanged(tunnel)) => Some(tunnel),
+            Ok(_) => continue,
+            Err(RecvError::Lagged(_)) => None,
             Err(RecvError::Closed) => return,
+        };
+        while let Err(error) = enforce(&store, &links, &pool, changed.as_ref()).await {
+            tracing::error!(%error, "a change cannot be followed yet: the store cannot be read");
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 }
 
-async fn serve_health(front: Arc<Front>, addr: SocketAddr, tasks: &TaskSet) -> Result<SocketAddr, HubError> {
-    let listener = bind("health", addr).await?;
-    let bound = local(&listener, addr);
-    let router = axum::Router::new().fallback(move |request: Request<Body>| {
-        let front = front.clone();
-        async move {
-            let response = match request.uri().path() {
-                "/readyz" => front.ready().await,
-                "/metrics" => front.metrics(),
-                "/healthz" => return Response::new(Body::from("ok\n")),
-                _ => {
-                    let mut response = Response::new(Body::from("paths: /healthz, /readyz, /metrics\n"));
-                    *response.status_mut() = StatusCode::NOT_FOUND;
-                    return response;
-                }
-            };
-            response.map(Body::new)
-        }
-    });
-    let stop = tasks.clone();
-    tasks.spawn("health", async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.stopping().await }).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the health listener ended");
-        }
-    });
-    Ok(bound)
+/// Ends what this tunnel, or every tunnel with a link, does not stand for any more: everything if it is archived, else
+/// what only CAs vouch for that are not registered.
+async fn enforce(store: &Store, links: &Links, pool: &Pool, changed: Option<&TunnelId>) -> Result<(), StoreError> {
+    let labels = match changed {
+        Some(tunnel) => store.any_tunnel(tunnel).await?.map(|record| record.label).into_iter().collect(),
+        None => links.labels(),
+    };
+    for label in &labels {
+        let Some(tunnel) = store.tunnel_by_label(label).await? else {
+            links.cut(label);
+            pool.distrust(label, &[]);
+            continue;
+        };
+        let pems = store.active_cas(&tunnel.id).await?;
+        let cas = pems.iter().filter_map(|pem| RegisteredCa::parse_any_time(pem).ok());
+        let trusted: Vec<_> = cas.map(|ca| ca.fingerprint().to_owned()).collect();
+        pool.distrust(label, &trusted);
+    }
+    Ok(())
 }

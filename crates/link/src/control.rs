@@ -31,7 +31,7 @@ impl ControlReader {
     }
 
     /// The next line; `None` at the end of the stream. Cancel-safe: a line begun stays in the buffer.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ControlError> {
         loop {
             if let Some(text) = self.lines.pop() {
                 return Ok(Some(text));
@@ -44,11 +44,22 @@ impl ControlReader {
     }
 }
 
-/// Writes messages as lines until the queue or the stream ends.
+/// Writes messages as lines until the queue or the stream ends. Takes the next message only when the peer has made room
+/// for the last one: what is given to HTTP/2 without room would wait there, in memory and without bound.
 pub(crate) async fn write_control<M: Serialize>(mut send: SendStream<Bytes>, mut outgoing: mpsc::Receiver<M>) {
     while let Some(message) = outgoing.recv().await {
-        if send.send_data(line(&message), false).is_err() {
-            return;
+        let mut rest = line(&message);
+        while !rest.is_empty() {
+            send.reserve_capacity(rest.len());
+            let room = send.capacity();
+            if room == 0 {
+                let Some(Ok(_)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+                continue;
+            }
+            let piece = rest.split_to(room.min(rest.len()));
+            if send.send_data(piece, false).is_err() {
+                return;
+            }
         }
     }
 }

@@ -11,19 +11,21 @@ use http::{Method, Request, StatusCode, Uri};
 use sortie_ids::{LinkId, RouteName};
 use sortie_runtime::TaskSet;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::control::{AbortOnDrop, ControlError, ControlReader, write_control};
 use crate::liveness::{Heard, LastHeard, watch};
 use crate::protos::{
     CONTROL_PATH, EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, MAX_ROUTES, Route, RouteMode, STREAM_ID,
-    STREAM_KIND, STREAM_OFFSET, VERSION, line,
+    STREAM_KIND, STREAM_OFFSET, VERSION, line, unreadable,
 };
 use crate::stream::LinkStream;
-use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, STREAM_WINDOW};
+use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, MAX_STREAMS, STREAM_WINDOW};
 
 /// How long the peer may take for HTTP/2 settings and its hello together.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a stream waits for room among those that are open.
+const ROOM_DEADLINE: Duration = Duration::from_secs(1);
 /// Messages from a gateway that wait for the edge; a gateway that sends more is held back by flow control.
 const CONTROL_QUEUE: usize = 16;
 
@@ -74,6 +76,8 @@ struct Shared {
     gateway_instance: String,
     routes: RwLock<Arc<Vec<Route>>>,
     next_stream: AtomicU64,
+    /// Room for streams beside the control stream.
+    room: Arc<Semaphore>,
     proved: AtomicBool,
     retired: Arc<AtomicBool>,
     control: mpsc::Sender<FromEdge>,
@@ -137,7 +141,7 @@ where
         let mut control = ControlReader::new(response.into_body());
         let text = control.next().await?.ok_or_else(|| AcceptError::Hello("it ended before the hello".into()))?;
         let hello: GatewayHello =
-            serde_json::from_slice(&text).map_err(|error| AcceptError::Hello(error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| AcceptError::Hello(unreadable(&error)))?;
         if hello.version != VERSION {
             return Err(AcceptError::Hello(format!("version {}, not {VERSION}", hello.version)));
         }
@@ -164,6 +168,9 @@ where
     }
     abort.disarm();
 
+    // Its settings came before its hello. The control stream is one of the streams that it allows.
+    let most = usize::try_from(MAX_STREAMS).unwrap_or(usize::MAX);
+    let room = requests.current_max_send_streams().min(most).saturating_sub(1);
     let (to_gateway, outgoing) = mpsc::channel(CONTROL_QUEUE);
     let (incoming, from_gateway) = mpsc::channel(CONTROL_QUEUE);
     let shared = Arc::new(Shared {
@@ -172,6 +179,7 @@ where
         gateway_instance: gateway_instance.chars().take(64).collect(),
         routes: RwLock::new(Arc::new(routes)),
         next_stream: AtomicU64::new(1),
+        room: Arc::new(Semaphore::new(room)),
         proved: AtomicBool::new(false),
         retired: Arc::default(),
         control: to_gateway,
@@ -213,8 +221,10 @@ impl EdgeLink {
     /// See [`OpenError`]; waits at most one second for room among the streams.
     pub async fn open(&self, kind: Kind, host: &str) -> Result<LinkStream, OpenError> {
         let uri: Uri = format!("{host}:443").parse().map_err(|_| OpenError::Host(host.to_owned()))?;
-        let ready = tokio::time::timeout(Duration::from_secs(1), self.requests.clone().ready());
-        let mut requests = ready.await.map_err(|_| OpenError::Full)?.map_err(|_| OpenError::Ended)?;
+        // HTTP/2 would let streams beyond the peer's limit queue, unseen and without bound.
+        let room = tokio::time::timeout(ROOM_DEADLINE, self.shared.room.clone().acquire_owned());
+        let room = room.await.map_err(|_| OpenError::Full)?.map_err(|_| OpenError::Ended)?;
+        let mut requests = self.requests.clone().ready().await.map_err(|_| OpenError::Ended)?;
         let id = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
         let request = Request::builder()
             .method(Method::CONNECT)
@@ -225,7 +235,7 @@ impl EdgeLink {
             .body(())
             .map_err(|_| OpenError::Host(host.to_owned()))?;
         let (response, send) = requests.send_request(request, false).map_err(|_| OpenError::Ended)?;
-        Ok(LinkStream::opened(send, response))
+        Ok(LinkStream::opened(send, response, room))
     }
 
     /// This link's id.

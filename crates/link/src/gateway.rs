@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::control::{AbortOnDrop, ControlError, ControlReader, write_control};
 use crate::liveness::{Heard, LastHeard, watch};
-use crate::protos::{EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, STREAM_KIND, VERSION, line};
+use crate::protos::{EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, STREAM_KIND, VERSION, line, unreadable};
 use crate::stream::LinkStream;
 use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, MAX_STREAMS, STREAM_WINDOW};
 
@@ -137,7 +137,7 @@ where
         let text = drive(&mut connection, &mut early, control.next()).await??;
         let text = text.ok_or_else(|| EstablishError::Protocol("it closed before its hello".into()))?;
         let edge: EdgeHello =
-            serde_json::from_slice(&text).map_err(|error| EstablishError::Protocol(error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| EstablishError::Protocol(unreadable(&error)))?;
         if edge.version != VERSION {
             return Err(EstablishError::Protocol(format!("it speaks version {}, not {VERSION}", edge.version)));
         }

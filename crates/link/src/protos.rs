@@ -3,6 +3,7 @@
 //! Unknown fields are ignored and unknown messages skipped, so that either side may be newer. Lines are at most
 //! [`MAX_LINE`] bytes.
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use sortie_ids::{LinkId, RouteName};
 
@@ -175,34 +176,51 @@ pub enum FromGateway {
     Unknown,
 }
 
-/// Splits the control stream into lines, within bounds.
+/// Splits the control stream into lines, within bounds, and looks at each byte once: a peer may send them one by one.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
-    buffer: Vec<u8>,
+    buffer: BytesMut,
+    /// How much of the buffer is known to hold no end of a line.
+    looked_at: usize,
 }
 
 impl Lines {
-    /// Takes what arrived; an error when a line passes [`MAX_LINE`].
+    /// Takes what arrived; an error when it is more than four lines may have. To be called when [`Lines::pop`] has
+    /// nothing more.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         self.buffer.extend_from_slice(bytes);
-        let tail = self.buffer.iter().rev().position(|b| *b == b'\n').unwrap_or(self.buffer.len());
-        if tail > MAX_LINE || self.buffer.len() > 4 * MAX_LINE {
+        if self.looked_at > MAX_LINE || self.buffer.len() > 4 * MAX_LINE {
             return Err("a control line is too long");
         }
         Ok(())
     }
 
     /// The next whole line, without its end.
-    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
-        let end = self.buffer.iter().position(|b| *b == b'\n')?;
-        let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
-        line.pop();
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let new = self.buffer.get(self.looked_at..).unwrap_or_default();
+        let Some(end) = new.iter().position(|b| *b == b'\n') else {
+            self.looked_at = self.buffer.len();
+            return None;
+        };
+        let end = self.looked_at + end;
+        self.looked_at = 0;
+        let line = self.buffer.split_to(end).freeze();
+        self.buffer.advance(1);
         Some(line)
     }
 }
 
+/// Longest text of a peer that is repeated, in characters.
+const MAX_REPEATED: usize = 200;
+
+/// Why a line of the peer cannot be read. The reason may repeat what the peer wrote, so it is cut, and nothing in it can
+/// begin a new line of a log.
+pub(crate) fn unreadable(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(MAX_REPEATED).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A message as a line.
-pub(crate) fn line<T: Serialize>(message: &T) -> bytes::Bytes {
+pub(crate) fn line<T: Serialize>(message: &T) -> Bytes {
     let mut text = serde_json::to_vec(message).unwrap_or_default();
     text.push(b'\n');
     text.into()
@@ -228,9 +246,23 @@ mod tests {
         let mut lines = Lines::default();
         let mut taken = 0;
         while lines.push(&[b'x'; 1000]).is_ok() {
+            assert_eq!(lines.pop(), None);
             taken += 1000;
-            assert!(taken <= MAX_LINE, "the bound holds");
+            assert!(taken <= MAX_LINE + 1000, "the bound holds");
         }
+    }
+
+    #[test]
+    fn bytes_that_come_one_by_one_cost_no_more_than_together() {
+        let began = std::time::Instant::now();
+        let mut lines = Lines::default();
+        for _ in 0..MAX_LINE {
+            lines.push(b"x").expect("short");
+            assert_eq!(lines.pop(), None);
+        }
+        lines.push(b"\n").expect("short");
+        assert_eq!(lines.pop().map(|line| line.len()), Some(MAX_LINE));
+        assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
     }
 
     #[test]

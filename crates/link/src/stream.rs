@@ -9,6 +9,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// One stream of a link. Dropping it before both directions have ended resets the stream, so that a caller's hang-up
 /// reaches the far end at once.
@@ -17,8 +18,16 @@ pub struct LinkStream {
     receive: Receive,
     chunk: Bytes,
     ended: bool,
-    /// Held so that the link can tell when its last stream has ended.
-    _open: Option<Arc<()>>,
+    _counted: Counted,
+}
+
+/// What a stream holds while it is there.
+#[expect(dead_code, reason = "held for their drop")]
+enum Counted {
+    /// Its place among the streams that may be open on the link.
+    Opened(OwnedSemaphorePermit),
+    /// By this the link can tell when its last stream has ended.
+    Accepted(Arc<()>),
 }
 
 /// The receiving half: on the side that opened the stream it exists once the peer has answered.
@@ -34,12 +43,14 @@ impl std::fmt::Debug for LinkStream {
 }
 
 impl LinkStream {
-    pub(crate) fn opened(send: SendStream<Bytes>, response: ResponseFuture) -> Self {
-        Self { send, receive: Receive::Awaited(response), chunk: Bytes::new(), ended: false, _open: None }
+    pub(crate) fn opened(send: SendStream<Bytes>, response: ResponseFuture, room: OwnedSemaphorePermit) -> Self {
+        let counted = Counted::Opened(room);
+        Self { send, receive: Receive::Awaited(response), chunk: Bytes::new(), ended: false, _counted: counted }
     }
 
     pub(crate) fn accepted(send: SendStream<Bytes>, receive: RecvStream, open: Arc<()>) -> Self {
-        Self { send, receive: Receive::Open(receive), chunk: Bytes::new(), ended: false, _open: Some(open) }
+        let counted = Counted::Accepted(open);
+        Self { send, receive: Receive::Open(receive), chunk: Bytes::new(), ended: false, _counted: counted }
     }
 
     /// Waits until some bytes may be sent; never zero.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use sortie_ids::LinkId;
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, Route, RouteMode, VERSION};
-use sortie_link::{EdgeLink, EstablishError, Event, GatewayLink, LinkStream, OpenError};
+use sortie_link::{AcceptError, EdgeLink, EstablishError, Event, GatewayLink, LinkStream, MAX_STREAMS, OpenError};
 use sortie_runtime::TaskSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -179,4 +180,67 @@ async fn a_silent_peer_is_dead_within_five_seconds_on_both_sides() {
     assert!(began.elapsed() <= Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(stream.read_u8().await.is_err(), "a call in flight fails");
     assert!(matches!(pair.edge.open(Kind::Hub, "a.abcd.test").await, Err(OpenError::Ended)));
+}
+
+/// A gateway that says `hello`, whatever it is, and then takes what comes without reading it.
+async fn rude_gateway(far: DuplexStream, hello: String) {
+    let mut settings = h2::server::Builder::new();
+    settings.initial_window_size(1024);
+    let mut connection = settings.handshake::<_, Bytes>(far).await.expect("HTTP/2");
+    let (request, mut respond) = connection.accept().await.expect("control").expect("stream");
+    let mut send = respond.send_response(http::Response::new(()), false).expect("answer");
+    send.send_data(format!("{hello}\n").into(), false).expect("hello");
+    let mut held = vec![(request, respond)];
+    while let Some(Ok(stream)) = connection.accept().await {
+        held.push(stream);
+    }
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_is_told_in_one_short_line() {
+    let long = "x\\n".repeat(10_000);
+    for hello in [
+        r#"{"version":1,"token":"t","gateway_instance":"g","routes":[{"name":"a\nINFO link up","mode":"sealed"}]}"#
+            .into(),
+        format!(r#"{{"version":1,"token":"t","gateway_instance":"g","routes":[{{"name":"a","mode":"{long}"}}]}}"#),
+    ] {
+        let tasks = TaskSet::new();
+        let (near, far) = duplex(1 << 20);
+        tasks.spawn("rude", rude_gateway(far, hello));
+        let refused = sortie_link::accept(near, &edge_hello(), &tasks, admit).await.expect_err("refused");
+        let text = refused.to_string();
+        assert!(matches!(refused, AcceptError::Hello(_)), "{text:?}");
+        assert!(!text.contains(char::is_control) && text.len() < 400, "{text:?}");
+        tasks.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_read_is_not_written_to_without_end() {
+    let tasks = TaskSet::new();
+    let (near, far) = duplex(1 << 20);
+    let hello = serde_json::to_string(&gateway_hello()).expect("json");
+    tasks.spawn("rude", rude_gateway(far, hello));
+    let (edge, _said) = sortie_link::accept(near, &edge_hello(), &tasks, admit).await.expect("accepted");
+    let mut taken = 0;
+    while edge.tell(FromEdge::ProbeResult { id: taken, failure: None }) {
+        taken += 1;
+        assert!(taken < 1000, "all of it waits in memory");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn a_full_link_says_so_and_takes_more_when_there_is_room() {
+    let mut pair = pair().await;
+    let mut open = Vec::new();
+    // One stream is the control stream.
+    for _ in 1..MAX_STREAMS {
+        open.push(both(&mut pair, "a.abcd.test").await);
+    }
+    let full = tokio::time::timeout(Duration::from_secs(5), pair.edge.open(Kind::Hub, "a.abcd.test")).await;
+    assert!(matches!(full, Ok(Err(OpenError::Full))), "{full:?}");
+    open.pop();
+    both(&mut pair, "a.abcd.test").await;
 }

@@ -53,12 +53,10 @@ pub fn request_id(body: &[u8]) -> Option<Box<RawValue>> {
     (value.is_string() || value.is_number()).then(|| id.to_owned())
 }
 
-/// Whether a body with this `content-type` is one JSON-RPC 2.0 message: a request, a notification or a response.
-pub fn is_json_rpc(content_type: Option<&str>, body: &[u8]) -> bool {
+/// Whether this `content-type` is that of JSON (RFC 8259, section 11), whatever its parameters.
+pub fn is_json(content_type: Option<&str>) -> bool {
     let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
-        && Envelope::parse(body)
-            .is_some_and(|envelope| envelope.method.is_some() || envelope.result.is_some() || envelope.error.is_some())
 }
 
 #[cfg(test)]
@@ -82,7 +80,6 @@ mod tests {
                 format!(r#"{{"\u006asonrpc":"2\u002e0","method":"x","id":{sent},"x":null,"x":1}}"#),
             ] {
                 assert_eq!(id(&body).as_deref(), Some(sent), "{body}");
-                assert!(is_json_rpc(Some("application/json; charset=utf-8"), body.as_bytes()), "{body}");
             }
         }
     }
@@ -127,21 +124,12 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_every_kind_are_json_rpc_and_other_bodies_are_not() {
-        for body in [
-            r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#,
-            r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"m"}}"#,
-        ] {
-            assert!(is_json_rpc(Some("application/json"), body.as_bytes()), "{body}");
-            assert!(is_json_rpc(Some("Application/JSON ;charset=utf-8"), body.as_bytes()), "{body}");
-            for other in [None, Some(""), Some("text/plain"), Some("application/json5"), Some("x; application/json")] {
-                assert!(!is_json_rpc(other, body.as_bytes()), "{other:?}");
-            }
+    fn json_is_known_by_its_type_whatever_the_parameters() {
+        for kind in ["application/json", "Application/JSON ;charset=utf-8"] {
+            assert!(is_json(Some(kind)), "{kind}");
         }
-        for body in ["", "{}", "[]", r#"{"jsonrpc":"2.0"}"#, r#"{"model":"x","messages":[]}"#] {
-            assert!(!is_json_rpc(Some("application/json"), body.as_bytes()), "{body}");
+        for other in [None, Some(""), Some("text/plain"), Some("application/json5"), Some("x; application/json")] {
+            assert!(!is_json(other), "{other:?}");
         }
     }
 

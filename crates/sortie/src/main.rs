@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("sortie: {failure}");
+            // It may repeat what a server said.
+            eprintln!("sortie: {}", output::printable(&failure.to_string()));
             failure.code()
         }
     }

@@ -45,7 +45,7 @@ pub(crate) fn list<T: Serialize>(
 
 fn table(head: &[&str], rows: &[Vec<String>]) {
     let head: Vec<String> = head.iter().map(|text| text.to_uppercase()).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| printable(text)).collect()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|at| {
             let cells = std::iter::once(&head).chain(&rows).filter_map(|row| row.get(at));
@@ -62,6 +62,11 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     println!("{text}");
     Ok(())
+}
+
+/// Text from elsewhere must not make rows and columns of its own either.
+fn cell(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], " ")
 }
 
 /// Text from elsewhere must not steer the terminal.

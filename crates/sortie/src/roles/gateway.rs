@@ -22,11 +22,11 @@ pub(crate) fn log(args: &GatewayArgs) -> Result<String, Failure> {
 }
 
 pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
+    let _lock = DataLock::take(&args.data_dir)?;
     let ready_file = ReadyFile::prepare(args.ready_file)?;
     let config = GatewayConfig::load(&args.config).map_err(Failure::usage)?;
     let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?;
     let local = local_upstreams(&config)?;
-    let _lock = DataLock::take(&args.data_dir)?;
     let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();

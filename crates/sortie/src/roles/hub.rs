@@ -25,8 +25,8 @@ struct Ready {
 }
 
 pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
-    let ready_file = ReadyFile::prepare(args.ready_file)?;
     let _lock = DataLock::take(&args.data_dir)?;
+    let ready_file = ReadyFile::prepare(args.ready_file)?;
     let tasks = TaskSet::new();
     let config = HubConfig {
         data_dir: args.data_dir,

@@ -47,7 +47,8 @@ impl DataLock {
 struct ReadyFile(Option<PathBuf>);
 
 impl ReadyFile {
-    /// Removes what an earlier process may have left, so that nobody takes it for ours.
+    /// Removes what an earlier process may have left, so that nobody takes it for ours. To be called with the lock on
+    /// the data directory: without it, a second process would remove the file of the one that serves.
     fn prepare(path: Option<PathBuf>) -> Result<Self, Failure> {
         if let Some(path) = &path {
             match std::fs::remove_file(path) {

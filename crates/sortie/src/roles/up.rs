@@ -71,13 +71,13 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     }
     let (config, asked) = gateway_config(&args)?;
     let local = local_upstreams(&config)?;
-    let ready_file = ReadyFile::prepare(args.ready_file)?;
     let data_dir = match args.data_dir {
         Some(dir) => dir,
         None => profile::data_dir()?,
     };
     let data_dir = std::path::absolute(&data_dir).map_err(Failure::usage)?;
     let _lock = DataLock::take(&data_dir)?;
+    let ready_file = ReadyFile::prepare(args.ready_file)?;
 
     let (hub_tasks, gateway_tasks) = (TaskSet::new(), TaskSet::new());
     let hub_config = HubConfig {

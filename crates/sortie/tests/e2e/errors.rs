@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use sortie_testkit::{EchoServer, free_port};
 use tokio::net::TcpStream;
 
-use crate::common::{AT_ONCE, Answer, Serving, Tunnel, Upstream, World, modern, raw, routes, send, serving, tls_to};
+use crate::common::{
+    AT_ONCE, Answer, SOON, Serving, Tunnel, Upstream, World, modern, raw, routes, send, serving, sortie, tls_to,
+};
 
 /// A call with this key in `x-api-key`, or with none.
 async fn call(world: &World, url: &str, key: Option<&str>, id: &Value) -> Answer {
@@ -294,4 +296,21 @@ async fn on_the_edge_port_the_host_is_the_name_that_tls_was_opened_for() {
     raw(stream, &format!("GET / HTTP/1.1\r\nhost: {nowhere}\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"))
         .await
         .refused(502, "route", "No route configured for host");
+}
+
+#[tokio::test]
+async fn a_second_start_leaves_the_ready_file_of_the_first() {
+    let home = sortie_testkit::TempHome::new().expect("home");
+    let ready = home.join("ready");
+    let start = || {
+        let hub = sortie(&home).args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--data-dir"]);
+        hub.arg(home.join("hub")).arg("--ready-file").arg(&ready).spawn().expect("spawned")
+    };
+    let mut first = start();
+    first.ready_file(&ready, SOON).await.expect("serves");
+    let mut second = start();
+    assert_eq!(second.exit(SOON).await.expect("exit").code(), Some(1), "{}", second.output());
+    assert!(ready.exists(), "the first one still serves");
+    first.stop(SOON).await.expect("stopped");
+    assert!(!ready.exists());
 }
