@@ -48,6 +48,15 @@ const ID_WAIT: Duration = Duration::from_secs(2);
 /// How long a probe may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(4);
 
+/// What in an answer would act on the whole origin that it comes from, which for the path form is the API's own.
+const ACTS_ON_ORIGIN: [HeaderName; 5] = [
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::ALT_SVC,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+];
+
 impl Calls {
     /// Makes a call for whoever sent it; every failure is an answer that names the hop.
     pub(crate) async fn call(&self, request: Request<Incoming>, target: Target) -> Response<ResponseBody> {
@@ -63,7 +72,9 @@ impl Calls {
             headers.insert(REQUEST_ID_HEADER, value);
         }
         if on_api_origin {
-            headers.remove(header::SET_COOKIE);
+            for name in ACTS_ON_ORIGIN {
+                headers.remove(name);
+            }
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
             headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }

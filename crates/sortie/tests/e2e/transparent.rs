@@ -247,13 +247,15 @@ async fn whichever_header_carried_the_key_ends_here() {
 async fn an_answer_on_the_apis_origin_can_do_nothing_there() {
     let said = "HTTP/1.1 200 OK\r\nset-cookie: a=b\r\nset-cookie: c=d\r\ncontent-type: text/html\r\n\
                 content-security-policy: default-src *\r\nsortie-hop: policy\r\nsortie-x: y\r\nx-theirs: 1\r\n\
-                www-authenticate: Basic\r\nservice-worker-allowed: /\r\ncontent-length: 4\r\n\r\n<b/>";
+                www-authenticate: Basic\r\nservice-worker-allowed: /\r\nclear-site-data: \"*\"\r\n\
+                strict-transport-security: max-age=9\r\nalt-svc: h3=\":1\"\r\ncontent-length: 4\r\n\r\n<b/>";
     let (world, tunnel, _gateway, _upstream) = behind(said, "").await;
     let answer = send(world.request(Method::GET, &tunnel, "up", "/")).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "<b/>"));
     assert_eq!(answer.headers.get_all("content-security-policy").iter().collect::<Vec<_>>(), ["sandbox"]);
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-    for name in ["set-cookie", "sortie-hop", "sortie-x"] {
+    let origin_wide = ["clear-site-data", "strict-transport-security", "alt-svc", "service-worker-allowed"];
+    for name in ["set-cookie", "sortie-hop", "sortie-x"].into_iter().chain(origin_wide) {
         assert_eq!(answer.header(name), None, "{name}");
     }
     assert_eq!((answer.header("x-theirs"), answer.header("content-type")), (Some("1"), Some("text/html")));
@@ -268,6 +270,7 @@ async fn an_answer_on_the_apis_origin_can_do_nothing_there() {
     let answer = raw(stream, &request).await;
     assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 2);
     assert_eq!(answer.header("content-security-policy"), Some("default-src *"));
+    assert!(origin_wide.iter().all(|name| answer.header(name).is_some()));
     assert_eq!((answer.header("sortie-hop"), answer.header("sortie-x")), (None, None));
     let seen = _upstream.seen();
     assert_eq!(seen.last().expect("request").header("cookie"), ["e=f"]);
