@@ -46,7 +46,8 @@ fn lists(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
-fn remove_beginning(headers: &mut HeaderMap, prefix: &str) {
+/// Removes every header whose name, in lower case, begins so.
+pub fn remove_beginning(headers: &mut HeaderMap, prefix: &str) {
     let found: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
     for name in found {
         headers.remove(name);

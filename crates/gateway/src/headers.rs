@@ -5,7 +5,7 @@
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sortie_api::{REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours};
+use sortie_api::{REQUEST_ID_HEADER, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
 use sortie_ids::RequestId;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,11 +28,7 @@ impl Rewrite<'_> {
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         strip_hop_by_hop(headers);
         strip_ours(headers);
-        let forwarded: Vec<_> =
-            headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
-        for name in forwarded {
-            headers.remove(name);
-        }
+        remove_beginning(headers, "x-forwarded-");
         headers.remove(FORWARDED);
         if !self.authorization {
             headers.remove(AUTHORIZATION);

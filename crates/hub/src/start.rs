@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sortie_api::{CreateKey, Discovery, KeyKind};
-use sortie_edge::{Edge, EdgeConfig, EdgeError, LinkStatus, Links};
-use sortie_ids::{ApiKey, TunnelId, TunnelLabel};
+use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
+use sortie_ids::{ApiKey, TunnelId};
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -92,7 +92,6 @@ pub struct Hub {
     pub edge_listener: SocketAddr,
     /// The health listener.
     pub health_addr: Option<SocketAddr>,
-    links: Links,
     store: Store,
 }
 
@@ -218,14 +217,8 @@ impl Hub {
             edge_ca_file: ca_file,
             edge_listener: edge_addr,
             health_addr,
-            links,
             store,
         })
-    }
-
-    /// The links of a tunnel's gateways.
-    pub fn links(&self, label: &TunnelLabel) -> Vec<LinkStatus> {
-        self.links.status(label)
     }
 
     /// Closes the store; to be called when every task has ended.

@@ -56,9 +56,6 @@ pub enum LoadError {
         /// The status or the break.
         reason: String,
     },
-    /// No runtime could be started for it.
-    #[error("no runtime for the load generator")]
-    Runtime(#[source] io::Error),
 }
 
 /// What came of it.
@@ -168,15 +165,6 @@ impl Load {
         report.elapsed = begin.elapsed();
         report.latencies_us.sort_unstable();
         Ok(report)
-    }
-
-    /// The same on one thread of its own runtime, for callers without one.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), and when no runtime can be started.
-    pub fn run_blocking(&self) -> Result<LoadReport, LoadError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LoadError::Runtime)?;
-        runtime.block_on(self.run())
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -84,16 +84,6 @@ impl Program {
     pub fn new(path: impl AsRef<OsStr>) -> Self {
         let name = Path::new(path.as_ref()).file_name().unwrap_or(path.as_ref()).to_string_lossy().into_owned();
         Self { command: Command::new(path), name }
-    }
-
-    /// A binary of this workspace, from the folder that the running test was built into (so `target/debug` for tests);
-    /// `SORTIE_TEST_BIN_DIR` names another folder. It has to be built: `cargo xtask test` builds the whole workspace.
-    pub fn of_workspace(name: &str) -> Self {
-        let folder = match std::env::var_os("SORTIE_TEST_BIN_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => built_beside(),
-        };
-        Self::new(folder.join(name))
     }
 
     /// One more argument.
@@ -308,16 +298,6 @@ pub async fn eventually<T>(within: Duration, mut look: impl FnMut() -> Option<T>
 /// Those of binding a socket: no loopback, or no free port at all.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-/// `target/<profile>` of the running program: tests live one folder deeper, in `deps`.
-fn built_beside() -> PathBuf {
-    let mut folder = std::env::current_exe().unwrap_or_default();
-    folder.pop();
-    if folder.ends_with("deps") {
-        folder.pop();
-    }
-    folder
 }
 
 #[derive(Debug, Default)]
