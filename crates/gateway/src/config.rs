@@ -70,7 +70,7 @@ pub struct GatewayConfig {
 }
 
 /// The settings of one route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
     /// `upstream`: where calls go, `http://host:port`, `https://host:port` or `builtin:files`. Required.
     pub upstream: Upstream,
@@ -89,7 +89,7 @@ pub struct RouteConfig {
 }
 
 /// How upstreams are dialled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     /// `allowed_ips`: address ranges or single addresses that upstreams may have. Replaces the default: RFC 1918 and
     /// fc00::/7.

@@ -16,7 +16,6 @@ use crate::gateway::Shared;
 use crate::inner;
 use crate::link_state::LinkUp;
 use crate::probe::printable;
-use crate::proxy::LinkConfig;
 use crate::record::Open;
 use crate::setup::{EdgeAddr, LoadError, TokenSource};
 
@@ -57,7 +56,6 @@ enum DialError {
 pub(crate) struct Connector {
     pub(crate) shared: Arc<Shared>,
     pub(crate) edges: Vec<EdgeAddr>,
-    pub(crate) link: LinkConfig,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) token: TokenSource,
     /// Which process this is, for the edge.
@@ -143,7 +141,8 @@ impl Connector {
         let text = || edge.text.clone();
         let timeout = |_| DialError::Timeout { edge: text() };
         // Names are resolved at each dial: an edge may have moved.
-        let tcp = tokio::time::timeout(DIAL_DEADLINE, self.link.connect(edge, &self.tasks));
+        let served = self.shared.served();
+        let tcp = tokio::time::timeout(DIAL_DEADLINE, served.config.link.connect(edge, &self.tasks));
         let tcp = tcp.await.map_err(timeout)?.map_err(|cause| DialError::Tcp { edge: text(), cause })?;
         let _ = tcp.set_nodelay(true);
         let connector = TlsConnector::from(self.tls.clone());
@@ -175,7 +174,8 @@ impl Connector {
     }
 
     fn announced(&self) -> Vec<Announced> {
-        let routes = self.shared.routes.iter();
+        let served = self.shared.served();
+        let routes = served.routes.iter();
         routes.map(|route| Announced { name: route.name.clone(), mode: route.mode() }).collect()
     }
 

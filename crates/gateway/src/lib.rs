@@ -26,6 +26,7 @@ mod probe;
 mod proxy;
 mod record;
 mod routes;
+mod served;
 mod setup;
 mod upstream;
 
@@ -37,4 +38,4 @@ pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use setup::{LoadError, Setup};
-pub use upstream::LocalUpstream;
+pub use upstream::{LocalUpstream, OpenLocal};

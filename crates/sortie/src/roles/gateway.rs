@@ -26,11 +26,10 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let ready_file = ReadyFile::prepare(args.ready_file)?;
     let config = GatewayConfig::load(&args.config).map_err(Failure::usage)?;
     let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?;
-    let local = local_upstreams(&config)?;
-    let (shutdown_timeout, domain) = (config.shutdown_timeout, setup.domain().to_string());
+    let domain = setup.domain().to_string();
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();
-    let started = Gateway::start(config, setup, args.edge, args.health, local, tasks.clone()).await;
+    let started = Gateway::start(config, setup, args.edge, args.health, local_upstreams(), tasks.clone()).await;
     let gateway = started.map_err(|error| match error {
         // The port is somebody else's; everything else is a setting or a file that it names.
         GatewayError::Health { .. } => Failure::failed(error),
@@ -47,7 +46,7 @@ pub(crate) async fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     }
     drop(ready_file);
     gateway.drain().await;
-    if !tasks.shutdown(shutdown_timeout).await {
+    if !tasks.shutdown(gateway.shutdown_timeout()).await {
         tracing::warn!("calls were still running at the deadline and were cut");
     }
     Ok(())

@@ -1,0 +1,170 @@
+//! What is served by one file of settings: made whole, then put in force at once.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use sortie_ids::{RouteName, TunnelDomain};
+use sortie_runtime::TaskSet;
+use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
+
+use crate::config::{Authorization, GatewayConfig, RouteConfig, Upstream};
+use crate::gateway::GatewayError;
+use crate::inner;
+use crate::routes::{Route, RouteTable, Target};
+use crate::setup::Setup;
+use crate::upstream::{Dialer, OpenLocal, UpstreamClient, client};
+
+/// Largest CA file, in bytes.
+const MAX_CA_FILE: u64 = 1024 * 1024;
+
+/// Everything that a change of the settings replaces.
+pub(crate) struct Served {
+    pub(crate) routes: RouteTable,
+    pub(crate) client: UpstreamClient,
+    pub(crate) dialer: Dialer,
+    /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
+    pub(crate) identity: Arc<ReloadingIdentity>,
+    pub(crate) hub_tls: Arc<ServerConfig>,
+    /// The settings as they were read.
+    pub(crate) config: GatewayConfig,
+    /// The text of `upstream.tls.ca_file`.
+    upstream_ca: Option<String>,
+}
+
+impl Served {
+    /// One line for each route.
+    pub(crate) fn log_routes(&self) {
+        for route in self.routes.iter() {
+            let upstream = &route.settings.upstream;
+            tracing::info!(route = %route.name, host = route.host, %upstream, mode = ?route.mode(), "route configured");
+        }
+    }
+}
+
+/// Makes [`Served`] of settings.
+pub(crate) struct Builder {
+    domain: TunnelDomain,
+    identity: Arc<ReloadingIdentity>,
+    local: OpenLocal,
+    tasks: TaskSet,
+}
+
+impl Builder {
+    pub(crate) fn new(setup: &Setup, local: OpenLocal, tasks: TaskSet) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, tasks }
+    }
+
+    /// Reads the files that the settings name, and changes nothing. Blocks.
+    ///
+    /// What `previous` has by the same settings and files is taken over: pools of connections, built-in upstreams, and
+    /// the proofs that clients of sealed routes have given.
+    pub(crate) fn build(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
+        let identity = self.identity.clone();
+        let same_identity = previous.filter(|previous| Arc::ptr_eq(&previous.identity, &identity));
+        let hub_tls = match same_identity {
+            Some(previous) => previous.hub_tls.clone(),
+            None => server_config(identity.clone(), Versions::Tls13, &inner::ALPN, None)
+                .map_err(|cause| GatewayError::Tls { setting: "inner TLS".to_owned(), cause })?,
+        };
+        let leaf = identity.leaf();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for (name, settings) in &config.routes {
+            let host = self.domain.route_host(name);
+            if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
+                return Err(GatewayError::NotCovered { host });
+            }
+            let before = previous.and_then(|previous| previous.routes.by_name(name.as_str()));
+            let client_ca = match &settings.client_ca_file {
+                None => None,
+                Some(path) => Some(read_ca(&format!("routes.{name}.client_ca_file"), path)?),
+            };
+            let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
+            routes.push(Route {
+                name: name.clone(),
+                upstream_host: upstream_host(settings, &host),
+                sealed: match proved {
+                    Some(route) => route.sealed.clone(),
+                    None => sealed_tls(name, client_ca.as_deref(), &identity)?,
+                },
+                client_ca,
+                target: self.target(name, settings, before.map(AsRef::as_ref))?,
+                authorization: settings.authorization == Authorization::Forward,
+                deadline: settings.deadline,
+                label: name.as_str().into(),
+                settings: settings.clone(),
+                host,
+            });
+        }
+
+        let upstream_ca = match &config.upstream.ca_file {
+            None => None,
+            Some(path) => Some(read_ca("upstream.tls.ca_file", path)?),
+        };
+        let same_upstream = previous.filter(|previous| {
+            previous.config.upstream == config.upstream
+                && previous.upstream_ca == upstream_ca
+                // What the machine trusts may have changed.
+                && !config.upstream.include_system_cas
+        });
+        let (client, dialer) = match same_upstream {
+            Some(previous) => (previous.client.clone(), previous.dialer.clone()),
+            None => {
+                let dialer = Dialer::new(&config.upstream, upstream_ca.as_deref())
+                    .map_err(|cause| GatewayError::Tls { setting: "upstream.tls".to_owned(), cause })?;
+                (client(dialer.clone(), self.tasks.clone()), dialer)
+            }
+        };
+        Ok(Served { routes: RouteTable::new(routes), client, dialer, identity, hub_tls, config, upstream_ca })
+    }
+
+    fn target(&self, name: &RouteName, settings: &RouteConfig, before: Option<&Route>) -> Result<Target, GatewayError> {
+        if let Upstream::Server(server) = &settings.upstream {
+            return Ok(Target::Server(server.clone()));
+        }
+        if let Some(Route { target: Target::Local(local), settings: old, .. }) = before
+            && old.upstream == settings.upstream
+            && old.root == settings.root
+        {
+            return Ok(Target::Local(local.clone()));
+        }
+        (self.local)(name, settings).map(Target::Local).map_err(|reason| GatewayError::Local {
+            route: name.clone(),
+            upstream: settings.upstream.clone(),
+            reason,
+        })
+    }
+}
+
+/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
+fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
+    let text = match &route.upstream {
+        Upstream::Server(server) => server.authority.as_str(),
+        Upstream::Files => host,
+    };
+    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    route.host.clone().unwrap_or(own)
+}
+
+fn sealed_tls(
+    name: &RouteName,
+    client_ca: Option<&str>,
+    identity: &Arc<ReloadingIdentity>,
+) -> Result<Option<Arc<ServerConfig>>, GatewayError> {
+    let Some(pem) = client_ca else { return Ok(None) };
+    let config = server_config(identity.clone(), Versions::Tls13, &inner::ALPN, Some(pem));
+    config.map(Some).map_err(|cause| GatewayError::Tls { setting: format!("routes.{name}.client_ca_file"), cause })
+}
+
+fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
+    let read = || {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(MAX_CA_FILE + 1).read_to_string(&mut text)?;
+        match u64::try_from(text.len()) {
+            Ok(..=MAX_CA_FILE) => Ok(text),
+            _ => Err(std::io::Error::other("it is larger than 1 MiB")),
+        }
+    };
+    read().map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+}
