@@ -1,5 +1,7 @@
 //! The gateway's file of settings, in TOML. Reads text; dials nothing, and opens no file that the settings name.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -8,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proxy::LinkConfig;
+use crate::served::read_bounded;
 use http::HeaderValue;
 use http::uri::Authority;
 use ipnet::IpNet;
@@ -16,8 +19,8 @@ use sortie_ids::RouteName;
 use sortie_link::protos::{MAX_ROUTES, RouteMode};
 use toml::Spanned;
 
-/// Largest file of settings, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(crate) use places::Places;
+
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
 const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
@@ -53,7 +56,7 @@ pub enum ConfigError {
 }
 
 /// The settings of a gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GatewayConfig {
     /// `[routes.NAME]`: what is served, by the first label of the hostname. At least one, at most 1024.
     pub routes: BTreeMap<RouteName, RouteConfig>,
@@ -67,6 +70,8 @@ pub struct GatewayConfig {
     pub log: String,
     /// `shutdown_timeout`: how long calls that run may take to end after a stop was asked for. Default `30s`.
     pub shutdown_timeout: Duration,
+    /// Where each of them stands.
+    pub(crate) places: Places,
 }
 
 /// The settings of one route.
@@ -144,11 +149,9 @@ impl GatewayConfig {
         if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
             return Err(ConfigError::Yaml { path: path.to_owned() });
         }
-        let failed = |cause| ConfigError::Read { path: path.to_owned(), cause };
-        if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
-            return Err(failed(std::io::Error::other("it is larger than 1 MiB")));
-        }
-        Self::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+        let text = read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+        let text = text.map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        Self::parse(&text, path)
     }
 
     /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from.
@@ -180,7 +183,14 @@ impl GatewayConfig {
             max_request_body: raw.max_request_body,
             log: raw.log,
             shutdown_timeout: raw.shutdown_timeout.0,
+            places: Places::of_toml(text, path),
         })
+    }
+
+    /// The files that the settings name and whose content is part of what is served.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let clients = self.routes.values().filter_map(|route| route.client_ca_file.clone());
+        self.upstream.ca_file.clone().into_iter().chain(clients).collect()
     }
 }
 

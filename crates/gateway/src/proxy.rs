@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use crate::setup::EdgeAddr;
 
 /// `[link]`: how the edge is reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkConfig {
     /// `link.proxy`: an HTTP proxy that the link goes through, `http://host:port`. Default none: the edge is dialled
     /// directly.

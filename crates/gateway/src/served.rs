@@ -1,5 +1,6 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{Dialer, OpenLocal, UpstreamClient, client};
 
-/// Largest CA file, in bytes.
-const MAX_CA_FILE: u64 = 1024 * 1024;
+/// Largest file of settings, and largest one that they name, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Everything that a change of the settings replaces.
 pub(crate) struct Served {
@@ -37,9 +38,34 @@ impl Served {
     /// One line for each route.
     pub(crate) fn log_routes(&self) {
         for route in self.routes.iter() {
-            let upstream = &route.settings.upstream;
-            tracing::info!(route = %route.name, host = route.host, %upstream, mode = ?route.mode(), "route configured");
+            route.log();
         }
+    }
+
+    /// One line for each route that is not as it was `before`, and for what has to wait.
+    pub(crate) fn log_changes(&self, before: &Served) {
+        for route in self.routes.iter() {
+            if before.routes.by_name(route.name.as_str()).is_none_or(|old| !old.same(route)) {
+                route.log();
+            }
+        }
+        let names = |served: &Served| served.routes.iter().map(|route| route.name.clone()).collect::<BTreeSet<_>>();
+        for name in names(before).difference(&names(self)) {
+            tracing::info!(route = %name, "route removed");
+        }
+        if self.config.link != before.config.link {
+            tracing::info!("the new settings under [link] are used when the edge is dialled next");
+        }
+        if self.config.log != before.config.log {
+            tracing::warn!("the new log level is used from the next start on");
+        }
+    }
+
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Served) -> bool {
+        self.config == other.config
+            && self.upstream_ca == other.upstream_ca
+            && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -61,6 +87,11 @@ impl Builder {
     /// What `previous` has by the same settings and files is taken over: pools of connections, built-in upstreams, and
     /// the proofs that clients of sealed routes have given.
     pub(crate) fn build(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
+        let places = config.places.clone();
+        self.make(config, previous).map_err(|error| error.at(&places))
+    }
+
+    fn make(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
         let identity = self.identity.clone();
         let same_identity = previous.filter(|previous| Arc::ptr_eq(&previous.identity, &identity));
         let hub_tls = match same_identity {
@@ -158,13 +189,16 @@ fn sealed_tls(
 }
 
 fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
-    let read = || {
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(MAX_CA_FILE + 1).read_to_string(&mut text)?;
-        match u64::try_from(text.len()) {
-            Ok(..=MAX_CA_FILE) => Ok(text),
-            _ => Err(std::io::Error::other("it is larger than 1 MiB")),
-        }
-    };
-    read().map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+    let text = read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    text.map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+}
+
+/// A file of settings, or one that they name. Blocks.
+pub(crate) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(..=MAX_FILE) => Ok(bytes),
+        _ => Err(std::io::Error::other("it is larger than 1 MiB")),
+    }
 }

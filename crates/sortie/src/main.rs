@@ -12,6 +12,7 @@ mod setup;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use sortie_gateway::GatewayConfig;
 use sortie_runtime::{LogFormat, init_logs};
 
 use crate::cli::{Cli, Command, LogStyle, Output};
@@ -33,11 +34,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
     let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
-    let configured = match &cli.command {
-        Command::Gateway(args) => Some(roles::gateway_log(args)?),
+    // Read before anything is logged, since it says what is.
+    let gateway = match &cli.command {
+        Command::Gateway(args) => Some(GatewayConfig::load(&args.config).map_err(Failure::usage)?),
         _ => None,
     };
-    let level = cli.log.as_deref().or(configured.as_deref()).unwrap_or(if serving { quiet } else { "error" });
+    let configured = gateway.as_ref().map(|config| config.log.as_str());
+    let level = cli.log.as_deref().or(configured).unwrap_or(if serving { quiet } else { "error" });
     let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
     // What libraries say about messages is theirs to know: their lines could hold content of calls.
     init_logs(format, &format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn")).map_err(Failure::usage)?;
@@ -57,7 +60,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             Command::Up(args) => roles::up(args).await,
             Command::Hub(args) => roles::hub(args).await,
-            Command::Gateway(args) => roles::gateway(args).await,
+            Command::Gateway(args) => {
+                roles::gateway(args, gateway.expect("the settings of this command were read above")).await
+            }
             Command::Setup(command) => setup::run(command, &cli.hub, cli.output).await,
             Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, style?).await,
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
