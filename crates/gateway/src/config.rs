@@ -1,6 +1,7 @@
-//! The gateway's file of settings, in TOML. Reads text; dials nothing, and opens no file that the settings name.
+//! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod places;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +17,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use serde::Deserialize;
 use sortie_ids::RouteName;
-use sortie_link::protos::{MAX_ROUTES, RouteMode};
+use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use toml::Spanned;
 
 pub(crate) use places::Places;
@@ -34,12 +35,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         cause: std::io::Error,
-    },
-    /// A format that is not read.
-    #[error("{path}: YAML is not supported yet; write TOML", path = path.display())]
-    Yaml {
-        /// The file.
-        path: PathBuf,
     },
     /// A setting that is unknown, missing or wrong.
     #[error("{path}:{line}: {field}{reason}", path = path.display())]
@@ -70,8 +65,27 @@ pub struct GatewayConfig {
     pub log: String,
     /// `shutdown_timeout`: how long calls that run may take to end after a stop was asked for. Default `30s`.
     pub shutdown_timeout: Duration,
-    /// Where each of them stands.
+    /// `tunnel_domain`: the tunnel that these routes are for. The set-up directory must agree. Default: whatever that
+    /// directory says.
+    pub tunnel_domain: Option<String>,
+    /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
+    pub certificate: Option<CertificateFiles>,
+    /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
+    /// when it has ended. Default false; true for the hosted proxy's file.
+    pub log_request_start: bool,
+    /// What the file asks for and what is different here, one sentence each.
+    pub(crate) notes: Vec<String>,
+    /// Where each setting stands.
     pub(crate) places: Places,
+}
+
+/// A certificate and its key, which are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// `cert_file`: the certificate in PEM, with intermediates after it if there are any.
+    pub cert_file: PathBuf,
+    /// `key_file`: its private key in PEM.
+    pub key_file: PathBuf,
 }
 
 /// The settings of one route.
@@ -146,19 +160,24 @@ impl GatewayConfig {
     /// # Errors
     /// The file cannot be read, or a setting is unknown, missing or wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-            return Err(ConfigError::Yaml { path: path.to_owned() });
-        }
         let text = read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
         let text = text.map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(&text, path)
     }
 
-    /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from.
+    /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from. One that
+    /// ends in `.yaml` or `.yml` has the form of the hosted proxy.
     ///
     /// # Errors
     /// A setting is unknown, missing or wrong.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            return yaml::parse(text, path);
+        }
+        Self::parse_toml(text, path)
+    }
+
+    fn parse_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let source = Source { text, path };
         let raw: Raw = toml::from_str(text).map_err(|error| source.unreadable(&error))?;
         let base = path.parent().unwrap_or(Path::new(""));
@@ -172,9 +191,16 @@ impl GatewayConfig {
             return Err(source.wrong(Some(raw.routes.span()), "routes", reason));
         }
         let trusts = raw.upstream.tls.ca_file.is_some() || raw.upstream.tls.include_system_cas;
+        let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
             routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+        }
+        let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
+        if !fits(&announced.collect::<Vec<_>>()) {
+            let reason = "their names are too long to be announced together; shorten them, or split them over several \
+                          tunnels";
+            return Err(source.wrong(Some(at_routes), "routes", reason));
         }
         Ok(Self {
             routes,
@@ -183,6 +209,12 @@ impl GatewayConfig {
             max_request_body: raw.max_request_body,
             log: raw.log,
             shutdown_timeout: raw.shutdown_timeout.0,
+            tunnel_domain: raw.tunnel_domain,
+            certificate: raw
+                .tls
+                .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            log_request_start: raw.log_request_start,
+            notes: Vec::new(),
             places: Places::of_toml(text, path),
         })
     }
@@ -280,6 +312,17 @@ struct Raw {
     log: String,
     #[serde(default = "default_shutdown_timeout")]
     shutdown_timeout: Span,
+    #[serde(default)]
+    log_request_start: bool,
+    tunnel_domain: Option<String>,
+    tls: Option<RawCertificate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCertificate {
+    cert_file: PathBuf,
+    key_file: PathBuf,
 }
 
 #[derive(Default, Deserialize)]
@@ -452,6 +495,15 @@ impl TryFrom<String> for Span {
     }
 }
 
+/// A duration of at least a millisecond, in the largest unit that says it as a whole number.
+fn span_text(span: Duration) -> String {
+    let millis = span.as_millis();
+    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis % unit == 0) {
+        Some((unit, name)) => format!("{}{name}", millis / unit),
+        None => format!("{millis}ms"),
+    }
+}
+
 fn host_value(text: &str) -> Option<HeaderValue> {
     let authority: Authority = text.parse().ok()?;
     if authority.host().is_empty() || authority.as_str().contains('@') {
@@ -593,9 +645,18 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_refused_in_words() {
-        let error = GatewayConfig::load(Path::new("proxy.yaml")).expect_err("yaml").to_string();
-        assert_eq!(error, "proxy.yaml: YAML is not supported yet; write TOML");
+    fn routes_that_no_edge_could_be_told_of_are_refused() {
+        let with = |length: usize| {
+            let routes = (0..MAX_ROUTES).map(|n| format!("[routes.{n:0length$}]\nupstream = \"http://a:1\"\n"));
+            parse(&routes.collect::<String>())
+        };
+        assert_eq!(with(20).expect("short names").routes.len(), MAX_ROUTES);
+        let error = with(48).expect_err("long names").to_string();
+        assert!(error.contains("routes: their names are too long to be announced together"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_absent_is_named() {
         let error = GatewayConfig::load(Path::new("/nonexistent/gateway.toml")).expect_err("absent").to_string();
         assert!(error.starts_with("cannot read /nonexistent/gateway.toml"), "{error}");
     }

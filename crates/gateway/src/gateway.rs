@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::{Metrics, TaskSet};
-use sortie_tls::{TlsError, Versions, covers};
+use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{GatewayConfig, Places, Upstream};
@@ -63,10 +63,29 @@ pub enum GatewayError {
         cause: TlsError,
     },
     /// The certificate is for other hosts.
-    #[error("the gateway's certificate does not cover `{host}`; run sortie setup renew-cert, and check tunnel-domain")]
+    #[error("the gateway's certificate does not cover `{host}`; {way_out}")]
     NotCovered {
         /// The host of a route.
         host: String,
+        /// What helps.
+        way_out: &'static str,
+    },
+    /// The settings are for another tunnel.
+    #[error(
+        "tunnel_domain: `{stated}` is not the domain of the set-up directory, `{actual}`; correct it, or give the \
+         set-up directory of `{stated}` with --setup-dir"
+    )]
+    OtherTunnel {
+        /// What the settings say.
+        stated: String,
+        /// What the set-up directory says.
+        actual: String,
+    },
+    /// The certificate that the settings name cannot be used.
+    #[error("tls.cert_file: {cause}")]
+    Certificate {
+        /// What is wrong.
+        cause: IdentityError,
     },
     /// A built-in upstream cannot be opened.
     #[error("routes.{route}.upstream: {upstream}: {reason}")]
@@ -105,7 +124,9 @@ impl GatewayError {
         let setting = match &self {
             Self::CaFile { setting, .. } | Self::Tls { setting, .. } => setting.clone(),
             Self::Local { route, .. } => format!("routes.{route}.upstream"),
-            Self::NotCovered { host } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
+            Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
+            Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
+            Self::Certificate { .. } => "tls.cert_file".to_owned(),
             _ => return self,
         };
         Self::At { place: places.of(&setting), cause: Box::new(self) }
@@ -225,7 +246,7 @@ impl Gateway {
             clock: unix_now,
             tasks: tasks.clone(),
         });
-        shared.served().log_routes();
+        shared.served().log();
         let health = match listener {
             None => None,
             Some((listener, address)) => {

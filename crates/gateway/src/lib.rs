@@ -32,7 +32,9 @@ mod setup;
 mod upstream;
 
 pub use body::{BodyError, CallBody};
-pub use config::{Authorization, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig};
+pub use config::{
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig,
+};
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};

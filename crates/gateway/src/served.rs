@@ -35,11 +35,10 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// One line for each route.
-    pub(crate) fn log_routes(&self) {
-        for route in self.routes.iter() {
-            route.log();
-        }
+    /// One line for each route, and for what is different from what the settings ask for.
+    pub(crate) fn log(&self) {
+        self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        self.routes.iter().for_each(|route| route.log());
     }
 
     /// One line for each route that is not as it was `before`, and for what has to wait.
@@ -52,6 +51,9 @@ impl Served {
         let names = |served: &Served| served.routes.iter().map(|route| route.name.clone()).collect::<BTreeSet<_>>();
         for name in names(before).difference(&names(self)) {
             tracing::info!(route = %name, "route removed");
+        }
+        if self.config.notes != before.config.notes {
+            self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
         }
         if self.config.link != before.config.link {
             tracing::info!("the new settings under [link] are used when the edge is dialled next");
@@ -92,7 +94,12 @@ impl Builder {
     }
 
     fn make(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
-        let identity = self.identity.clone();
+        if let Some(stated) = &config.tunnel_domain
+            && *stated != self.domain.to_string()
+        {
+            return Err(GatewayError::OtherTunnel { stated: stated.clone(), actual: self.domain.to_string() });
+        }
+        let identity = self.identity(&config, previous)?;
         let same_identity = previous.filter(|previous| Arc::ptr_eq(&previous.identity, &identity));
         let hub_tls = match same_identity {
             Some(previous) => previous.hub_tls.clone(),
@@ -104,7 +111,11 @@ impl Builder {
         for (name, settings) in &config.routes {
             let host = self.domain.route_host(name);
             if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
-                return Err(GatewayError::NotCovered { host });
+                let way_out = match &config.certificate {
+                    None => "run sortie setup renew-cert, and check tunnel-domain",
+                    Some(_) => "see tls.cert_file",
+                };
+                return Err(GatewayError::NotCovered { host, way_out });
             }
             let before = previous.and_then(|previous| previous.routes.by_name(name.as_str()));
             let client_ca = match &settings.client_ca_file {
@@ -148,6 +159,21 @@ impl Builder {
             }
         };
         Ok(Served { routes: RouteTable::new(routes), client, dialer, identity, hub_tls, config, upstream_ca })
+    }
+
+    /// The certificate that the settings name, or else that of the set-up directory.
+    fn identity(
+        &self,
+        config: &GatewayConfig,
+        previous: Option<&Served>,
+    ) -> Result<Arc<ReloadingIdentity>, GatewayError> {
+        let Some(files) = &config.certificate else { return Ok(self.identity.clone()) };
+        match previous.filter(|previous| previous.config.certificate.as_ref() == Some(files)) {
+            Some(previous) => Ok(previous.identity.clone()),
+            None => ReloadingIdentity::from_files(&files.cert_file, &files.key_file)
+                .map(Arc::new)
+                .map_err(|cause| GatewayError::Certificate { cause }),
+        }
     }
 
     fn target(&self, name: &RouteName, settings: &RouteConfig, before: Option<&Route>) -> Result<Target, GatewayError> {
