@@ -1,6 +1,8 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
+mod check;
 mod places;
+mod show;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -11,11 +13,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proxy::LinkConfig;
-use crate::served::read_bounded;
+use crate::served::read_text;
 use http::HeaderValue;
 use http::uri::Authority;
 use ipnet::IpNet;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sortie_ids::RouteName;
 use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use toml::Spanned;
@@ -144,7 +147,7 @@ pub struct Server {
 }
 
 /// What happens to the caller's `Authorization` header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Authorization {
     /// It ends here.
@@ -160,8 +163,7 @@ impl GatewayConfig {
     /// # Errors
     /// The file cannot be read, or a setting is unknown, missing or wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
-        let text = text.map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        let text = read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(&text, path)
     }
 
@@ -297,38 +299,61 @@ impl Source<'_> {
     }
 }
 
-/// The file as it is written.
-#[derive(Deserialize)]
+/// The settings of a gateway, as its TOML file has them.
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "sortie gateway")]
 struct Raw {
+    /// What is served, by the first label of the hostname: 1 to 48 of a-z, 0-9 and single dashes inside. At least one, at
+    /// most 1024.
+    #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawUpstream,
+    /// How the edge is reached.
     #[serde(default)]
     link: RawLink,
+    /// Largest request body, in bytes; a larger one is answered 413.
     #[serde(default = "default_max_request_body")]
     max_request_body: u64,
+    /// What is logged: a level (error, warn, info, debug, trace) or a list of target=level. The flag --log comes first.
     #[serde(default = "default_log")]
     log: String,
-    #[serde(default = "default_shutdown_timeout")]
-    shutdown_timeout: Span,
+    /// Whether the log has a line `request started` for each call when it begins, beside the one when it has ended.
     #[serde(default)]
     log_request_start: bool,
+    /// How long running calls may take to end after a stop was asked for.
+    #[serde(default = "default_shutdown_timeout")]
+    shutdown_timeout: Span,
+    /// The tunnel that these routes are for; the set-up directory must agree. Default: whatever that directory says.
+    #[serde(skip_serializing_if = "Option::is_none")]
     tunnel_domain: Option<String>,
+    /// The certificate of inner TLS, where it is not the one of the set-up directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Certificate")]
 struct RawCertificate {
+    /// The certificate in PEM, with intermediates after it if there are any.
     cert_file: PathBuf,
+    /// Its private key in PEM.
     key_file: PathBuf,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Link")]
 struct RawLink {
+    /// An HTTP proxy, http://host:port, that the link goes through by CONNECT; with one set, nothing is dialled directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     proxy: Option<Spanned<String>>,
+    /// Holds the value of the header Proxy-Authorization, like `Basic ...`; read at each dial.
+    #[serde(skip_serializing_if = "Option::is_none")]
     proxy_authorization_file: Option<PathBuf>,
 }
 
@@ -346,17 +371,35 @@ impl RawLink {
     }
 }
 
-#[derive(Deserialize)]
+/// One route.
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Route")]
 struct RawRoute {
+    /// Where calls go: http://host:port, https://host:port or builtin:files. The port must be written; no path.
+    #[schemars(with = "String")]
     upstream: Spanned<String>,
+    /// Whether the caller's Authorization header reaches the upstream.
     #[serde(default)]
     authorization: Authorization,
+    /// The Host header that the upstream gets. Default: the upstream's host:port; for builtin:files the public hostname.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     host: Option<Spanned<String>>,
+    /// Who ends the client's TLS: the hub (terminated), or this gateway (sealed).
     #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["terminated", "sealed"], "default" = "terminated"))]
     mode: RouteMode,
+    /// CA certificates (PEM) of the clients of a sealed route; required there, refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     client_ca_file: Option<Spanned<PathBuf>>,
+    /// The directory that builtin:files serves; required there, refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     root: Option<Spanned<PathBuf>>,
+    /// Longest wait for the head of the answer; then 504. Without it a call may take as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Span>,
 }
 
@@ -423,19 +466,31 @@ impl RawRoute {
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Upstream")]
 struct RawUpstream {
+    /// Address ranges or single addresses that upstreams may have. Replaces the default: 10.0.0.0/8, 172.16.0.0/12,
+    /// 192.168.0.0/16 and fc00::/7.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
     allowed_ips: Option<Vec<Spanned<String>>>,
+    /// Longest wait for name resolution, TCP and TLS together. Default 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     connect_timeout: Option<Span>,
+    /// For https upstreams, which need one of the two.
     #[serde(default)]
     tls: RawTls,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "UpstreamTls")]
 struct RawTls {
+    /// CA certificates (PEM) that upstreams may chain to.
+    #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<PathBuf>,
+    /// Whether the machine's own CAs are trusted, too.
     #[serde(default)]
     include_system_cas: bool,
 }
@@ -469,9 +524,16 @@ impl RawUpstream {
 }
 
 /// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(rename = "Duration", extend("pattern" = "^[0-9]+(ms|s|m|h)$"))]
 struct Span(Duration);
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        span_text(span.0)
+    }
+}
 
 impl TryFrom<String> for Span {
     type Error = String;

@@ -52,6 +52,16 @@ impl std::str::FromStr for ProxyAddr {
     }
 }
 
+impl std::fmt::Display for ProxyAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "http://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "http://{}:{}", self.host, self.port)
+        }
+    }
+}
+
 impl LinkConfig {
     /// A TCP connection to the edge, or one through the proxy that behaves like it.
     pub(crate) async fn connect(&self, edge: &EdgeAddr, tasks: &TaskSet) -> io::Result<TcpStream> {

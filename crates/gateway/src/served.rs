@@ -215,8 +215,12 @@ fn sealed_tls(
 }
 
 fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
-    let text = read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
-    text.map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+    read_text(path).map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+}
+
+/// The same for one that has to be text. Blocks.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
 }
 
 /// A file of settings, or one that they name. Blocks.

@@ -138,7 +138,7 @@ impl Dialer {
     }
 
     /// The addresses of a name that may be dialled; all are judged before any is.
-    async fn judged(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    pub(crate) async fn judged(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => tokio::net::lookup_host((host, port))

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod config;
 mod error;
 mod operate;
 mod output;
@@ -54,6 +55,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         None => Ok(Style::Table),
         Some(Output::Table) => Ok(Style::Table),
         Some(Output::Json) => Ok(Style::Json),
+        Some(Output::Toml) => Err(Failure::usage("--output toml is for config show; write table or json")),
         Some(Output::Dir(_)) => Err(Failure::usage("--output dir:DIR is for setup; write table or json")),
     };
     runtime.block_on(async {
@@ -69,6 +71,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
+            Command::Config(command) => config::run(command, cli.output).await,
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())
