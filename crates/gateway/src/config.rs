@@ -560,7 +560,7 @@ impl TryFrom<String> for Span {
 /// A duration of at least a millisecond, in the largest unit that says it as a whole number.
 fn span_text(span: Duration) -> String {
     let millis = span.as_millis();
-    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis % unit == 0) {
+    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", millis / unit),
         None => format!("{millis}ms"),
     }

@@ -47,7 +47,7 @@ async fn the_hosted_proxys_file_serves_and_its_log_says_what_people_look_for() {
     let stranger = Authority::generate("Somebody else", 30).expect("authority");
     let other = stranger.issue_server(&[format!("*.{}", tunnel.domain)], Duration::from_secs(86_400)).expect("issue");
     fs::write(tunnel.dir.join("tls.crt"), &other.cert_pem).expect("write");
-    sortie_tls::write_private(&tunnel.dir.join("tls.key"), other.key_pem.expose().as_bytes()).expect("write");
+    sortie_tls::write_private(tunnel.dir.join("tls.key"), other.key_pem.expose().as_bytes()).expect("write");
 
     let upstream = Upstream::saying(OK).await;
     let config = format!(
@@ -162,7 +162,7 @@ async fn a_running_stream_survives_a_reload_end_to_end() {
 async fn files_are_checked_shown_and_translated_without_a_hub() {
     let home = TempHome::new().expect("home");
     let config = |args: &[&str]| sortie(&home).arg("config").args(args);
-    let dir = SetupDir::open(&home.join("certs")).expect("dir");
+    let dir = SetupDir::open(home.join("certs")).expect("dir");
     dir.ensure_authority().expect("authority");
     dir.issue_server_cert("abcd1234.tunnel.example", Duration::from_secs(86_400)).expect("certificate");
     let yaml = "listen_addr: \":8080\"\ntunnel_domain: abcd1234.tunnel.example\n\
