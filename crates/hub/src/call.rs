@@ -65,7 +65,7 @@ impl Calls {
         let (method, on_api_origin) = (request.method().clone(), target.on_api_origin);
         let mut response = match self.forward(request, &target, &id).await {
             Ok(response) => response,
-            Err(refusal) => refusal.into_response(&id).await,
+            Err(refusal) => Box::pin(refusal.into_response(&id)).await,
         };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {
@@ -163,7 +163,7 @@ impl Calls {
     ) -> Result<Response<ResponseBody>, Refusal> {
         let (mut request, sending) = RequestBody::of(request);
         if is_lasting(&request) {
-            match self.shared(tunnel, host).await {
+            match Box::pin(self.shared(tunnel, host)).await {
                 Err(error) => return Err(Refusal::of(error, request)),
                 Ok(None) => {}
                 Ok(Some(shared)) => match shared.send(request).await {
@@ -175,7 +175,8 @@ impl Calls {
         loop {
             let (mut inner, fresh) = match self.pool.take(tunnel, host) {
                 Some(inner) => (inner, false),
-                None => match self.open(tunnel, host).await {
+                // On the heap, as all that is rare: every call would have room for it otherwise.
+                None => match Box::pin(self.open(tunnel, host)).await {
                     Ok(inner) => (inner, true),
                     Err(error) => return Err(Refusal::of(error, request)),
                 },
