@@ -95,7 +95,7 @@ async fn requests(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let count = chunk.len().min(usize::try_from(body).unwrap_or(usize::MAX));
-            to.write_all(&chunk[..count]).await?;
+            to.write_all(chunk.get(..count).expect("a part of the chunk")).await?;
             to.flush().await?;
             from.consume(count);
             body -= count as u64;
