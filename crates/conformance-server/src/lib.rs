@@ -3,7 +3,7 @@
 //! tunnel.
 //!
 //! It never ships: no crate may depend on it outside `dev-dependencies`. It serves loopback only, refuses other names in
-//! `Host` and `Origin`, and remembers nothing beyond a session. Its tasks end when the [`ConformanceServer`] is dropped.
+//! `Host`, and remembers nothing beyond a session. Its tasks end when the [`ConformanceServer`] is dropped.
 
 #![expect(deprecated, reason = "the suite asks for what the protocol will lose, too: logs, sampling, roots")]
 
@@ -27,9 +27,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use handler::{Handler, Shared};
-
-/// Names under which a browser on this machine may reach it.
-const ORIGINS: [&str; 2] = ["http://localhost:*", "http://127.0.0.1:*"];
 
 /// The header with the id of a session.
 const SESSION: &str = "mcp-session-id";
@@ -55,9 +52,9 @@ impl ConformanceServer {
         let running = CancellationToken::new();
         let sessions = Arc::new(LocalSessionManager::default());
         let shared = Arc::new(Shared::new(Arc::clone(&sessions)));
-        let config = StreamableHttpServerConfig::default()
-            .with_allowed_origins(ORIGINS)
-            .with_cancellation_token(running.child_token());
+        // `Host` is checked, `Origin` is not: a gateway puts this server's own name into `Host`, so that a page that
+        // reaches it through a tunnel is refused by the tunnel or not at all.
+        let config = StreamableHttpServerConfig::default().with_cancellation_token(running.child_token());
         let handlers = Arc::clone(&shared);
         let mcp = StreamableHttpService::new(move || Ok(Handler::new(Arc::clone(&handlers))), sessions, config);
         let watched = middleware::from_fn(move |request, next| watch_returns(Arc::clone(&shared), request, next));
