@@ -1,6 +1,8 @@
-//! The official MCP conformance suite, directly and through a tunnel, by path and by hostname: each scenario gives the
-//! same line, and each check of it the same outcome.
+//! The official MCP conformance suite, directly and through a tunnel. Its server scenarios by path and by hostname: each
+//! gives the same line, and each check of it the same outcome. Its client scenarios with an official client by path.
 
+#[path = "conformance/follower.rs"]
+mod follower;
 mod interop;
 #[path = "conformance/keyed.rs"]
 mod keyed;
@@ -10,12 +12,33 @@ mod suite;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use sortie_conformance_server::ConformanceServer;
-use sortie_testkit::TempHome;
+use sortie_testkit::{TempHome, tool};
 use sortie_tls::api_client_config;
 
-use interop::{Hub, Tunnel};
+use follower::Follower;
+use interop::{Hub, Tunnel, script};
 use keyed::{Keyed, Target};
-use suite::Suite;
+use suite::{Suite, changes};
+
+/// The client scenarios in which nothing but MCP is spoken, and their revisions of the protocol.
+const CLIENT_SCENARIOS: [(&str, &str); 11] = [
+    ("initialize", "2025-11-25"),
+    ("tools_call", "2025-11-25"),
+    ("elicitation-sep1034-client-defaults", "2025-11-25"),
+    ("sse-retry", "2025-11-25"),
+    ("tools_call", "2026-07-28"),
+    ("request-metadata", "2026-07-28"),
+    ("sep-2322-client-request-state", "2026-07-28"),
+    ("http-standard-headers", "2026-07-28"),
+    ("http-custom-headers", "2026-07-28"),
+    ("http-invalid-tool-headers", "2026-07-28"),
+    ("json-schema-ref-no-deref", "2026-07-28"),
+];
+
+/// A gateway's settings with one route.
+fn route(upstream: SocketAddr) -> String {
+    format!("[upstream]\nallowed_ips = [\"127.0.0.1\"]\n[routes.conformance]\nupstream = \"http://{upstream}\"\n")
+}
 
 /// Requires that the suite finds the same on every way, that nothing fails, and that it looked at everything.
 ///
@@ -73,4 +96,37 @@ async fn the_era_of_sessions_conforms_through_a_tunnel_as_it_does_directly() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_era_without_sessions_conforms_through_a_tunnel_as_it_does_directly() {
     same_everywhere("2026-07-28", 50, "Total: 197 passed, 0 failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_conforms_through_a_tunnel_as_it_does_directly() {
+    let Some(suite) = Suite::installed() else { return };
+    let Some(python) = tool("SORTIE_TEST_PYTHON_MCP2") else { return };
+    let home = TempHome::new().expect("home");
+    let port_file = home.join("port");
+    let server = Follower::start(port_file.clone()).await.expect("relay");
+    let hub = Hub::start(&home).await;
+    let tunnel = Tunnel::open(&home, &hub, &route(server.addr)).await;
+
+    let direct = format!("{} {}", python.display(), script("mcp_explore.py").display());
+    let by_path = tunnel.path_url(&hub, "conformance");
+    let base = by_path.strip_suffix("/mcp").expect("a URL");
+    let tunnelled = format!("{direct} --through {base} --upstream {} --key {}", port_file.display(), tunnel.use_key);
+    let (mut failed, mut differences) = (Vec::new(), Vec::new());
+    for (scenario, revision) in CLIENT_SCENARIOS {
+        let ((passed, before), (_, now)) = tokio::join!(
+            suite.client(&home, ("direct", scenario, revision), &direct),
+            suite.client(&home, ("path", scenario, revision), &tunnelled),
+        );
+        if !passed {
+            failed.push(format!("{scenario}, {revision}: {before:#?}"));
+        }
+        differences.extend(changes(&format!("{scenario}, {revision}"), &before, &now));
+    }
+    assert!(failed.is_empty(), "directly:\n{}", failed.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "through the tunnel (+) it is not as it is directly (-):\n{}",
+        differences.join("\n")
+    );
 }

@@ -51,6 +51,31 @@ impl Suite {
     }
 }
 
+impl Suite {
+    /// Runs one client scenario with a command that is given the URL of the scenario's server. Returns whether it
+    /// passed; and that again, its checks, and what the client printed, but not the record of the traffic, whose order
+    /// is the client's.
+    pub(crate) async fn client(
+        &self,
+        home: &TempHome,
+        (way, scenario, revision): (&str, &str, &str),
+        command: &str,
+    ) -> (bool, Vec<String>) {
+        let results = home.join(way).join(revision).join(scenario);
+        let program = home.apply(Program::new(&self.node)).arg(&self.script).args(["client", "--command", command]);
+        let program = program.args(["--scenario", scenario, "--spec-version", revision]);
+        let mut process = program.arg("--output-dir").arg(&results).spawn().expect("node");
+        let status = process.exit(LATE).await.unwrap_or_else(|error| panic!("{way}, {scenario}: {error}"));
+        let mut folders = std::fs::read_dir(&results).expect("results");
+        let folder = folders.next().expect("a folder of results").expect("a folder of results").path();
+        let checks = read_checks(&folder);
+        let found = checks.iter().filter(|check| check["status"] != "INFO").map(shown);
+        let said = std::fs::read_to_string(folder.join("stdout.txt")).expect("what the client printed");
+        let verdict = std::iter::once(status.to_string());
+        (status.success(), verdict.chain(found).chain(said.lines().map(str::to_owned)).collect())
+    }
+}
+
 impl Run {
     /// Waits for its end.
     pub(crate) async fn report(mut self) -> Report {
@@ -76,7 +101,7 @@ impl Report {
 }
 
 /// The places at which two lists differ.
-fn changes(what: &str, before: &[String], now: &[String]) -> Vec<String> {
+pub(crate) fn changes(what: &str, before: &[String], now: &[String]) -> Vec<String> {
     let lengths = before.len().max(now.len());
     let pairs = (0..lengths).map(|at| (before.get(at), now.get(at)));
     let differing = pairs.filter(|(before, now)| before != now);
@@ -93,11 +118,14 @@ fn checks(results: &Path) -> BTreeMap<String, Vec<String>> {
             let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
             let name = name.strip_prefix("server-").expect("a server scenario");
             let scenario = name[..name.len() - TIME].to_owned();
-            let checks = std::fs::read(folder.join("checks.json")).expect("checks");
-            let checks: Vec<Value> = serde_json::from_slice(&checks).expect("checks are JSON");
-            (scenario, checks.iter().map(shown).collect())
+            (scenario, read_checks(&folder).iter().map(shown).collect())
         })
         .collect()
+}
+
+fn read_checks(folder: &Path) -> Vec<Value> {
+    let checks = std::fs::read(folder.join("checks.json")).expect("checks");
+    serde_json::from_slice(&checks).expect("checks are JSON")
 }
 
 fn shown(check: &Value) -> String {
