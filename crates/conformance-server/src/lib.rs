@@ -91,3 +91,21 @@ async fn watch_returns(shared: Arc<Shared>, request: Request, next: Next) -> Res
     }
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_listens_on_loopback_only() {
+        let everywhere = ConformanceServer::bind(([0, 0, 0, 0], 0).into()).await;
+        assert_eq!(everywhere.expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+        let server = ConformanceServer::bind(([127, 0, 0, 1], 0).into()).await.expect("server");
+        let addr = server.addr();
+        drop(server);
+        let gone = async { while tokio::net::TcpStream::connect(addr).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("nobody listens there any more");
+    }
+}
