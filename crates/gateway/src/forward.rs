@@ -19,6 +19,7 @@ use crate::identity::PROBE_SUBJECT;
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
+use crate::served::Served;
 use crate::upstream::{DialError, uri_for};
 
 /// The header that marks a probe of the hub.
@@ -56,7 +57,11 @@ where
     let request_id = request_id.unwrap_or_else(RequestId::random);
     let mut record = Record::begin(request_id.clone(), request.method().clone());
     let head_only = request.method() == Method::HEAD;
-    let (response, hop) = match serve(&shared, &peer, request, &mut record).await {
+    let served = shared.served();
+    if served.config.log_request_start {
+        tracing::info!(%request_id, method = %request.method(), "request started");
+    }
+    let (response, hop) = match serve(&shared, &served, &peer, request, &mut record).await {
         Ok(response) => (response, None),
         Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),
     };
@@ -67,6 +72,7 @@ where
 
 async fn serve<B>(
     shared: &Shared,
+    served: &Served,
     peer: &Peer,
     request: Request<B>,
     record: &mut Record,
@@ -75,15 +81,16 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    let limit = served.config.max_request_body;
     let announced = request.body().size_hint().lower();
     let jsonrpc = speaks_jsonrpc(&request);
     let (head, body) = request.into_parts();
-    let body = RequestBody::new(body, shared.max_request_body, jsonrpc);
+    let body = RequestBody::new(body, limit, jsonrpc);
     let request = Request::from_parts(head, ());
 
-    let checked = admit(shared, peer, &request, record).and_then(|admitted| {
-        if announced > shared.max_request_body {
-            return Err(too_large(shared.max_request_body));
+    let checked = admit(shared, served, peer, &request, record).and_then(|admitted| {
+        if announced > limit {
+            return Err(too_large(limit));
         }
         Ok(admitted)
     });
@@ -93,7 +100,7 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Ok(Admitted::Call(route)) => forward(shared, &route, request, &body, &record.request_id).await,
+        Ok(Admitted::Call(route)) => forward(served, &route, request, &body, &record.request_id).await,
         Err(error) => Err(error),
     };
     match outcome {
@@ -112,17 +119,23 @@ enum Admitted {
 }
 
 /// Finds the route and checks who is calling.
-fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Record) -> Result<Admitted, HopError> {
+fn admit(
+    shared: &Shared,
+    served: &Served,
+    peer: &Peer,
+    request: &Request<()>,
+    record: &mut Record,
+) -> Result<Admitted, HopError> {
     // HTTP/1 buffers are bounded only to about twice this.
     if request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_HEADERS {
         let error = HopError::new(Hop::Route, format!("the headers are larger than {MAX_HEADERS} bytes"));
         return Err(error.with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let host = requested_host(request);
-    let route = host.as_deref().and_then(|host| shared.routes.by_host(host));
+    let route = host.as_deref().and_then(|host| served.routes.by_host(host));
     let route = match (peer, route) {
         (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
-        (Peer::Client(proven), Some(route)) if Arc::ptr_eq(proven, route) => route,
+        (Peer::Client(proven), Some(route)) if proven.proves(route) => route,
         (Peer::Client(proven), _) => {
             record.routed(proven.clone());
             let reason = "this connection serves only the host that it was opened for";
@@ -155,7 +168,7 @@ fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Recor
 }
 
 async fn forward<B>(
-    shared: &Shared,
+    served: &Served,
     route: &Route,
     request: Request<()>,
     body: &RequestBody<B>,
@@ -165,6 +178,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    let limit = served.config.max_request_body;
     let (mut head, ()) = request.into_parts();
     let rewrite = Rewrite {
         host: &route.upstream_host,
@@ -182,8 +196,8 @@ where
         match &route.target {
             Target::Server(server) => {
                 *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
-                let response = shared.client.request(upstream).await;
-                let response = response.map_err(|error| failure(&error, shared, route, body, request_id))?;
+                let response = served.client.request(upstream).await;
+                let response = response.map_err(|error| failure(&error, limit, route, body, request_id))?;
                 Ok(response.map(|body| body.map_err(Into::into).boxed()))
             }
             Target::Local(local) => {
@@ -206,7 +220,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(shared.max_request_body));
+        return Err(too_large(limit));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -219,7 +233,7 @@ where
 /// A failure before the head of the response. The log has the addresses, the caller does not.
 fn failure<B>(
     error: &hyper_util::client::legacy::Error,
-    shared: &Shared,
+    limit: u64,
     route: &Route,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -229,7 +243,7 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(shared.max_request_body);
+        return too_large(limit);
     }
     let name = &route.name;
     if let Some(dial) = DialError::beneath(error) {

@@ -80,14 +80,15 @@ enum Accepted {
 }
 
 async fn from_hub(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
-    let stream = TlsAcceptor::from(shared.hub_tls.clone()).accept(stream).await;
+    let stream = TlsAcceptor::from(shared.served().hub_tls.clone()).accept(stream).await;
     stream.map(Accepted::Hub).map_err(|error| explain_io(&error))
 }
 
 /// The SNI tells which route's CA the client has to satisfy; only sealed routes have one.
 async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
     let (hello, stream) = read_hello(stream, MAX_HELLO).await.map_err(|error| error.to_string())?;
-    let route = hello.sni.as_deref().and_then(|host| shared.routes.by_host(host));
+    let served = shared.served();
+    let route = hello.sni.as_deref().and_then(|host| served.routes.by_host(host));
     let (Some(route), Some(config)) = (route, route.and_then(|route| route.sealed.clone())) else {
         return Err("the client asks for no sealed route of this gateway".to_owned());
     };

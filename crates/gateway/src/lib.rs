@@ -25,16 +25,21 @@ mod link_state;
 mod probe;
 mod proxy;
 mod record;
+mod reload;
 mod routes;
+mod served;
 mod setup;
 mod upstream;
 
 pub use body::{BodyError, CallBody};
-pub use config::{Authorization, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig};
+pub use config::{
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig,
+};
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
+pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
-pub use upstream::LocalUpstream;
+pub use upstream::{LocalUpstream, OpenLocal};

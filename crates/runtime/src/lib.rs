@@ -12,5 +12,5 @@ mod tasks;
 pub use backoff::Backoff;
 pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
-pub use signals::{Stop, stop_signal};
+pub use signals::{ReloadSignal, Stop, stop_signal};
 pub use tasks::TaskSet;

@@ -9,4 +9,5 @@ mod failures;
 mod health;
 mod identity;
 mod links;
+mod reload;
 mod sealed;
