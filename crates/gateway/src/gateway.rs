@@ -19,8 +19,10 @@ use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
 use crate::link_state::LinkBoard;
+use crate::memory::Memory;
 use crate::probe::{ProbeReport, Prober};
 use crate::routes::{Route, RouteTable, Target};
+use crate::sessions::Sessions;
 use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::{Dialer, LocalUpstream, UpstreamClient, client};
 
@@ -98,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) dialer: Dialer,
     /// In bytes.
     pub(crate) max_request_body: u64,
+    pub(crate) memory: Memory,
+    pub(crate) sessions: Sessions,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -174,6 +178,8 @@ impl Gateway {
             client: client(dialer.clone(), tasks.clone()),
             dialer,
             max_request_body: config.max_request_body,
+            memory: Memory::default(),
+            sessions: Sessions::default(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),
@@ -292,6 +298,7 @@ async fn routes(
             target,
             authorization: route.authorization == Authorization::Forward,
             deadline: route.deadline,
+            protocol: route.protocol,
         });
     }
     Ok(routes)
