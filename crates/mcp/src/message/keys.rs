@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Field, Place, VERSION_KEY};
+use super::{Fault, Field, Place, VERSION_KEY};
 
 /// Objects with more keys than this get a hash set.
 const FEW: usize = 12;
+/// Most members of one object.
+pub const MAX_MEMBERS: usize = 65_536;
 
 /// The members that a message is judged by, where each has its place.
 const KNOWN: [(Place, &str, Field); 13] = [
@@ -27,6 +29,9 @@ const KNOWN: [(Place, &str, Field); 13] = [
 
 /// The known member that a key is, or would be to a reader that ignores case.
 pub(super) fn known(place: Place, key: &str) -> Option<(&'static str, Field)> {
+    if place == Place::Elsewhere {
+        return None;
+    }
     let here = || KNOWN.iter().filter(|(at, ..)| *at == place);
     let exact = here().find(|(_, name, _)| *name == key);
     let found = exact.or_else(|| here().find(|(_, name, _)| same_but_for_case(name, key)))?;
@@ -77,21 +82,25 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Adds a key to the innermost object. `false` if it has it already.
-    pub(super) fn add(&mut self, key: Cow<'a, str>) -> bool {
-        let Some(open) = self.open.last_mut() else { return true };
+    /// Adds a key to the innermost object.
+    pub(super) fn add(&mut self, key: Cow<'a, str>) -> Result<(), Fault> {
+        let Some(open) = self.open.last_mut() else { return Ok(()) };
         if let Some(many) = &mut open.many {
-            return many.insert(key);
+            return match many.len() < MAX_MEMBERS {
+                false => Err(Fault::LongObject),
+                true if many.insert(key) => Ok(()),
+                true => Err(Fault::DuplicateKey),
+            };
         }
         let mine = self.few.get(open.from..).unwrap_or_default();
         if mine.contains(&key) {
-            return false;
+            return Err(Fault::DuplicateKey);
         }
         self.few.push(key);
         if self.few.len() - open.from > FEW {
             open.many = Some(self.few.drain(open.from..).collect());
         }
-        true
+        Ok(())
     }
 }
 

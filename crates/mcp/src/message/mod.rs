@@ -2,12 +2,12 @@
 //!
 //! Two programs that read the same bytes differently are a way around whoever judged first. What such differences are
 //! made of is therefore refused, in the whole document: text that is not UTF-8, a byte order mark, a key that comes
-//! twice (escapes undone), a key that differs from a known one only in its case, more than [`MAX_DEPTH`] levels, bytes
-//! behind the end. Members that are not known are kept. Nothing is ever written anew: a caller forwards the bytes that
-//! were judged.
+//! twice (escapes undone), a key that differs from a known one only in its case, more than [`MAX_DEPTH`] levels or
+//! [`MAX_MEMBERS`] members, bytes behind the end. Members that are not known are kept. Nothing is ever written anew: a
+//! caller forwards the bytes that were judged.
 //!
-//! Pure; time and memory are linear in the body, whose size is the caller's to bound; no recursion. Keys of an object
-//! with many are kept in a hash set with random keys, at most about six times the bytes of the body.
+//! Pure; time and memory are linear in the body, whose size is the caller's to bound; no recursion. The keys of an object
+//! with many are kept in a hash set with a random seed.
 
 mod keys;
 mod tokens;
@@ -16,6 +16,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+pub use self::keys::MAX_MEMBERS;
 use self::keys::{Keys, known};
 pub use self::tokens::MAX_DEPTH;
 use self::tokens::{Kind, Token, Tokens};
@@ -52,6 +53,9 @@ pub enum Fault {
     /// A key comes twice in one object, escapes undone.
     #[error("a key comes twice in one object")]
     DuplicateKey,
+    /// An object with more than [`MAX_MEMBERS`] members.
+    #[error("an object has more than {MAX_MEMBERS} members")]
+    LongObject,
     /// A key stands for no text: half a surrogate pair.
     #[error("a key is not text: it holds half a surrogate pair")]
     UnreadableKey,
@@ -524,8 +528,8 @@ impl<'a> Reader<'a> {
                 self.note(Fault::KeyCase(name), at);
             }
         }
-        if !self.keys.add(key) {
-            self.note(Fault::DuplicateKey, at);
+        if let Err(fault) = self.keys.add(key) {
+            self.note(fault, at);
         }
     }
 

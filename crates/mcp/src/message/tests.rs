@@ -222,11 +222,12 @@ fn depth_and_number_of_keys_do_no_harm() {
     let refused = parse(nested(500_000).as_bytes()).expect_err("deep").id;
     assert_eq!(refused.map(|id| id.get().to_owned()).as_deref(), Some("5"));
 
-    let keys: Vec<String> = (0..200_000).map(|index| format!("\"{index}\":0")).collect();
+    let keys: Vec<String> = (0..MAX_MEMBERS).map(|index| format!("\"{index}\":0")).collect();
     let began = std::time::Instant::now();
     let many = format!(r#"{{"jsonrpc":"2.0","method":"x","params":{{{}}}}}"#, keys.join(","));
     single(&many);
-    assert_eq!(fault(&many.replace("\"199999\"", "\"\\u0030\"")), Fault::DuplicateKey);
+    assert_eq!(fault(&many.replace("\"65535\"", "\"\\u0030\"")), Fault::DuplicateKey);
+    assert_eq!(fault(&many.replace("\"65535\"", "\"x\":0,\"y\"")), Fault::LongObject);
     let few = "{\"a\":0},".repeat(200_000);
     single(&format!(r#"{{"jsonrpc":"2.0","method":"x","params":{{"x":[{few}0]}}}}"#));
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}: not linear", began.elapsed());
