@@ -1,10 +1,10 @@
 //! The gateway's file of settings, in TOML. Reads text; dials nothing, and opens no file that the settings name.
 
+mod upstreams;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proxy::LinkConfig;
@@ -15,6 +15,10 @@ use serde::Deserialize;
 use sortie_ids::RouteName;
 use sortie_link::protos::{MAX_ROUTES, RouteMode};
 use toml::Spanned;
+
+use upstreams::{Keepalive, RawRouteTls, RawUpstream};
+
+pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Largest file of settings, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -72,7 +76,8 @@ pub struct GatewayConfig {
 /// The settings of one route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
-    /// `upstream`: where calls go, `http://host:port`, `https://host:port` or `builtin:files`. Required.
+    /// `upstream`: where calls go, `http://host:port`, `https://host:port`, `unix:PATH`, a list of these, or
+    /// `builtin:files`. Required.
     pub upstream: Upstream,
     /// `authorization`: whether the caller's `Authorization` header reaches the upstream, `strip` (default) or `forward`.
     pub authorization: Authorization,
@@ -86,6 +91,17 @@ pub struct RouteConfig {
     pub root: Option<PathBuf>,
     /// `deadline`: longest wait for the head of the upstream's response. Default: none, since calls may take hours.
     pub deadline: Option<Duration>,
+    /// `connect_timeout`: longest wait for a connection to one server. Default: that of `[upstream]`.
+    pub connect_timeout: Option<Duration>,
+    /// `idle_timeout`: longest silence of the upstream within the body of an answer, which then breaks off. Default:
+    /// none.
+    pub idle_timeout: Option<Duration>,
+    /// `keepalive`: how long an event stream may be quiet before a comment is put in. Default `20s`; `"0"` for none.
+    pub keepalive: Option<Duration>,
+    /// `max_request_body`: largest request body in bytes. Default: that of the whole gateway.
+    pub max_request_body: Option<u64>,
+    /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
+    pub tls: RouteTls,
 }
 
 /// How upstreams are dialled.
@@ -100,28 +116,6 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// `tls.include_system_cas`: whether the machine's own CAs are trusted for `https` upstreams. Default false.
     pub include_system_cas: bool,
-}
-
-/// Where calls of a route go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// A server that is dialled.
-    Server(Server),
-    /// The built-in server of a directory, within this process.
-    Files,
-}
-
-/// A server that is dialled: `scheme://host:port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// Whether it speaks TLS.
-    pub tls: bool,
-    /// Its host and port as written.
-    pub authority: Authority,
-    /// Its host: a name, or an address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
 }
 
 /// What happens to the caller's `Authorization` header.
@@ -184,45 +178,6 @@ impl GatewayConfig {
     }
 }
 
-impl FromStr for Upstream {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(builtin) = text.strip_prefix("builtin:") {
-            return match builtin {
-                "files" => Ok(Self::Files),
-                _ => Err(format!("there is no built-in upstream `{builtin}`; the one there is is builtin:files")),
-            };
-        }
-        let malformed = || format!("`{text}`: invalid upstream (must be scheme://host:port)");
-        let (tls, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            _ => return Err(malformed()),
-        };
-        if rest.contains(['/', '?', '#', '@']) {
-            return Err(malformed());
-        }
-        let authority: Authority = rest.parse().map_err(|_| malformed())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        match authority.port_u16() {
-            Some(port) if port != 0 && !host.is_empty() => Ok(Self::Server(Server { tls, authority, host, port })),
-            _ => Err(malformed()),
-        }
-    }
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Upstream::Server(server) => {
-                write!(f, "{}://{}", if server.tls { "https" } else { "http" }, server.authority)
-            }
-            Upstream::Files => f.write_str("builtin:files"),
-        }
-    }
-}
-
 /// The text that settings came from, for errors that say where.
 struct Source<'a> {
     text: &'a str,
@@ -261,7 +216,7 @@ impl Source<'_> {
 struct Raw {
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
     #[serde(default)]
-    upstream: RawUpstream,
+    upstream: RawDialling,
     #[serde(default)]
     link: RawLink,
     #[serde(default = "default_max_request_body")]
@@ -296,7 +251,7 @@ impl RawLink {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRoute {
-    upstream: Spanned<String>,
+    upstream: Spanned<RawUpstream>,
     #[serde(default)]
     authorization: Authorization,
     host: Option<Spanned<String>>,
@@ -305,6 +260,12 @@ struct RawRoute {
     client_ca_file: Option<Spanned<PathBuf>>,
     root: Option<Spanned<PathBuf>>,
     deadline: Option<Span>,
+    connect_timeout: Option<Span>,
+    idle_timeout: Option<Span>,
+    #[serde(default)]
+    keepalive: Keepalive,
+    max_request_body: Option<u64>,
+    tls: Option<Spanned<RawRouteTls>>,
 }
 
 impl RawRoute {
@@ -317,15 +278,26 @@ impl RawRoute {
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
-        let upstream: Upstream = self
-            .upstream
-            .get_ref()
-            .parse()
-            .map_err(|reason: String| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
+        let checked = self.upstream.get_ref().check(base);
+        let upstream = checked.map_err(|reason| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
 
-        if matches!(&upstream, Upstream::Server(server) if server.tls) && !trusts {
-            let reason = "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true \
-                          under [upstream.tls]";
+        let https = matches!(&upstream, Upstream::Servers(servers) if servers.iter().any(Server::tls));
+        let tls = match self.tls {
+            None => RouteTls::default(),
+            Some(tls) if !https => {
+                let reason = "only https upstreams are spoken TLS with; remove it, or dial them by https://host:port";
+                return Err(source.wrong(Some(tls.span()), &field("tls"), reason));
+            }
+            Some(tls) => tls
+                .into_inner()
+                .check(base)
+                .map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&format!("tls.{setting}")), reason))?,
+        };
+        if https && !tls.trust.as_ref().map_or(trusts, Trust::is_some) {
+            let reason = format!(
+                "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true under \
+                 [upstream.tls] or [routes.{name}.tls]"
+            );
             return Err(source.wrong(at_upstream, &field("upstream"), reason));
         }
         match (&upstream, &self.root) {
@@ -333,7 +305,7 @@ impl RawRoute {
                 let reason = "builtin:files needs the directory that it serves; set root = \"DIR\"";
                 return Err(source.wrong(at_upstream, &field("root"), reason));
             }
-            (Upstream::Server(_), Some(root)) => {
+            (Upstream::Servers(_), Some(root)) => {
                 let reason = "only builtin:files serves a directory; remove it, or set upstream = \"builtin:files\"";
                 return Err(source.wrong(Some(root.span()), &field("root"), reason));
             }
@@ -366,13 +338,18 @@ impl RawRoute {
             client_ca_file: self.client_ca_file.map(|file| base.join(file.get_ref())),
             root: self.root.map(|root| base.join(root.get_ref())),
             deadline,
+            connect_timeout: self.connect_timeout.map(|span| span.0),
+            idle_timeout: self.idle_timeout.map(|span| span.0),
+            keepalive: self.keepalive.0,
+            max_request_body: self.max_request_body,
+            tls,
         })
     }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawUpstream {
+struct RawDialling {
     allowed_ips: Option<Vec<Spanned<String>>>,
     connect_timeout: Option<Span>,
     #[serde(default)]
@@ -387,7 +364,7 @@ struct RawTls {
     include_system_cas: bool,
 }
 
-impl RawUpstream {
+impl RawDialling {
     fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
         let range =
             |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
@@ -529,8 +506,9 @@ mod tests {
         assert_eq!(route("docs").authorization, Authorization::Forward);
         assert_eq!(route("docs").deadline, Some(Duration::from_secs(300)));
         assert_eq!(route("files").root.as_deref(), Some(Path::new("/etc/sortie/shared")));
-        let Upstream::Server(server) = &route("raw").upstream else { panic!("server") };
-        assert_eq!((server.host.as_str(), server.port), ("fd00::5", 80));
+        let Upstream::Servers(servers) = &route("raw").upstream else { panic!("servers") };
+        let [Server::Tcp { host, port, .. }] = servers.as_slice() else { panic!("one server") };
+        assert_eq!((host.as_str(), *port), ("fd00::5", 80));
         assert_eq!(config.upstream.ca_file.as_deref(), Some(Path::new("/etc/sortie/ca.pem")));
         assert_eq!(config.upstream.allowed_ips.len(), 2);
     }

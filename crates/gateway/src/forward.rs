@@ -12,6 +12,7 @@ use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
 
+use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
@@ -20,7 +21,7 @@ use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
-use crate::upstream::{DialError, uri_for};
+use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
 const PROBE_HEADER: &str = "sortie-probe";
@@ -78,14 +79,18 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let limit = served.config.max_request_body;
     let announced = request.body().size_hint().lower();
     let jsonrpc = speaks_jsonrpc(&request);
     let (head, body) = request.into_parts();
-    let body = RequestBody::new(body, limit, jsonrpc);
     let request = Request::from_parts(head, ());
 
-    let checked = admit(shared, served, peer, &request, record).and_then(|admitted| {
+    let admitted = admit(shared, served, peer, &request, record);
+    let limit = match &admitted {
+        Ok(Admitted::Call(route)) => route.max_request_body,
+        _ => served.config.max_request_body,
+    };
+    let body = RequestBody::new(body, limit, jsonrpc);
+    let checked = admitted.and_then(|admitted| {
         if announced > limit {
             return Err(too_large(limit));
         }
@@ -97,7 +102,7 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Ok(Admitted::Call(route)) => forward(served, &route, request, &body, &record.request_id).await,
+        Ok(Admitted::Call(route)) => forward(&route, peer, request, &body, &record.request_id).await,
         Err(error) => Err(error),
     };
     match outcome {
@@ -165,8 +170,8 @@ fn admit(
 }
 
 async fn forward<B>(
-    served: &Served,
     route: &Route,
+    peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -175,8 +180,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let limit = served.config.max_request_body;
     let (mut head, ()) = request.into_parts();
+    let from_hub = matches!(peer, Peer::Unproven);
+    let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
         host: &route.upstream_host,
         public_host: &route.host,
@@ -185,31 +191,29 @@ where
     };
     rewrite.apply(&mut head.headers);
 
-    let mut upstream = Request::new(body.clone().boxed());
-    *upstream.method_mut() = head.method;
-    *upstream.headers_mut() = head.headers;
-    let unusable = |_| HopError::new(Hop::Route, "the request's target cannot be passed on");
     let answering = async {
         match &route.target {
-            Target::Server(server) => {
-                *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
-                let response = served.client.request(upstream).await;
-                let response = response.map_err(|error| failure(&error, limit, route, body, request_id))?;
-                Ok(response.map(|body| body.map_err(Into::into).boxed()))
+            Target::Servers(servers) => {
+                let answered = servers.send(head, || body.clone().boxed()).await;
+                let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
+                let response = answered.response.map(|body| body.map_err(Into::into).boxed());
+                Ok((response, Some((servers.as_ref(), answered.server))))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
-                *upstream.uri_mut() = path
-                    .map_or_else(
-                        || Ok("/".parse().unwrap_or_default()),
-                        |path| http::Uri::builder().path_and_query(path).build(),
-                    )
-                    .map_err(unusable)?;
-                Ok(local.call(upstream).await)
+                let uri = path.map_or_else(
+                    || Ok("/".parse().unwrap_or_default()),
+                    |path| http::Uri::builder().path_and_query(path).build(),
+                );
+                let mut request = Request::new(body.clone().boxed());
+                *request.uri_mut() = uri.map_err(|_| unusable_target())?;
+                *request.method_mut() = head.method;
+                *request.headers_mut() = head.headers;
+                Ok((local.call(request).await, None))
             }
         }
     };
-    let mut response = match route.deadline {
+    let (mut response, from) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -217,39 +221,42 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(limit));
+        return Err(too_large(route.max_request_body));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
-    Ok(response)
+    Ok(shaping.shape(response, from))
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
-fn failure<B>(
-    error: &hyper_util::client::legacy::Error,
-    limit: u64,
-    route: &Route,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> HopError
+fn failure<B>(error: &SendError, route: &Route, body: &RequestBody<B>, request_id: &RequestId) -> HopError
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(limit);
+        return too_large(route.max_request_body);
     }
+    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
     if let Some(dial) = DialError::beneath(error) {
         tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        return HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        return match dial {
+            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+            _ => error,
+        };
     }
     let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
     tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
     HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+}
+
+fn unusable_target() -> HopError {
+    HopError::new(Hop::Route, "the request's target cannot be passed on")
 }
 
 fn too_large(limit: u64) -> HopError {

@@ -9,9 +9,10 @@ use arc_swap::ArcSwap;
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::{Metrics, TaskSet};
-use sortie_tls::{TlsError, Versions, covers};
+use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::Semaphore;
 
+use crate::client_certificates;
 use crate::config::{GatewayConfig, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
@@ -24,7 +25,7 @@ use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::OpenLocal;
 
 /// How often the certificate's files are looked at.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
@@ -60,6 +61,14 @@ pub enum GatewayError {
         setting: String,
         /// Why.
         cause: TlsError,
+    },
+    /// The certificate that a route shows to its upstream cannot be used.
+    #[error("routes.{route}.tls.client_cert_file, client_key_file: {cause}")]
+    ClientCertificate {
+        /// The route.
+        route: RouteName,
+        /// Why.
+        cause: IdentityError,
     },
     /// The certificate is for other hosts.
     #[error("the gateway's certificate does not cover `{host}`; run sortie setup renew-cert, and check tunnel-domain")]
@@ -181,6 +190,7 @@ impl Gateway {
             }
         };
         tasks.spawn("certificate", watch_certificate(shared.clone()));
+        tasks.spawn("client-certificates", client_certificates::watch(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
         let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());

@@ -9,9 +9,12 @@
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod answer;
 mod body;
+mod client_certificates;
 mod config;
 mod connector;
+mod endpoint;
 #[cfg(test)]
 mod fixtures;
 mod forward;
@@ -24,14 +27,18 @@ mod inner;
 mod link_state;
 mod probe;
 mod proxy;
+mod quiet;
 mod record;
 mod routes;
 mod served;
 mod setup;
+mod sse;
 mod upstream;
 
 pub use body::{BodyError, CallBody};
-pub use config::{Authorization, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig};
+pub use config::{
+    Authorization, ConfigError, GatewayConfig, RouteConfig, RouteTls, Server, Trust, Upstream, UpstreamConfig,
+};
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};

@@ -10,8 +10,8 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
-use crate::config::{RouteConfig, Server};
-use crate::upstream::LocalUpstream;
+use crate::config::RouteConfig;
+use crate::upstream::{LocalUpstream, Servers};
 
 /// A route as it is served.
 pub(crate) struct Route {
@@ -23,6 +23,8 @@ pub(crate) struct Route {
     pub(crate) upstream_host: HeaderValue,
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
+    /// In bytes.
+    pub(crate) max_request_body: u64,
     /// `Some` for sealed routes: TLS that demands a certificate of the route's client CA.
     pub(crate) sealed: Option<Arc<ServerConfig>>,
     /// The text of that CA's file.
@@ -35,7 +37,7 @@ pub(crate) struct Route {
 
 /// Where calls go.
 pub(crate) enum Target {
-    Server(Server),
+    Servers(Arc<Servers>),
     Local(Arc<dyn LocalUpstream>),
 }
 
