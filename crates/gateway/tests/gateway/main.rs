@@ -10,3 +10,5 @@ mod health;
 mod identity;
 mod links;
 mod sealed;
+mod streams;
+mod upstreams;
