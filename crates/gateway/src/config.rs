@@ -458,7 +458,7 @@ mod tests {
         let page = include_str!("../../../docs/gateway-config.md");
         let example = page.rsplit_once("```toml").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
         let config = GatewayConfig::parse(example, Path::new("/etc/sortie/gateway.toml")).expect("accepted");
-        assert_eq!(config.routes.len(), 4);
+        assert_eq!(config.routes.len(), 6);
         assert_eq!(config.link.proxy.map(|proxy| proxy.port), Some(3128));
     }
 

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 const ASK_AFTER: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How long what was sent, a question included, may stay unacknowledged (RFC 5482). With comments on quiet streams every
-/// 20 s this bounds how long a stream outlives its reader: one minute.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(40);
+/// 20 s this bounds how long a stream outlives its reader: 50 s.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Lets a connection fail within a minute after its peer's machine vanished, whether it was silent or being written to.
 /// A peer that is there but says nothing is left alone. Small messages are sent at once.

@@ -348,6 +348,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_expired_client_certificate_is_refused_from_the_start() {
+        let files = Files::new();
+        let (cert, key) = files.paths();
+        assert!(ReloadingIdentity::client_from_files(&cert, &key).is_ok());
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("key");
+        let day = std::time::Duration::from_secs(86_400);
+        let old = files.ca.issue_server_for(&pair, &names(&[HOST]), day, unix_now() - 2 * 86_400).expect("certificate");
+        files.write(&old);
+        let error = ReloadingIdentity::client_from_files(&cert, &key).expect_err("expired");
+        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+        assert!(ReloadingIdentity::from_files(&cert, &key).is_ok(), "a server starts with it all the same");
+    }
+
     #[tokio::test]
     async fn new_files_serve_new_connections_without_a_restart() {
         let files = Files::new();
