@@ -55,7 +55,7 @@ impl<'a> Shaping<'a> {
         let server = servers.server(number)?;
         let scheme = if server.tls() { "https" } else { "http" };
         let path = self.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let host = servers.host().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = servers.host(number).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let base = format!("{scheme}://{}{path}", server.authority());
         Origin::new(&base, &[host, &self.route.host], &self.prefix)
     }

@@ -112,7 +112,8 @@ impl Builder {
     ) -> Result<Target, GatewayError> {
         if let Upstream::Servers(servers) = &settings.upstream {
             let spec = spec(name, settings, servers, config, upstream_ca)?;
-            return self.servers(name, spec, before).map(Target::Servers);
+            let own_trust = settings.tls.trust.is_some();
+            return self.servers(name, spec, own_trust, before).map(Target::Servers);
         }
         if let Some(Route { target: Target::Local(local), settings: old, .. }) = before
             && old.upstream == settings.upstream
@@ -128,7 +129,14 @@ impl Builder {
     }
 
     /// The servers of a route; those until now, with their connections, where nothing about them has changed.
-    fn servers(&self, name: &RouteName, spec: Spec, before: Option<&Route>) -> Result<Arc<Servers>, GatewayError> {
+    /// `own_trust`: whom to trust is what the route itself says.
+    fn servers(
+        &self,
+        name: &RouteName,
+        spec: Spec,
+        own_trust: bool,
+        before: Option<&Route>,
+    ) -> Result<Arc<Servers>, GatewayError> {
         let previous = match before {
             Some(Route { target: Target::Servers(servers), .. }) => Some(servers),
             _ => None,
@@ -146,7 +154,8 @@ impl Builder {
         let tls = if spec.https() {
             let (ca, system) = (spec.trust.0.as_deref().unwrap_or(""), spec.trust.1);
             let made = sortie_tls::upstream_client_config(ca, system, &[b"http/1.1"], identity.clone());
-            Some(made.map_err(|cause| GatewayError::Tls { setting: format!("routes.{name}.tls"), cause })?)
+            let setting = if own_trust { format!("routes.{name}.tls") } else { "upstream.tls".to_owned() };
+            Some(made.map_err(|cause| GatewayError::Tls { setting, cause })?)
         } else {
             None
         };

@@ -131,9 +131,9 @@ impl Servers {
         self.endpoints.get(number).map(|endpoint| &endpoint.server)
     }
 
-    /// The `Host` that the first server gets.
-    pub(crate) fn host(&self) -> Option<&HeaderValue> {
-        self.endpoints.first().map(|endpoint| &endpoint.host)
+    /// The `Host` that this server gets.
+    pub(crate) fn host(&self, number: usize) -> Option<&HeaderValue> {
+        self.endpoints.get(number).map(|endpoint| &endpoint.host)
     }
 
     /// Sends a call to the server of its session, or else to the first that can be connected. `body` gives the call's
@@ -196,7 +196,7 @@ impl Servers {
     pub(crate) fn endpoint_keeper(&self, number: usize) -> Option<impl FnOnce(&str) + Send + Sync + use<>> {
         let sessions = self.sessions.clone();
         let several = self.endpoints.len() > 1;
-        several.then(|| move |path: &str| sessions.keep(SessionKey::of_endpoint(path), number))
+        several.then_some(move |path: &str| sessions.keep(SessionKey::of_endpoint(path), number))
     }
 
     /// The servers to try, in order: the one of the session alone, or those that are up before those that are down.
