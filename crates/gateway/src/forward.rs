@@ -59,6 +59,9 @@ where
     let mut record = Record::begin(request_id.clone(), request.method().clone());
     let head_only = request.method() == Method::HEAD;
     let served = shared.served();
+    if served.config.log_request_start {
+        tracing::info!(%request_id, method = %request.method(), "request started");
+    }
     let (response, hop) = match serve(&shared, &served, &peer, request, &mut record).await {
         Ok(response) => (response, None),
         Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),

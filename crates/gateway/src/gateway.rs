@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,16 +10,17 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::client_certificates;
-use crate::config::{GatewayConfig, Upstream};
+use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
 use crate::link_state::LinkBoard;
 use crate::probe::{ProbeReport, Prober};
+use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
 use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::OpenLocal;
@@ -71,10 +72,29 @@ pub enum GatewayError {
         cause: IdentityError,
     },
     /// The certificate is for other hosts.
-    #[error("the gateway's certificate does not cover `{host}`; run sortie setup renew-cert, and check tunnel-domain")]
+    #[error("the gateway's certificate does not cover `{host}`; {way_out}")]
     NotCovered {
         /// The host of a route.
         host: String,
+        /// What helps.
+        way_out: &'static str,
+    },
+    /// The settings are for another tunnel.
+    #[error(
+        "tunnel_domain: `{stated}` is not the domain of the set-up directory, `{actual}`; correct it, or give the \
+         set-up directory of `{stated}` with --setup-dir"
+    )]
+    OtherTunnel {
+        /// What the settings say.
+        stated: String,
+        /// What the set-up directory says.
+        actual: String,
+    },
+    /// The certificate that the settings name cannot be used.
+    #[error("tls.cert_file: {cause}")]
+    Certificate {
+        /// What is wrong.
+        cause: IdentityError,
     },
     /// A built-in upstream cannot be opened.
     #[error("routes.{route}.upstream: {upstream}: {reason}")]
@@ -85,6 +105,14 @@ pub enum GatewayError {
         upstream: Upstream,
         /// Why.
         reason: String,
+    },
+    /// One of the others, with the place of the setting that it is about.
+    #[error("{place}: {cause}")]
+    At {
+        /// `file:line`.
+        place: String,
+        /// What is wrong.
+        cause: Box<GatewayError>,
     },
     /// Reading files was cut short, since the program is ending.
     #[error("the gateway is stopping")]
@@ -99,9 +127,29 @@ pub enum GatewayError {
     },
 }
 
+impl GatewayError {
+    /// The same with the place of the setting that it is about, if it is about one.
+    pub(crate) fn at(self, places: &Places) -> Self {
+        let setting = match &self {
+            Self::CaFile { setting, .. } | Self::Tls { setting, .. } => setting.clone(),
+            Self::Local { route, .. } => format!("routes.{route}.upstream"),
+            Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
+            Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
+            Self::ClientCertificate { route, .. } => format!("routes.{route}.tls.client_cert_file"),
+            Self::Certificate { .. } => "tls.cert_file".to_owned(),
+            _ => return self,
+        };
+        Self::At { place: places.of(&setting), cause: Box::new(self) }
+    }
+}
+
 /// What every part of a running gateway needs.
 pub(crate) struct Shared {
     served: ArcSwap<Served>,
+    config: Mutex<ConfigReport>,
+    /// Marked whenever other settings are in force.
+    pub(crate) changes: watch::Sender<()>,
+    reload: Notify,
     pub(crate) keys: IdentityKeys,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
@@ -117,12 +165,35 @@ impl Shared {
     pub(crate) fn served(&self) -> Arc<Served> {
         self.served.load_full()
     }
+
+    pub(crate) fn put_in_force(&self, served: Served) {
+        self.served.store(Arc::new(served));
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigReport::now((self.clock)());
+        self.changes.send_replace(());
+    }
+
+    /// Notes that the newest settings are not in force.
+    pub(crate) fn reload_failed(&self, reason: String) {
+        let mut report = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        report.ok = false;
+        report.reason = Some(reason);
+    }
+
+    pub(crate) fn config_report(&self) -> ConfigReport {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes when somebody has asked for the settings to be read again.
+    pub(crate) async fn reload_asked(&self) {
+        self.reload.notified().await;
+    }
 }
 
 /// A running gateway. It stops with [`Gateway::drain`], or with the task set that it was started in; dropping this
 /// value alone does not stop it.
 pub struct Gateway {
     shared: Arc<Shared>,
+    builder: Arc<Builder>,
     health: Option<SocketAddr>,
 }
 
@@ -162,8 +233,9 @@ impl Gateway {
             .map_err(|cause| GatewayError::EdgeCa { path: setup.edge_ca_path.clone(), cause })?;
         let token = setup.token_source();
 
-        let builder = Builder::new(&setup, local, tasks.clone());
-        let served = tokio::task::spawn_blocking(move || builder.build(config, None)).await;
+        let builder = Arc::new(Builder::new(&setup, local, tasks.clone()));
+        let building = builder.clone();
+        let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
         let listener = match health {
             None => None,
@@ -174,6 +246,9 @@ impl Gateway {
 
         let shared = Arc::new(Shared {
             served: ArcSwap::from_pointee(served),
+            config: Mutex::new(ConfigReport::now(unix_now())),
+            changes: watch::Sender::new(()),
+            reload: Notify::new(),
             keys: setup.keys,
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
@@ -181,7 +256,7 @@ impl Gateway {
             clock: unix_now,
             tasks: tasks.clone(),
         });
-        shared.served().log_routes();
+        shared.served().log();
         let health = match listener {
             None => None,
             Some((listener, address)) => {
@@ -194,7 +269,21 @@ impl Gateway {
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
         let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());
-        Ok(Self { shared, health })
+        Ok(Self { shared, builder, health })
+    }
+
+    /// From here on, what the file at `path` holds is in force soon after it has changed; the same goes for the files
+    /// that it names. The one that the gateway was started with is expected there; to be called once.
+    ///
+    /// A content that cannot be used changes nothing: it is told of once, and shown in [`Gateway::readiness`].
+    pub fn watch(&self, path: PathBuf) {
+        let watcher = Watcher { shared: self.shared.clone(), builder: self.builder.clone(), path };
+        self.shared.tasks.spawn("config", watcher.run());
+    }
+
+    /// Has a watched file read at once, whether or not it has changed. Does not wait for it.
+    pub fn reload(&self) {
+        self.shared.reload.notify_one();
     }
 
     /// Where health is answered.

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::body::{CallBody, whole};
 use crate::gateway::Shared;
 use crate::probe::ProbeReport;
+use crate::reload::ConfigReport;
 use crate::routes::Target;
 
 /// Connections at once; more wait in the listener's queue.
@@ -41,6 +42,8 @@ pub struct Readiness {
     pub inner_tls: InnerTlsReport,
     /// The hub's keys.
     pub identity: IdentityReport,
+    /// The settings.
+    pub config: ConfigReport,
     /// The newest probe over the whole path; absent before the first one and where every route is sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeReport>,
@@ -122,6 +125,7 @@ impl Shared {
             },
             inner_tls: InnerTlsReport { days_left },
             identity: IdentityReport { keys: self.keys.len() },
+            config: self.config_report(),
             probe,
             upstream: None,
         }

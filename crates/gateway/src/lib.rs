@@ -29,6 +29,7 @@ mod probe;
 mod proxy;
 mod quiet;
 mod record;
+mod reload;
 mod routes;
 mod served;
 mod setup;
@@ -37,12 +38,14 @@ mod upstream;
 
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, ConfigError, GatewayConfig, RouteConfig, RouteTls, Server, Trust, Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, RouteConfig, RouteTls, Server, Trust, Upstream,
+    UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
+pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
 pub use upstream::{LocalUpstream, OpenLocal};

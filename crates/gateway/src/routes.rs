@@ -49,6 +49,20 @@ impl Route {
         same_tls && self.host == other.host
     }
 
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let same_servers = match (&self.target, &other.target) {
+            (Target::Servers(one), Target::Servers(two)) => one.same(two),
+            _ => true,
+        };
+        same_servers && self.settings == other.settings && self.host == other.host && self.client_ca == other.client_ca
+    }
+
+    pub(crate) fn log(&self) {
+        let upstream = &self.settings.upstream;
+        tracing::info!(route = %self.name, host = self.host, %upstream, mode = ?self.mode(), "route configured");
+    }
+
     pub(crate) fn mode(&self) -> RouteMode {
         if self.sealed.is_some() { RouteMode::Sealed } else { RouteMode::Terminated }
     }

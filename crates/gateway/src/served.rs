@@ -1,5 +1,6 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
 
-/// Largest CA file, in bytes.
-const MAX_CA_FILE: u64 = 1024 * 1024;
+/// Largest file of settings, and largest one that they name, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Everything that a change of the settings replaces.
 pub(crate) struct Served {
@@ -30,12 +31,37 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// One line for each route.
-    pub(crate) fn log_routes(&self) {
+    /// One line for each route, and for what is different from what the settings ask for.
+    pub(crate) fn log(&self) {
+        self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        self.routes.iter().for_each(|route| route.log());
+    }
+
+    /// One line for each route that is not as it was `before`, and for what has to wait.
+    pub(crate) fn log_changes(&self, before: &Served) {
         for route in self.routes.iter() {
-            let upstream = &route.settings.upstream;
-            tracing::info!(route = %route.name, host = route.host, %upstream, mode = ?route.mode(), "route configured");
+            if before.routes.by_name(route.name.as_str()).is_none_or(|old| !old.same(route)) {
+                route.log();
+            }
         }
+        let names = |served: &Served| served.routes.iter().map(|route| route.name.clone()).collect::<BTreeSet<_>>();
+        for name in names(before).difference(&names(self)) {
+            tracing::info!(route = %name, "route removed");
+        }
+        if self.config.notes != before.config.notes {
+            self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        }
+        if self.config.link != before.config.link {
+            tracing::info!("the new settings under [link] are used when the edge is dialled next");
+        }
+        if self.config.log != before.config.log {
+            tracing::warn!("the new log level is used from the next start on");
+        }
+    }
+
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Served) -> bool {
+        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -57,7 +83,17 @@ impl Builder {
     /// What `previous` has by the same settings and files is taken over: pools of connections, built-in upstreams, and
     /// the proofs that clients of sealed routes have given.
     pub(crate) fn build(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
-        let identity = self.identity.clone();
+        let places = config.places.clone();
+        self.make(config, previous).map_err(|error| error.at(&places))
+    }
+
+    fn make(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
+        if let Some(stated) = &config.tunnel_domain
+            && *stated != self.domain.to_string()
+        {
+            return Err(GatewayError::OtherTunnel { stated: stated.clone(), actual: self.domain.to_string() });
+        }
+        let identity = self.identity(&config, previous)?;
         let same_identity = previous.filter(|previous| Arc::ptr_eq(&previous.identity, &identity));
         let hub_tls = match same_identity {
             Some(previous) => previous.hub_tls.clone(),
@@ -73,7 +109,11 @@ impl Builder {
         for (name, settings) in &config.routes {
             let host = self.domain.route_host(name);
             if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
-                return Err(GatewayError::NotCovered { host });
+                let way_out = match &config.certificate {
+                    None => "run sortie setup renew-cert, and check tunnel-domain",
+                    Some(_) => "see tls.cert_file",
+                };
+                return Err(GatewayError::NotCovered { host, way_out });
             }
             let before = previous.and_then(|previous| previous.routes.by_name(name.as_str()));
             let client_ca = match &settings.client_ca_file {
@@ -100,6 +140,21 @@ impl Builder {
         }
 
         Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, config })
+    }
+
+    /// The certificate that the settings name, or else that of the set-up directory.
+    fn identity(
+        &self,
+        config: &GatewayConfig,
+        previous: Option<&Served>,
+    ) -> Result<Arc<ReloadingIdentity>, GatewayError> {
+        let Some(files) = &config.certificate else { return Ok(self.identity.clone()) };
+        match previous.filter(|previous| previous.config.certificate.as_ref() == Some(files)) {
+            Some(previous) => Ok(previous.identity.clone()),
+            None => ReloadingIdentity::from_files(&files.cert_file, &files.key_file)
+                .map(Arc::new)
+                .map_err(|cause| GatewayError::Certificate { cause }),
+        }
     }
 
     fn target(
@@ -212,13 +267,20 @@ fn sealed_tls(
 }
 
 fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
-    let read = || {
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(MAX_CA_FILE + 1).read_to_string(&mut text)?;
-        match u64::try_from(text.len()) {
-            Ok(..=MAX_CA_FILE) => Ok(text),
-            _ => Err(std::io::Error::other("it is larger than 1 MiB")),
-        }
-    };
-    read().map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+    read_text(path).map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+}
+
+/// The same for one that has to be text. Blocks.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+}
+
+/// A file of settings, or one that they name. Blocks.
+pub(crate) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(..=MAX_FILE) => Ok(bytes),
+        _ => Err(std::io::Error::other("it is larger than 1 MiB")),
+    }
 }

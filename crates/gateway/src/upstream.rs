@@ -19,7 +19,7 @@ use sortie_runtime::TaskSet;
 use crate::body::CallBody;
 use crate::config::RouteConfig;
 
-pub(crate) use dial::{DialError, Dialer};
+pub(crate) use dial::{DialError, Dialer, judged};
 pub(crate) use servers::{SendError, Servers, Spec};
 
 /// How long an idle connection is kept: less than the five seconds after which common servers close theirs.

@@ -14,5 +14,5 @@ pub use backoff::Backoff;
 pub use logs::{LogFormat, init_logs};
 pub use measure::Metrics;
 pub use presence::notice_absence;
-pub use signals::{Stop, stop_signal};
+pub use signals::{ReloadSignal, Stop, stop_signal};
 pub use tasks::TaskSet;

@@ -6,11 +6,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::uri::Authority;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sortie_tls::ServerName;
 use toml::Spanned;
 
-use super::Span;
+use super::{Span, span_text};
 
 /// Most servers of one route.
 const MAX_SERVERS: usize = 16;
@@ -166,12 +167,24 @@ impl fmt::Display for Server {
     }
 }
 
-/// `upstream` as it is written: one, or a list.
-#[derive(Deserialize)]
+/// One server, or a list.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[schemars(rename = "Servers", extend("maxItems" = MAX_SERVERS))]
 #[serde(untagged, expecting = "expected a text such as \"http://host:port\", or a list of such texts")]
 pub(super) enum RawUpstream {
     One(String),
     Several(Vec<String>),
+}
+
+impl From<&Upstream> for RawUpstream {
+    fn from(upstream: &Upstream) -> Self {
+        match upstream {
+            Upstream::Servers(servers) if servers.len() > 1 => {
+                Self::Several(servers.iter().map(ToString::to_string).collect())
+            }
+            upstream => Self::One(upstream.to_string()),
+        }
+    }
 }
 
 impl RawUpstream {
@@ -204,15 +217,42 @@ impl RawUpstream {
     }
 }
 
-/// `[routes.NAME.tls]` as it is written.
-#[derive(Default, Deserialize)]
+/// How the certificates of a route's upstreams are judged, and what is shown to them.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "RouteTls")]
 pub(super) struct RawRouteTls {
+    /// CA certificates (PEM) that this route's upstreams may chain to. With it, those of upstream.tls do not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<PathBuf>,
+    /// Whether the machine's own CAs are trusted, too. With it, those of upstream.tls do not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
     include_system_cas: Option<bool>,
+    /// The certificate (PEM, with its chain) that is shown to an upstream that asks for one; needs client_key_file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     client_cert_file: Option<Spanned<PathBuf>>,
+    /// Its private key in PEM; needs client_cert_file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     client_key_file: Option<Spanned<PathBuf>>,
+    /// Whom the upstream's certificate has to be for; also sent as SNI. Default: the upstream's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     server_name: Option<Spanned<String>>,
+}
+
+impl From<&RouteTls> for RawRouteTls {
+    fn from(tls: &RouteTls) -> Self {
+        let placeless = |path: &PathBuf| Spanned::new(0..0, path.clone());
+        Self {
+            ca_file: tls.trust.as_ref().and_then(|trust| trust.ca_file.clone()),
+            include_system_cas: tls.trust.as_ref().map(|trust| trust.include_system_cas),
+            client_cert_file: tls.client.as_ref().map(|(cert, _)| placeless(cert)),
+            client_key_file: tls.client.as_ref().map(|(_, key)| placeless(key)),
+            server_name: tls.server_name.clone().map(|name| Spanned::new(0..0, name)),
+        }
+    }
 }
 
 /// A setting of `[routes.NAME.tls]` that is wrong: where, its name, and why.
@@ -250,14 +290,21 @@ impl RawRouteTls {
     }
 }
 
-/// `keepalive` as it is written: a duration from one second, or `"0"` for none.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(try_from = "String")]
+/// A duration from one second, or "0" for none.
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("pattern" = "^([0-9]+(ms|s|m|h)|0)$"))]
 pub(super) struct Keepalive(pub(super) Option<Duration>);
 
 impl Default for Keepalive {
     fn default() -> Self {
         Self(Some(DEFAULT_KEEPALIVE))
+    }
+}
+
+impl From<Keepalive> for String {
+    fn from(keepalive: Keepalive) -> String {
+        keepalive.0.map_or_else(|| "0".to_owned(), span_text)
     }
 }
 

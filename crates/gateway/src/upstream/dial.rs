@@ -122,7 +122,7 @@ async fn dial_socket(path: &Path) -> Result<UpstreamStream, DialError> {
 
 impl Dial {
     async fn dial_tcp(&self, tls: bool, host: &str, port: u16) -> Result<UpstreamStream, DialError> {
-        let tcp = race(host, self.judged(host, port).await?).await?;
+        let tcp = race(host, judged(&self.guard, host, port).await?).await?;
         // A call has no time limit of ours, but a machine that went away must not hold it for ever.
         notice_absence(&tcp);
         if !tls {
@@ -134,34 +134,34 @@ impl Dial {
         let stream = TlsConnector::from(config).connect(name, tcp).await;
         Ok(UpstreamStream::Tls(Box::new(stream.map_err(|error| DialError::Tls(explain_io(&error)))?)))
     }
+}
 
-    /// The addresses of a name that may be dialled, in the order to try them; all are judged before any is dialled.
-    async fn judged(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
-        let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => tokio::net::lookup_host((host, port))
-                .await
-                .map_err(|cause| DialError::Resolve { host: host.to_owned(), cause })?
-                .collect(),
-        };
-        let mut allowed = Vec::new();
-        let mut refused = None;
-        for address in found {
-            match self.guard.judge(address.ip()) {
-                Ok(()) => allowed.push(address),
-                Err(refusal) => {
-                    tracing::warn!(host, "{refusal}");
-                    refused.get_or_insert(refusal);
-                }
+/// The addresses of a name that may be dialled, in the order to try them; all are judged before any is dialled.
+pub(crate) async fn judged(guard: &Guard, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, port)],
+        Err(_) => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|cause| DialError::Resolve { host: host.to_owned(), cause })?
+            .collect(),
+    };
+    let mut allowed = Vec::new();
+    let mut refused = None;
+    for address in found {
+        match guard.judge(address.ip()) {
+            Ok(()) => allowed.push(address),
+            Err(refusal) => {
+                tracing::warn!(host, "{refusal}");
+                refused.get_or_insert(refusal);
             }
         }
-        let mut allowed = interleaved(allowed);
-        allowed.truncate(MAX_ADDRESSES);
-        match (allowed.is_empty(), refused) {
-            (false, _) => Ok(allowed),
-            (true, Some(refusal)) => Err(DialError::Refused(refusal)),
-            (true, None) => Err(DialError::NoAddress { host: host.to_owned() }),
-        }
+    }
+    let mut allowed = interleaved(allowed);
+    allowed.truncate(MAX_ADDRESSES);
+    match (allowed.is_empty(), refused) {
+        (false, _) => Ok(allowed),
+        (true, Some(refusal)) => Err(DialError::Refused(refusal)),
+        (true, None) => Err(DialError::NoAddress { host: host.to_owned() }),
     }
 }
 

@@ -121,6 +121,11 @@ impl Servers {
         self.spec == *spec && !(spec.https() && spec.trust.1)
     }
 
+    /// Whether settings and files say the same of both.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.spec == other.spec
+    }
+
     /// The certificate that is shown to them.
     pub(crate) fn identity(&self) -> Option<&Arc<ReloadingIdentity>> {
         self.identity.as_ref()

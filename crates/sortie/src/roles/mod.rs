@@ -18,7 +18,7 @@ use sortie_gateway::{CallBody, LocalUpstream, OpenLocal, Upstream};
 
 use crate::error::Failure;
 
-pub(crate) use gateway::{gateway, log as gateway_log};
+pub(crate) use gateway::gateway;
 pub(crate) use hub::hub;
 pub(crate) use up::up;
 
