@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sortie_ids::RouteName;
 use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
+use sortie_tls::IdentityError;
 use toml::Spanned;
 
 pub(crate) use places::Places;
@@ -91,6 +92,19 @@ pub struct CertificateFiles {
     pub cert_file: PathBuf,
     /// `key_file`: its private key in PEM.
     pub key_file: PathBuf,
+}
+
+impl CertificateFiles {
+    /// The setting that an error is about.
+    pub(crate) fn blamed(&self, error: &IdentityError) -> &'static str {
+        match error {
+            IdentityError::Read { path, .. } | IdentityError::TooLarge { path } if *path == self.key_file => {
+                "tls.key_file"
+            }
+            IdentityError::NoKey { .. } => "tls.key_file",
+            _ => "tls.cert_file",
+        }
+    }
 }
 
 /// The settings of one route.
@@ -617,6 +631,11 @@ mod tests {
             max_request_body = 1000
             log = "debug"
             shutdown_timeout = "5s"
+            log_request_start = true
+            tunnel_domain = "abcd1234.tunnel.example"
+            [tls]
+            cert_file = "own.crt"
+            key_file = "/run/own.key"
             [routes.docs]
             upstream = "https://wiki.internal:8443"
             authorization = "forward"
@@ -647,6 +666,12 @@ mod tests {
         assert_eq!((host.as_str(), *port), ("fd00::5", 80));
         assert_eq!(config.upstream.ca_file.as_deref(), Some(Path::new("/etc/sortie/ca.pem")));
         assert_eq!(config.upstream.allowed_ips.len(), 2);
+        assert_eq!(
+            (config.log_request_start, config.tunnel_domain.as_deref()),
+            (true, Some("abcd1234.tunnel.example"))
+        );
+        let (cert_file, key_file) = ("/etc/sortie/own.crt".into(), "/run/own.key".into());
+        assert_eq!(config.certificate, Some(CertificateFiles { cert_file, key_file }));
     }
 
     #[test]
@@ -688,6 +713,7 @@ mod tests {
             ("shutdown_timeout = \"0s\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: shutdown_timeout: `0s`"),
             ("[link]\nproxy = \"proxy:1\"\n[routes.docs]\nupstream = \"http://a:80\"", ":2: link.proxy: `proxy:1`"),
             ("max_request_body = -1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: max_request_body: "),
+            ("[tls]\ncert_file = \"a\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: missing field `key_file`"),
             ("log = 1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: log: "),
             ("[routes.docs\n", ":1: "),
         ] {

@@ -91,8 +91,10 @@ pub enum GatewayError {
         actual: String,
     },
     /// The certificate that the settings name cannot be used.
-    #[error("tls.cert_file: {cause}")]
+    #[error("{setting}: {cause}")]
     Certificate {
+        /// Which of the two files it is about.
+        setting: &'static str,
         /// What is wrong.
         cause: IdentityError,
     },
@@ -136,7 +138,7 @@ impl GatewayError {
             Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
             Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
             Self::ClientCertificate { route, .. } => format!("routes.{route}.tls.client_cert_file"),
-            Self::Certificate { .. } => "tls.cert_file".to_owned(),
+            Self::Certificate { setting, .. } => (*setting).to_owned(),
             _ => return self,
         };
         Self::At { place: places.of(&setting), cause: Box::new(self) }

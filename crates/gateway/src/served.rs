@@ -153,7 +153,7 @@ impl Builder {
             Some(previous) => Ok(previous.identity.clone()),
             None => ReloadingIdentity::from_files(&files.cert_file, &files.key_file)
                 .map(Arc::new)
-                .map_err(|cause| GatewayError::Certificate { cause }),
+                .map_err(|cause| GatewayError::Certificate { setting: files.blamed(&cause), cause }),
         }
     }
 

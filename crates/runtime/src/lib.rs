@@ -11,7 +11,7 @@ mod signals;
 mod tasks;
 
 pub use backoff::Backoff;
-pub use logs::{LogFormat, init_logs};
+pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
 pub use presence::notice_absence;
 pub use signals::{ReloadSignal, Stop, stop_signal};

@@ -50,7 +50,8 @@ impl GatewayConfig {
             if let (Ok(identity), Some(domain)) = (&loaded, &self.tunnel_domain) {
                 self.check_coverage(&mut problems, identity, domain);
             }
-            problems.note("tls.cert_file", loaded.map(drop));
+            let setting = loaded.as_ref().err().map_or("tls.cert_file", |error| files.blamed(error));
+            problems.note(setting, loaded.map(drop));
         }
         problems.found
     }

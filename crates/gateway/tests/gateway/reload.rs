@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use sortie_link::EdgeLink;
 use sortie_link::protos::Kind;
 use sortie_runtime::{Metrics, TaskSet};
-use sortie_tls::{Authority, ReloadingIdentity, SetupFile, Versions, server_config};
+use sortie_tls::{Authority, ReloadingIdentity, SetupDir, SetupFile, Versions, server_config};
 
 use crate::support::*;
 
@@ -153,6 +153,35 @@ async fn a_ca_file_with_another_content_is_in_force_without_a_change_of_the_sett
     assert_eq!(get(&world, &link, HOST).await.status(), 502);
     std::fs::write(world.path().join("up.pem"), new.cert_pem()).expect("write");
     soon(async { while get(&world, &link, HOST).await.status() != 200 {} }).await;
+}
+
+#[tokio::test]
+async fn another_certificate_is_shown_from_the_next_handshake_on() {
+    let tasks = TaskSet::new();
+    let upstream = Upstream::ok(&tasks).await;
+    let world = World::start(&tasks, &upstream.config()).await;
+    let file = File::watched(&world, &upstream.config()).await;
+    let link = world.link().await;
+    let days = || world.gateway.readiness().inner_tls.days_left;
+    let before = days();
+    // A later one of the same CA, under names of its own.
+    let dir = SetupDir::at(world.path());
+    dir.issue_server_cert(DOMAIN, Duration::from_secs(86_400 * 30)).expect("certificate");
+    for (from, to) in [(SetupFile::TlsCert, "own.crt"), (SetupFile::TlsKey, "own.key")] {
+        std::fs::rename(dir.path(from), world.path().join(to)).expect("rename");
+    }
+    file.write(&(upstream.config() + "[tls]\ncert_file = \"own.crt\"\nkey_file = \"own.key\"\n"));
+    world.gateway.reload();
+    until(|| days() > before + 20).await;
+    assert_eq!(text(get(&world, &link, HOST).await).await, "ok");
+
+    // One for other hosts changes nothing.
+    dir.issue_server_cert("other999.sortie.localhost", Duration::from_secs(86_400 * 60)).expect("certificate");
+    file.write(&(upstream.config() + "[tls]\ncert_file = \"tls.crt\"\nkey_file = \"tls.key\"\n"));
+    world.gateway.reload();
+    let said = "gateway.toml:3: the gateway's certificate does not cover `docs.abcd1234.sortie.localhost`";
+    until(|| world.gateway.readiness().config.reason.is_some_and(|reason| reason.contains(said))).await;
+    assert_eq!(text(get(&world, &link, HOST).await).await, "ok");
 }
 
 #[tokio::test]

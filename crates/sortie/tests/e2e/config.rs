@@ -126,7 +126,7 @@ async fn a_file_for_another_tunnel_is_refused_at_the_start() {
         config.replace("other.tunnel.example", &tunnel.domain).replace("setup/tls.key", "setup/absent.key"),
     )
     .expect("write");
-    run(start("data")).await.failed(2, &["proxy.yml:3: tls.cert_file: cannot read", "absent.key"]);
+    run(start("data")).await.failed(2, &["proxy.yml:3: tls.key_file: cannot read", "absent.key"]);
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn files_are_checked_shown_and_translated_without_a_hub() {
         "broken.toml:9: routes.files.root: the directory ",
         "broken.toml:11: upstream.tls.ca_file: cannot read ",
         "broken.toml:13: link.proxy_authorization_file: cannot read ",
-        "broken.toml:15: tls.cert_file: ",
+        "broken.toml:16: tls.key_file: ",
     ];
     run(config(&["check", broken.to_str().expect("path")])).await.failed(2, &said);
     let report = run(config(&["check", path, "--output", "json"])).await.json();
