@@ -22,7 +22,7 @@ use sortie_edge::{ClientConnection, Links, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
-use sortie_runtime::{Metrics, TaskSet};
+use sortie_runtime::{Metrics, TaskSet, notice_absence};
 use sortie_tls::{ServerConfig, ServerStream, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -99,7 +99,7 @@ impl Front {
                     continue;
                 }
             };
-            let _ = stream.set_nodelay(true);
+            notice_absence(&stream);
             let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
                 let _permit = permit;
