@@ -11,6 +11,7 @@ mod page;
 mod route;
 pub mod time;
 mod tunnel;
+mod workspace;
 
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
@@ -20,5 +21,7 @@ pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;
 pub use tunnel::{
-    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, RotateToken, Tunnel, TunnelCertificate, TunnelToken,
+    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
+    TunnelCertificate, TunnelToken,
 };
+pub use workspace::{CreateWorkspace, Workspace};

@@ -258,7 +258,7 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
         Err(source) => return Err(HubError::File { path, source }),
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
-    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new() };
+    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
     let workspace = store.default_workspace().clone();
     let made = store.create_key(&workspace, new, &config.limits).await?;
     let text = format!("{}\n", made.secret.expose());

@@ -62,7 +62,13 @@ impl Hub {
         let dir = tempfile::tempdir().expect("dir");
         let store = Store::open(dir.path()).await.expect("store");
         let home = store.default_workspace().clone();
-        let new = |kind, grants| CreateKey { kind, name: "test".parse().expect("name"), expires_at: None, grants };
+        let new = |kind, grants| CreateKey {
+            kind,
+            name: "test".parse().expect("name"),
+            expires_at: None,
+            grants,
+            workspace_id: None,
+        };
         let manage = store.create_key(&home, new(KeyKind::Manage, Vec::new()), &limits).await.expect("key");
         let tunnel = store.create_tunnel(&home, None, &limits).await.expect("tunnel");
         let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: None }];
