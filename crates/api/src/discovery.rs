@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The answer of `GET /v1/sortie/discovery`. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "discovery")]
-#[schemars(rename = "Discovery")]
+#[schemars(rename = "Discovery", transform = crate::schema::typed("discovery"))]
 pub struct Discovery {
     /// The domain that tunnel domains end with.
     pub base_domain: String,

@@ -55,7 +55,7 @@ impl Grant {
 /// An API key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "key")]
-#[schemars(rename = "Key")]
+#[schemars(rename = "Key", transform = crate::schema::typed("key"))]
 pub struct Key {
     /// Its id.
     pub id: KeyId,

@@ -9,6 +9,7 @@ mod hop;
 mod key;
 mod page;
 mod route;
+mod schema;
 pub mod time;
 mod tunnel;
 mod workspace;

@@ -11,7 +11,7 @@ use sortie_ids::{CertificateId, Digest, TokenId, TunnelId, WorkspaceId};
 /// A tunnel. It takes calls once it has a CA certificate, and until it is archived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel")]
-#[schemars(rename = "Tunnel")]
+#[schemars(rename = "Tunnel", transform = crate::schema::typed("tunnel"))]
 pub struct Tunnel {
     /// Its id.
     pub id: TunnelId,
@@ -42,7 +42,7 @@ pub struct OrganizationTunnel {
 /// The current token of a tunnel. This object is the only one that shows the token itself.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel_token")]
-#[schemars(rename = "TunnelToken")]
+#[schemars(rename = "TunnelToken", transform = crate::schema::typed("tunnel_token"))]
 pub struct TunnelToken {
     /// The same for as long as the value is the same.
     pub id: TokenId,
@@ -64,7 +64,7 @@ fn take<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<sortie_ids:
 /// A CA certificate by which a tunnel's gateways are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel_certificate")]
-#[schemars(rename = "TunnelCertificate")]
+#[schemars(rename = "TunnelCertificate", transform = crate::schema::typed("tunnel_certificate"))]
 pub struct TunnelCertificate {
     /// Its id.
     pub id: CertificateId,
@@ -167,6 +167,7 @@ pub struct CreateTunnel {
 #[serde(deny_unknown_fields, default)]
 pub struct RotateToken {
     /// Why, for the audit.
+    #[schemars(length(max = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

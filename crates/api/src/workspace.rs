@@ -10,7 +10,7 @@ use crate::DisplayName;
 /// A workspace. Its tunnels and keys are seen by its own keys only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "workspace")]
-#[schemars(rename = "Workspace")]
+#[schemars(rename = "Workspace", transform = crate::schema::typed("workspace"))]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,

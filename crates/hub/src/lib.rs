@@ -16,7 +16,6 @@ mod hosts;
 mod identity;
 mod idle;
 mod inner;
-mod routes;
 mod start;
 mod tunnels;
 

@@ -154,11 +154,11 @@ impl Hub {
             limits: config.limits,
             check_ca,
             discovery,
+            links: links.clone(),
+            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
             calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
-            links: links.clone(),
-            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
             api: router,
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
+use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_store::Store;
@@ -82,7 +83,8 @@ impl Hub {
             api_version: "2026-10-21".to_owned(),
         };
         let base_domain = "sortie.localhost".parse().expect("base domain");
-        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery };
+        let (links, edge_port) = (Links::default(), 4443);
+        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery, links, edge_port };
         Self {
             router: router(state),
             store,

@@ -2,5 +2,6 @@
 
 mod events;
 mod fixture;
+mod openapi;
 mod python_sdk;
 mod requests;

@@ -179,16 +179,18 @@ async fn headers_of_clients_in_use_are_accepted() {
         vec![],
         vec![("anthropic-version", "2023-06-01"), ("anthropic-beta", "mcp-tunnels-2026-06-22")],
         vec![("anthropic-version", "2026-10-21"), ("anthropic-beta", "oauth-2025-04-20,mcp-tunnels-2026-06-22")],
-        vec![("anthropic-beta", "one, two.3"), ("anthropic-beta", "three"), ("anthropic-workspace-id", workspace)],
+        vec![("anthropic-beta", "skills-2025-10-02, mcp-tunnels-2026-05-19"), ("anthropic-workspace-id", workspace)],
+        vec![("anthropic-beta", "oauth-2025-04-20"), ("anthropic-beta", "mcp-tunnels-2026-06-22")],
     ] {
         let headers: Vec<_> = headers.into_iter().chain([("authorization", bearer.as_str())]).collect();
         let answer = hub.send_with(Method::GET, "/v1/tunnels", Value::Null, &headers).await;
         assert_eq!(answer.status, 200, "{headers:?}");
     }
-    for beta in ["", "a,,b", "a b", "a;b"] {
+    for beta in ["", "mcp-tunnels-2026-06-22,,", "mcp-tunnels-2026-06-22 x", "mcp-tunnels-2099-01-01"] {
         let headers = [("x-api-key", hub.manage.as_str()), ("anthropic-beta", beta)];
         let answer = hub.send_with(Method::GET, "/v1/tunnels", Value::Null, &headers).await;
-        assert_eq!(answer.error().0, 400, "{beta:?}");
+        assert_eq!((answer.error().0, answer.error().1), (400, "invalid_request_error"), "{beta:?}");
+        assert!(answer.error().2.contains("`anthropic-beta`"), "{}", answer.error().2);
     }
 }
 
