@@ -18,6 +18,8 @@ pub(super) async fn create(
     request: Creation<CreateCertificate>,
 ) -> Result<Response, Failure> {
     let home = call.home(&api, &tunnel).await?;
+    // Whose tunnel it is comes before what is wrong with the certificate.
+    api.store.get_tunnel(&home, &tunnel).await?;
     let (pem, most) = (request.body.ca_certificate_pem, api.limits.pem_bytes);
     if pem.len() > usize::try_from(most).unwrap_or(usize::MAX) {
         let length = pem.len();
