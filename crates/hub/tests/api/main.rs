@@ -4,7 +4,7 @@ mod access;
 mod events;
 mod fixture;
 mod openapi;
-mod python_sdk;
 mod repeats;
 mod requests;
+mod sdks;
 mod workspaces;
