@@ -365,7 +365,7 @@ pub(crate) enum KeysCommand {
         #[arg(long, value_name = "TIME")]
         expires_at: Option<jiff::Timestamp>,
         /// Make it in this workspace instead of the own one; from the default workspace, with --manage.
-        #[arg(long, value_name = "ID", requires = "manage")]
+        #[arg(long, value_name = "ID", conflicts_with = "grant")]
         workspace: Option<WorkspaceId>,
     },
     /// Withdraw a key at once.

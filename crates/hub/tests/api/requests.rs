@@ -107,8 +107,17 @@ async fn lists_of_tunnels_in_pages() {
         path = format!("/v1/tunnels?limit=2&page={next}");
     }
     assert_eq!((&seen, pages), (&made, 3));
+    // What happens between two pages moves nothing over their border.
+    let page = hub.get("/v1/tunnels?limit=2").await.body;
+    assert_eq!((page["data"][0]["id"].as_str(), page["data"][1]["id"].as_str()), (Some(&*made[0]), Some(&*made[1])));
+    hub.post(&format!("/v1/tunnels/{}/archive", made[1]), Value::Null).await;
+    hub.post(&format!("/v1/tunnels/{}/archive", tunnel(&hub).await), Value::Null).await;
+    tunnel(&hub).await;
+    let next = page["next_page"].as_str().expect("more");
+    let page = hub.get(&format!("/v1/tunnels?limit=2&page={next}")).await.body;
+    assert_eq!((page["data"][0]["id"].as_str(), page["data"][1]["id"].as_str()), (Some(&*made[2]), Some(&*made[3])));
     let all = hub.get("/v1/tunnels?include_archived=true&limit=1000&beta=true").await.body;
-    assert_eq!(all["data"].as_array().map(Vec::len), Some(6));
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(8));
     for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "page=page_x", "page=", "include_archived=maybe"] {
         let refused = hub.get(&format!("/v1/tunnels?{bad}")).await;
         assert_eq!(refused.error().0, 400, "{bad}");
