@@ -25,6 +25,6 @@ pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use error::{Object, StoreError};
 pub use keys::{ArchivedKey, KnownKey};
 pub use open::Clock;
-pub use repeats::{Attempt, Made, Once, Repeat};
+pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};

@@ -23,8 +23,11 @@ pub struct Once<T> {
     /// The digest of everything that makes it this request and no other.
     pub request: Digest,
     /// What it is answered with, and every repetition again.
-    pub answer: Box<dyn FnOnce(&T) -> Zeroizing<Vec<u8>> + Send + Sync>,
+    pub answer: Answer<T>,
 }
+
+/// From what was made to the answer that shows it, which may hold a secret.
+pub type Answer<T> = Box<dyn FnOnce(&T) -> Zeroizing<Vec<u8>> + Send + Sync>;
 
 /// One attempt of a client that counts its attempts, from 0.
 #[derive(Clone, Debug)]

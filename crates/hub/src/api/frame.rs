@@ -13,8 +13,9 @@ use sortie_ids::{RequestId, TunnelId, WorkspaceId};
 use sortie_store::StoreError;
 use tracing::Instrument as _;
 
-use super::operations::Access;
+use super::operations::{Access, Operation};
 use super::{API_VERSIONS, ApiState, Caller, authenticate, betas};
+use crate::call::class;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
@@ -119,12 +120,21 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Lets a request pass whose sender may ask for this, with fitting headers; tells its handler who calls.
-pub(super) async fn admit(
-    State((api, access)): State<(Arc<ApiState>, Access)>,
-    mut request: Request,
+/// Counts the answers of an operation, refusals included.
+pub(super) async fn count(
+    State((api, operation)): State<(Arc<ApiState>, &'static Operation)>,
+    request: Request,
     next: Next,
 ) -> Response {
+    let response = admit(&api, operation.access, request, next).await;
+    let status = class(response.status().as_u16());
+    metrics::counter!("sortie_hub_api_requests_total", "operation" => operation.id.as_str(), "status" => status)
+        .increment(1);
+    response
+}
+
+/// Lets a request pass whose sender may ask for this, with fitting headers; tells its handler who calls.
+async fn admit(api: &ApiState, access: Access, mut request: Request, next: Next) -> Response {
     if access == Access::Anyone {
         return next.run(request).await;
     }

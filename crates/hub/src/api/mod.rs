@@ -88,7 +88,7 @@ pub fn router(state: ApiState) -> Router {
     });
     routed
         .fold(Router::new(), |router, (operation, handler)| {
-            let admission = middleware::from_fn_with_state((Arc::clone(&state), operation.access), frame::admit);
+            let admission = middleware::from_fn_with_state((Arc::clone(&state), operation), frame::count);
             router.route(&operation.path, handler().route_layer(admission))
         })
         .method_not_allowed_fallback(wrong_method)

@@ -88,6 +88,12 @@ impl Types {
             Answer::Text(kind) => json!({*kind: {"schema": {"type": "string"}}}),
             Answer::Anything => json!({"*/*": {}}),
         };
+        let takes_anything =
+            matches!(operation.answer, Answer::Anything) && *method != Method::GET && *method != Method::HEAD;
+        let taken = match operation.request {
+            Some(schema) => Some(json!({"application/json": {"schema": schema(&mut self.sent)}})),
+            None => takes_anything.then(|| json!({"*/*": {}})),
+        };
         let mut described = json!({
             "operationId": id,
             "summary": operation.summary,
@@ -101,15 +107,11 @@ impl Types {
                 "200": {"description": "Done.", "content": content},
                 "default": {"$ref": "#/components/responses/Error"},
             },
+            "requestBody": taken.map(|content| json!({"content": content})),
+            "deprecated": operation.deprecated.then_some(true),
         });
-        if let Some(schema) = operation.request {
-            let content = json!({"application/json": {"schema": schema(&mut self.sent)}});
-            described["requestBody"] = json!({"content": content});
-        } else if matches!(operation.answer, Answer::Anything) && *method != Method::GET && *method != Method::HEAD {
-            described["requestBody"] = json!({"content": {"*/*": {}}});
-        }
-        if operation.deprecated {
-            described["deprecated"] = true.into();
+        if let Some(members) = described.as_object_mut() {
+            members.retain(|_, value| !value.is_null());
         }
         described
     }
@@ -183,24 +185,26 @@ fn who(access: Access) -> &'static str {
 }
 
 fn parameters() -> Value {
-    let header = |name: &str, description: &str| json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}});
-    let mut version = header("anthropic-version", "The version of the contract; may be left out.");
-    version["schema"]["enum"] = json!(API_VERSIONS);
-    let mut key = header(
-        "idempotency-key",
-        "Makes the request take effect once in 24 hours; a repetition gets the first answer.",
-    );
-    key["schema"] = json!({"type": "string", "minLength": 1, "maxLength": 255});
+    let header = |name: &str, description: &str, mut schema: Value| {
+        if let Some(members) = schema.as_object_mut() {
+            members.insert("type".to_owned(), "string".into());
+        }
+        json!({"name": name, "in": "header", "description": description, "schema": schema})
+    };
+    let query = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "query", "description": description, "schema": schema});
+    let once = "Makes the request take effect once in 24 hours; a repetition gets the first answer.";
+    let betas = "Names of features, separated by commas; unknown ones are refused.";
     json!({
-        "anthropic-version": version,
-        "anthropic-beta": header("anthropic-beta", "Names of features, separated by commas; unknown ones are refused."),
-        "anthropic-workspace-id": header("anthropic-workspace-id", "The key's own workspace; may be left out."),
-        "idempotency-key": key,
-        "limit": {"name": "limit", "in": "query", "description": "Objects on a page.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}},
-        "page": {"name": "page", "in": "query", "description": "The `next_page` of the previous page, unchanged.",
-            "schema": {"type": "string"}},
-        "include_archived": {"name": "include_archived", "in": "query", "description": "Archived objects, too.",
-            "schema": {"type": "boolean", "default": false}},
+        "anthropic-version": header(
+            "anthropic-version", "The version of the contract; may be left out.", json!({"enum": API_VERSIONS})),
+        "anthropic-beta": header("anthropic-beta", betas, json!({})),
+        "anthropic-workspace-id": header(
+            "anthropic-workspace-id", "The key's own workspace; may be left out.", json!({})),
+        "idempotency-key": header("idempotency-key", once, json!({"minLength": 1, "maxLength": 255})),
+        "limit": query("limit", "Objects on a page; the installation may allow fewer, or give fewer unasked.",
+            json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 20})),
+        "page": query("page", "The `next_page` of the previous page, unchanged.", json!({"type": "string"})),
+        "include_archived": query(
+            "include_archived", "Archived objects, too.", json!({"type": "boolean", "default": false})),
     })
 }

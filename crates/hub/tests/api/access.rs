@@ -200,6 +200,9 @@ async fn every_operation_answers_every_caller_as_the_table_says() {
         let protected = document["paths"][*path][method.to_ascii_lowercase()]["security"] != json!([]);
         assert_eq!(protected, expected[0] == 401, "{id}: what the document says about keys");
     }
+    let metrics = stage.send("GET", "/metrics", stage.keys[5].as_deref(), "").await.1;
+    let counted = "sortie_hub_api_requests_total{operation=\"create_workspace\",status=\"4xx\"} 5";
+    assert!(metrics.contains(counted), "{metrics}");
     let ended = stage.tasks.shutdown(Duration::from_secs(5)).await;
     assert!(ended, "no request is left");
     stage.hub.close().await;

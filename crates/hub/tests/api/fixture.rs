@@ -47,6 +47,12 @@ impl Answer {
         (self.status.as_u16(), self.text("/error/type"), self.text("/error/message"))
     }
 
+    /// The objects of a list.
+    pub(crate) fn data(&self) -> &[Value] {
+        let data = self.body.get("data").and_then(Value::as_array);
+        data.unwrap_or_else(|| panic!("no list: {}", self.body))
+    }
+
     /// The text at this place (RFC 6901) of the body.
     pub(crate) fn text(&self, pointer: &str) -> &str {
         let found = self.body.pointer(pointer).and_then(Value::as_str);

@@ -17,7 +17,7 @@ async fn post(hub: &Hub, path: &str, body: Value, headers: &[(&str, &str)]) -> A
 }
 
 async fn tunnels(hub: &Hub) -> usize {
-    hub.get("/v1/tunnels").await.body["data"].as_array().expect("data").len()
+    hub.get("/v1/tunnels").await.data().len()
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@ use sortie_ids::KeyId;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::testing::{Fixture, all};
 use crate::TunnelRecord;
+use crate::testing::{Fixture, all};
 
 fn once(idempotency_key: &str, request: &str) -> Once<TunnelRecord> {
     Once {
