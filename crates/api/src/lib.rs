@@ -9,8 +9,10 @@ mod hop;
 mod key;
 mod page;
 mod route;
+mod schema;
 pub mod time;
 mod tunnel;
+mod workspace;
 
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
@@ -20,5 +22,7 @@ pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;
 pub use tunnel::{
-    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, RotateToken, Tunnel, TunnelCertificate, TunnelToken,
+    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
+    TunnelCertificate, TunnelToken,
 };
+pub use workspace::{CreateWorkspace, Workspace};

@@ -306,7 +306,7 @@ fn drop_copies(headers: &mut HeaderMap, key: &[u8]) {
     }
 }
 
-fn class(status: u16) -> &'static str {
+pub(crate) fn class(status: u16) -> &'static str {
     match status {
         0..=199 => "1xx",
         200..=299 => "2xx",
