@@ -66,10 +66,13 @@ fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A host without its port and without the brackets of an IPv6 address.
+/// A host without its port and without the brackets of an IPv6 address; empty if something else follows those.
 pub(crate) fn bare(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or("");
+        let (address, after) = rest.split_once(']').unwrap_or_default();
+        let plain =
+            after.is_empty() || after.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+        return if plain { address } else { "" };
     }
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -94,6 +97,10 @@ mod tests {
             ["localhost", "localhost:1", "127.0.0.1:4180", "127.9.9.9", "[::1]:80", "a.b.localhost:9", "BOX.corp"]
         {
             assert!(hosts.check(host, &HeaderMap::new()).is_ok(), "{host}");
+        }
+        for host in ["[::1].evil.example", "[::1]x:80", "[::1", "[::1]x@evil.example"] {
+            assert!(hosts.check(host, &HeaderMap::new()).is_err(), "{host}");
+            assert!(hosts.check_origin(None, &origin(&format!("http://{host}"))).is_err(), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "10.0.0.1", "xlocalhost"] {
             let error = hosts.check(host, &HeaderMap::new()).expect_err(host);
