@@ -4,8 +4,8 @@
 //
 // --sdk 1 is @modelcontextprotocol/sdk, 2 is @modelcontextprotocol/client; both come from DIR, a `node_modules`. With
 // --bridge the client speaks stdio to `mcp-remote`, and that speaks to the URL. KIND says what the server offers:
-// `everything`, `fastmcp`, `listen` (stateless era only) or `files`; `restart` waits in the middle until FILE says that
-// the server was started anew. What differs from run to run (ids) is replaced, so that the same walk over another way
+// `everything`, `fastmcp`, `listen` (stateless era only), `polling` or `files`; `restart` waits in the middle until FILE
+// says that the server was started anew. What differs from run to run (ids) is replaced, so that the same walk over another way
 // to the same server prints the same lines. The clients are used as they come; a CA is named by NODE_EXTRA_CA_CERTS.
 
 import './localhost.mjs';
@@ -103,6 +103,7 @@ class Walk {
   logs = [];
   notes = [];
   asked = [];
+  resumed = false;
   said = '';
 
   get headers() {
@@ -111,6 +112,7 @@ class Walk {
 
   /** The platform's own fetch, watched. */
   fetch = async (target, init) => {
+    this.resumed ||= new Headers(init?.headers).has('last-event-id');
     const answer = await fetch(target, init);
     this.exchanges.add(`${init?.method ?? 'GET'} ${answer.status}`);
     this.sessionId = answer.headers.get(SESSION) ?? this.sessionId;
@@ -317,6 +319,14 @@ class Walk {
     await changes.close();
     show('closed', await changes.closed);
     await until('the end of the stream at the server', async () => (await this.text('listeners')) === '0');
+  }
+
+  /** A call whose stream ends in its midst: the client comes back, and the rest is there for it. */
+  async polling() {
+    const came = [];
+    show('result', await this.call('poll', {}, { onprogress: ({ progress }) => void came.push(progress) }));
+    show('came', came);
+    show('returned', this.resumed);
   }
 
   async files() {

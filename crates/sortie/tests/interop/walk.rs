@@ -183,6 +183,16 @@ pub(crate) async fn server(home: &TempHome, interpreter: &Path, script: &str, po
     (server, port.expect("port"))
 }
 
+/// A server of `tests/node` on the packages of this folder.
+pub(crate) async fn node_server(home: &TempHome, modules: &Path, script: &str) -> (Process, u16) {
+    let ready_file = home.join("server.json");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/node").join(script);
+    let mut server = home.apply(Program::new("node")).arg(script).arg(&ready_file).arg(modules).spawn().expect("node");
+    let ready = server.ready_file(&ready_file, LATE).await.expect("server");
+    let port = ready.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+    (server, port.expect("port"))
+}
+
 /// The reference server.
 pub(crate) async fn everything(home: &TempHome, script: &Path) -> (Process, u16) {
     let port = free_port().expect("port");
