@@ -9,7 +9,7 @@
 //! | no request on a connection, 10 s and 90 s | `hub/src/front.rs`, `idle.rs` | every stream here is an open request |
 //! | head of a request, 10 s | `hub/src/front.rs` | all heads are whole; one body takes the hour |
 //! | unused inner connections, 90 s, looked over each 30 s | `hub/src/inner.rs`, `start.rs` | those in use are not in the pool |
-//! | TLS and ClientHello, 5 s and 10 s | `hub`, `edge`, `gateway` | over before the hour |
+//! | TLS and ClientHello, 5 s and 10 s | `hub`, `edge`, `gateway` | over before the hour, of a sealed route, too |
 //! | link: ping each second, dead after 3.5 s of silence | `link/src/liveness.rs` | 3,600 pings both ways |
 //! | link: hello, welcome, room for a stream, 1 s to 10 s | `link` | over before the hour |
 //! | unused upstream connections, 3 s | `gateway/src/upstream.rs` | those in use are not in the pool |
@@ -34,6 +34,7 @@ use sortie_gateway::{Gateway, GatewayConfig, Setup};
 use sortie_hub::{Hub, HubConfig};
 use sortie_runtime::TaskSet;
 use sortie_testkit::TempHome;
+use sortie_tls::{Authority, Versions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -120,8 +121,10 @@ struct World {
 }
 
 impl World {
-    async fn start(config: &str) -> Self {
+    /// `clients` is the CA of sealed routes' clients.
+    async fn start(config: &str, clients: &Authority) -> Self {
         let home = TempHome::new().expect("home");
+        home.write("clients.crt", clients.cert_pem()).expect("written");
         let tasks = [TaskSet::new(), TaskSet::new()];
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let hub = HubConfig {
@@ -155,10 +158,19 @@ impl World {
         format!("{}/t/{label}{path}", self.hub.api_url)
     }
 
+    /// A client of a sealed route, whose TLS passes the edge unread.
+    fn sealed(&self, host: &str, clients: &Authority) -> reqwest::Client {
+        let ca = std::fs::read_to_string(self.home.join("setup/ca.crt")).expect("CA");
+        let own = clients.issue_client("agent-7", HOUR).expect("client certificate");
+        let tls = sortie_tls::client_config_with_identity(&ca, false, Versions::Tls13, &[b"http/1.1"], &own);
+        let builder = reqwest::Client::builder().tls_backend_preconfigured((*tls.expect("TLS")).clone());
+        builder.no_proxy().resolve(host, self.hub.edge_listener).build().expect("client")
+    }
+
     /// A client that knows the route's hostname, and speaks HTTP/2 with it; by path it speaks HTTP/1.1.
     fn client(&self, host: &str) -> reqwest::Client {
         let ca = std::fs::read_to_string(&self.hub.edge_ca_file).expect("CA");
-        let tls = sortie_tls::client_config(&ca, false, sortie_tls::Versions::Legacy, &[b"h2", b"http/1.1"]);
+        let tls = sortie_tls::client_config(&ca, false, Versions::Legacy, &[b"h2", b"http/1.1"]);
         let builder = reqwest::Client::builder().tls_backend_preconfigured((*tls.expect("TLS")).clone());
         builder.no_proxy().resolve(host, self.hub.edge_listener).build().expect("client")
     }
@@ -178,11 +190,13 @@ async fn said(response: &mut Response, part: &str) {
 async fn an_hour_of_silence_ends_nothing() {
     let silent = Silent::start().await;
     let at = silent.addr;
-    let world = World::start(&format!(
+    let clients = Authority::generate("Clients", 30).expect("CA");
+    let config = format!(
         "[upstream]\nallowed_ips = [\"127.0.0.1\"]\n[routes.quiet]\nupstream = \"http://{at}\"\n\
-         [routes.bounded]\nupstream = \"http://{at}\"\ndeadline = \"30m\"\n"
-    ))
-    .await;
+         [routes.bounded]\nupstream = \"http://{at}\"\ndeadline = \"30m\"\n\
+         [routes.vault]\nupstream = \"http://{at}\"\nmode = \"sealed\"\nclient_ca_file = \"clients.crt\"\n"
+    );
+    let world = World::start(&config, &clients).await;
     let host = format!("quiet.{}", world.domain);
     let http = world.client(&host);
     let edge_port = world.hub.edge_listener.port();
@@ -206,6 +220,11 @@ async fn an_hour_of_silence_ends_nothing() {
         }
         calls.spawn(post(url, "", &call).send());
     }
+    let vault = format!("vault.{}", world.domain);
+    let response = world.sealed(&vault, &clients).get(format!("https://{vault}:{edge_port}/mcp")).send();
+    let mut response = response.await.expect("a stream");
+    said(&mut response, ": open").await;
+    streams.push(response);
     let bounded = world.path_url("/bounded");
     let mut given_up = JoinSet::new();
     given_up.spawn(post(&bounded, "", &call).send());
@@ -217,7 +236,7 @@ async fn an_hour_of_silence_ends_nothing() {
     let half = "transfer-encoding: chunked\r\nconnection: close\r\n\r\n8\r\none half\r\n";
     upload.write_all((head + half).as_bytes()).await.expect("half");
     let mut seen = silent.seen.clone();
-    let all = seen.wait_for(|(requests, _)| *requests == 8);
+    let all = seen.wait_for(|(requests, _)| *requests == 9);
     tokio::time::timeout(LATE, all).await.expect("all requests arrive").expect("the server runs");
 
     tokio::time::pause();

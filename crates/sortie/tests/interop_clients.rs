@@ -92,10 +92,8 @@ async fn the_typescript_client_hears_changes_of_the_stateless_era() {
     }
 }
 
-#[tokio::test]
-async fn a_call_whose_stream_the_server_ends_is_resumed() {
-    let (Some(mut clients), Some(python)) = (node_clients(), python_clients()) else { return };
-    clients.extend(python);
+/// A call whose stream the server ends in its midst: the client comes back for what was said meanwhile.
+async fn a_stream_that_polls(clients: &[Client]) {
     let Some(modules) = tool("SORTIE_TEST_NODE_MODULES") else { return };
     let home = TempHome::new().expect("home");
     let (_server, port) = node_server(&home, &modules, "polling_server.mjs").await;
@@ -103,12 +101,24 @@ async fn a_call_whose_stream_the_server_ends_is_resumed() {
     let tunnel = Tunnel::open(&home, &hub, &route("polling", port)).await;
     let mut all = vec![direct(port)];
     all.extend(ways(&hub, &tunnel, "polling"));
-    for seen in same_everywhere(&home, &clients, &all, "polling").await {
+    for seen in same_everywhere(&home, clients, &all, "polling").await {
         assert!(step(&seen, "result").contains("came back for it"), "{seen:#?}");
         let came = step(&seen, "came").replace(".0", "").replace(' ', "");
-        assert_eq!(came, "[\"came\",[1,2,3]]", "what was said meanwhile: {seen:#?}");
+        assert_eq!(came, "[\"came\",[1,2,3]]", "{seen:#?}");
         assert!(step(&seen, "exchanges").contains("GET"), "{seen:#?}");
     }
+}
+
+#[tokio::test]
+async fn the_typescript_clients_resume_a_stream_that_polls() {
+    let Some(clients) = node_clients() else { return };
+    a_stream_that_polls(&clients).await;
+}
+
+#[tokio::test]
+async fn the_python_clients_resume_a_stream_that_polls() {
+    let Some(clients) = python_clients() else { return };
+    a_stream_that_polls(&clients).await;
 }
 
 #[tokio::test]
