@@ -56,7 +56,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
             Kind::Sealed => from_client(&shared, call.stream).await,
         }
     };
-    let accepted = tokio::time::timeout(HANDSHAKE_DEADLINE, accepting).await;
+    // On the heap: what lasts has only the room that it needs.
+    let accepted = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, accepting)).await;
     match accepted.unwrap_or_else(|_| Err(format!("it took more than {} s", HANDSHAKE_DEADLINE.as_secs()))) {
         Ok(Accepted::Hub(stream)) => {
             counted("ok");
@@ -114,13 +115,13 @@ where
 {
     let service = service_fn(|request| {
         let answer = handle(shared.clone(), peer.clone(), request);
-        async move {
+        Box::pin(async move {
             let mut answer = answer.await;
             if shared.tasks.is_stopping() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEADERS).header_read_timeout(None);
@@ -147,7 +148,8 @@ where
 {
     let service = service_fn(|request| {
         let answer = handle(shared.clone(), peer.clone(), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        // On the heap, and gone with the head of the answer, which may go on for hours.
+        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
     });
     let mut builder = http2::Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
     builder

@@ -10,7 +10,7 @@ mod signals;
 mod tasks;
 
 pub use backoff::Backoff;
-pub use logs::{LogFormat, init_logs};
+pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
 pub use signals::{Stop, stop_signal};
 pub use tasks::TaskSet;

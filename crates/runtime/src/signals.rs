@@ -30,6 +30,7 @@ fn exit_on(mut terminate: tokio::signal::unix::Signal, mut interrupt: tokio::sig
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        crate::logs::flush_logs();
         std::process::exit(1);
     }));
 }

@@ -19,6 +19,9 @@ pub(crate) struct Cli {
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogStyle::Text)]
     pub(crate) log_format: LogStyle,
+    /// Threads of a role that run its tasks: one for each core, or just one where there are no more than two.
+    #[arg(long, global = true, env = "SORTIE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
     #[command(flatten)]
     pub(crate) hub: HubAccess,
     #[command(subcommand)]

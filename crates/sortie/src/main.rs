@@ -9,6 +9,7 @@ mod profile;
 mod roles;
 mod setup;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -40,13 +41,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let level = cli.log.as_deref().or(configured.as_deref()).unwrap_or(if serving { quiet } else { "error" });
     let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
     // What libraries say about messages is theirs to know: their lines could hold content of calls.
-    init_logs(format, &format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn")).map_err(Failure::usage)?;
+    let filter = format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn");
+    let _logs = init_logs(format, &filter).map_err(Failure::usage)?;
     let mut builder = if serving {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    let runtime = builder.enable_all().build().map_err(|error| Failure::failed(format!("no runtime: {error}")))?;
+    let runtime = builder
+        .worker_threads(workers(cli.workers))
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("no runtime: {error}")))?;
     let style = match &cli.output {
         None => Ok(Style::Table),
         Some(Output::Table) => Ok(Style::Table),
@@ -70,4 +76,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// How many threads run tasks: one for each core but, where there are only one or two, a single one. Two threads of ours
+/// that wake each other for every message leave no core to the kernel's network and to the other end.
+fn workers(asked: Option<u16>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    asked.map_or(if cores <= 2 { 1 } else { cores }, usize::from)
 }
