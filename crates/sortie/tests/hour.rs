@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | no request on a connection, 10 s and 90 s | `hub/src/front.rs`, `idle.rs` | every stream here is an open request |
 //! | head of a request, 10 s | `hub/src/front.rs` | all heads are whole; one body takes the hour |
-//! | unused inner connections, 90 s, looked over each 30 s | `hub/src/inner.rs`, `start.rs` | those in use are not in the pool |
+//! | unused inner connections, 90 s, looked over each 30 s | `hub/src/inner.rs`, `start.rs` | all are in use |
+//! | shared inner connections, 90 s | `hub/src/inner/shared.rs` | in use as long as one call is |
 //! | TLS and ClientHello, 5 s and 10 s | `hub`, `edge`, `gateway` | over before the hour, of a sealed route, too |
 //! | link: ping each second, dead after 3.5 s of silence | `link/src/liveness.rs` | 3,600 pings both ways |
 //! | link: hello, welcome, room for a stream, 1 s to 10 s | `link` | over before the hour |
@@ -205,13 +206,18 @@ async fn an_hour_of_silence_ends_nothing() {
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "think"}}).to_string();
     let post = |url: &str, query: &str, body: &str| {
         let post = http.post(format!("{url}/mcp{query}")).header("x-api-key", &world.use_key);
-        post.header("content-type", "application/json").body(body.to_owned())
+        let post = post.header("content-type", "application/json");
+        // By this the hub knows what is made to last.
+        let listens = query == "?listen";
+        let post = if listens { post.header("mcp-method", "subscriptions/listen") } else { post };
+        post.body(body.to_owned())
     };
 
     let mut streams = Vec::new();
     let mut calls = JoinSet::new();
     for url in &urls {
         let get = http.get(format!("{url}/mcp")).header("x-api-key", &world.use_key);
+        let get = get.header("accept", "text/event-stream");
         for request in [get, post(url, "?listen", &listen)] {
             let mut response = request.send().await.expect("a stream");
             assert_eq!(response.status(), 200);

@@ -64,6 +64,28 @@ impl Through {
         response
     }
 
+    /// Opens a session with its stream, lets the server say something there, and waits until it is heard.
+    async fn announced(&self, note: &str) {
+        let request = |method| self.world.request(method, &self.tunnel, "echo", "/mcp");
+        let post = |session: &str, method: &str, params: serde_json::Value| {
+            let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            let post = request(Method::POST).header("accept", "application/json, text/event-stream");
+            let post = post.header("content-type", "application/json").body(body.to_string());
+            if session.is_empty() { post } else { post.header("mcp-session-id", session) }
+        };
+        let opened = send(post("", "initialize", json!({ "protocolVersion": "2025-11-25" }))).await;
+        let session = opened.header("mcp-session-id").expect("a session");
+        let get = request(Method::GET).header("accept", "text/event-stream").header("mcp-session-id", session);
+        let mut stream = get.send().await.expect("a stream");
+        let call = json!({ "name": "announce", "arguments": { "text": note } });
+        assert_eq!(send(post(session, "tools/call", call)).await.status, 200);
+        let mut heard = String::new();
+        while !heard.contains(note) {
+            let chunk = stream.chunk().await.expect("a stream").expect("it goes on");
+            heard.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    }
+
     async fn drain(&self, path: &str) -> usize {
         let mut response = self.get("echo", path).await;
         let mut read = 0;
@@ -212,8 +234,12 @@ async fn slow_readers_hold_back_their_own_source_and_nobody_else() {
 
     // Each takes one piece a second: what is not taken waits at its source.
     let mut readers = JoinSet::new();
-    for _ in 0..READERS {
-        let mut response = through.get("up", "/mcp").await;
+    for number in 0..READERS {
+        // What is made to last shares a connection to the gateway with others, what is not has one of its own.
+        let accept = if number % 2 == 0 { "text/event-stream" } else { "*/*" };
+        let request = through.world.request(Method::GET, &through.tunnel, "up", "/mcp").header("accept", accept);
+        let mut response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
         readers.spawn(async move {
             loop {
                 assert!(response.chunk().await.expect("a stream").is_some());
@@ -245,5 +271,8 @@ async fn slow_readers_hold_back_their_own_source_and_nobody_else() {
     ));
     let answer = tokio::time::timeout(Duration::from_secs(3), call).await.expect("at once");
     assert!(answer.text().contains("quick"), "{}", answer.text());
+    // Nor does a stream that lasts wait, which shares a connection with those that are full.
+    let heard = tokio::time::timeout(Duration::from_secs(3), through.announced("a quick note"));
+    heard.await.expect("at once");
     through.bounded("slow readers and a fast one");
 }
