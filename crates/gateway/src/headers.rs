@@ -3,9 +3,11 @@
 //! What a proxy must not touch stays as it is: `Origin`, `Accept`, `Mcp-*`, `Last-Event-ID` and every header that is
 //! not named here.
 
-use http::header::{AUTHORIZATION, FORWARDED, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, FORWARDED, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sortie_api::{REQUEST_ID_HEADER, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
+use sortie_api::{
+    REQUEST_ID_HEADER, frame_request, is_plainly_framed, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours,
+};
 use sortie_ids::RequestId;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -21,6 +23,8 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) authorization: bool,
     /// The id of the call.
     pub(crate) request_id: &'a RequestId,
+    /// The length of the body in bytes, where it is known.
+    pub(crate) length: Option<u64>,
 }
 
 impl Rewrite<'_> {
@@ -28,6 +32,7 @@ impl Rewrite<'_> {
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         strip_hop_by_hop(headers);
         strip_ours(headers);
+        frame_request(headers, self.length);
         remove_beginning(headers, "x-forwarded-");
         headers.remove(FORWARDED);
         if !self.authorization {
@@ -43,6 +48,15 @@ impl Rewrite<'_> {
             headers.insert(REQUEST_ID_HEADER, id);
         }
     }
+}
+
+/// Whether an upstream's answer says in one way, and once, how long it is. Else two readers of it could disagree, and
+/// what one takes for the rest of this answer would be the next one's beginning for the other.
+pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+    let coded = headers.contains_key(TRANSFER_ENCODING);
+    let plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    is_plainly_framed(headers) && lengths + usize::from(coded) <= 1 && headers.get(CONTENT_LENGTH).is_none_or(plain)
 }
 
 /// Changes the headers of an upstream's response.
@@ -67,7 +81,9 @@ mod tests {
         let mut headers = headers(pairs);
         let request_id = "req_1".parse().expect("id");
         let host = HeaderValue::from_static("10.0.0.5:8080");
-        Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id }
+        let rewrite =
+            Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id, length: Some(0) };
+        rewrite
             .apply(&mut headers);
         headers
     }

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::{KEEPALIVE, MAX_HEAD, MAX_HEADERS};
 use sortie_tls::{ClientConfig, ClientStream, ServerName, TlsConnector, Versions, explain_io};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -26,8 +27,6 @@ use crate::guard::{Guard, Refusal};
 
 /// How long an idle connection is kept: less than the five seconds after which common servers close theirs.
 const IDLE: Duration = Duration::from_secs(3);
-/// How long a connection may be silent before the peer's machine is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Most idle connections to one upstream.
 const MAX_IDLE: usize = 64;
 /// Most addresses of one name that are tried.
@@ -190,6 +189,8 @@ pub(crate) fn client(dialer: Dialer, tasks: TaskSet) -> UpstreamClient {
         // cannot have run. What was written, even in part, is never sent again.
         .retry_canceled_requests(true)
         .set_host(false)
+        .http1_max_buf_size(MAX_HEAD)
+        .http1_max_headers(MAX_HEADERS)
         .build(dialer)
 }
 

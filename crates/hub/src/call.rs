@@ -7,11 +7,13 @@ use axum::body::Body;
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use sortie_api::{
-    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours,
+    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, frame_request, join_cookies, strip_hop_by_hop,
+    strip_ours,
 };
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
@@ -110,6 +112,7 @@ impl Calls {
         };
         *request.version_mut() = http::Version::HTTP_11;
         *request.uri_mut() = target.path.clone().into();
+        let length = request.body().size_hint().exact();
         let headers = request.headers_mut();
         if let Some(key) = headers.remove(carrier) {
             drop_copies(headers, key.as_bytes());
@@ -118,6 +121,7 @@ impl Calls {
             headers.remove(header::COOKIE);
         }
         strip(headers);
+        frame_request(headers, length);
         join_cookies(headers);
         let own = [(IDENTITY_HEADER, Some(identity)), (REQUEST_ID_HEADER, HeaderValue::from_str(id.as_str()).ok())];
         for (name, value) in own {
@@ -169,6 +173,7 @@ impl Calls {
                     Err(error) => return Err(Refusal::of(error, request)),
                 },
             };
+            inner.bound_interim(&mut request);
             match inner.sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.answer(response, inner)),
                 Err(mut failed) => match failed.take_message() {

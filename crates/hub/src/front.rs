@@ -19,31 +19,28 @@ use sortie_edge::{ClientConnection, Links, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
-use sortie_runtime::{Metrics, TaskSet};
+use socket2::{SockRef, TcpKeepalive};
+use sortie_runtime::http::{
+    CONNECTION_WINDOW, HEAD_DEADLINE, KEEPALIVE, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_HEADERS, MAX_MISTAKES,
+    MAX_SEND_BUFFER, MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
+};
+use sortie_runtime::{Metrics, Places, TaskSet};
 use sortie_tls::{ServerConfig, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::api::authenticate;
 use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
-use crate::hosts::{Hosts, bare};
+use crate::hosts::Hosts;
 use crate::idle::Requests;
+use crate::request;
 
-/// Connections held at once on the API's listener.
-const MAX_CONNECTIONS: usize = 10_000;
 /// Connections held at once on the health listener: the operator's own machinery needs few.
 const MAX_HEALTH_CONNECTIONS: usize = 64;
-/// How long a client may take for its TLS handshake, and for the head of each request.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may keep a connection, HTTP/2 above all, without any request on it.
 const IDLE: Duration = Duration::from_secs(90);
-/// Largest head of a request, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-/// Concurrent requests on one HTTP/2 connection.
-const MAX_HTTP2_STREAMS: u32 = 256;
 
 /// Answers requests on every listener of the hub.
 pub(crate) struct Front {
@@ -60,13 +57,18 @@ pub(crate) struct Front {
 
 impl Front {
     /// Accepts connections on the API's listener until the set is stopped.
-    pub(crate) async fn serve_api(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
-        self.accept(listener, tls, Place::Api, MAX_CONNECTIONS).await;
+    pub(crate) async fn serve_api(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        places: Places,
+    ) {
+        self.accept(listener, tls, Place::Api, places).await;
     }
 
     /// Accepts connections on the health listener until the set is stopped.
     pub(crate) async fn serve_health(self: Arc<Self>, listener: TcpListener) {
-        self.accept(listener, None, Place::Health, MAX_HEALTH_CONNECTIONS).await;
+        self.accept(listener, None, Place::Health, Places::new(MAX_HEALTH_CONNECTIONS, 100)).await;
     }
 
     async fn accept(
@@ -74,28 +76,40 @@ impl Front {
         listener: TcpListener,
         tls: Option<Arc<ServerConfig>>,
         place: Place,
-        connections: usize,
+        places: Places,
     ) {
         let tls = tls.map(TlsAcceptor::from);
-        let room = Arc::new(Semaphore::new(connections));
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
-                accepted = listener.accept() => accepted,
+                accepted = async {
+                    places.free().await;
+                    listener.accept().await
+                } => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, ?place, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
+            let held = match places.take(peer.ip()) {
+                Ok(held) => held,
+                Err(why) => {
+                    metrics::counter!("sortie_hub_connections_refused_total", "reason" => why.as_str()).increment(1);
+                    tracing::debug!(%peer, ?place, "closed: {why}");
+                    continue;
+                }
+            };
+            // Both fail where the client has gone already.
             let _ = stream.set_nodelay(true);
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
             let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
-                let _permit = permit;
+                let _held = held;
                 match tls {
                     None => front.serve_connection(stream, place).await,
                     Some(tls) => match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
@@ -118,10 +132,18 @@ impl Front {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_HTTP2_STREAMS)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD_U32)
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_local_error_reset_streams(MAX_MISTAKES)
+            .keep_alive_interval(None);
         let place = Arc::new(place);
         let front = self.clone();
         let requests = Requests::default();
@@ -129,8 +151,9 @@ impl Front {
         let service = service_fn(move |request| {
             let (front, place, open) = (front.clone(), place.clone(), counted.begin());
             async move {
+                let head_only = request.method() == http::Method::HEAD;
                 let answer = front.answer(request, &place).await;
-                Ok::<_, std::convert::Infallible>(answer.map(|body| Answering::new(body, open)))
+                Ok::<_, std::convert::Infallible>(answer.map(|body| Answering::new(body, head_only, open)))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -140,6 +163,11 @@ impl Front {
             () = self.tasks.stopping() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = requests.too_many_given_up() => {
+                metrics::counter!("sortie_hub_connections_refused_total", "reason" => "resets").increment(1);
+                tracing::debug!("a client gave up too many requests: its connection is closed");
+                return;
             }
             // Whoever opens connections and says nothing would otherwise take the places of all others. The deadlines
             // of HTTP begin only once its version is known, and know no idle HTTP/2.
@@ -160,9 +188,7 @@ impl Front {
     async fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
         let target = match place {
             Place::Api => {
-                let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
-                let host = host.or_else(|| text(request.headers().get(header::HOST)).map(ToOwned::to_owned));
-                match self.api_hosts.check(host.as_deref().unwrap_or(""), request.headers()) {
+                match self.api_request(&request) {
                     Err(error) => Err(error),
                     Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
                     Ok(()) => return self.own(request).await,
@@ -177,11 +203,16 @@ impl Front {
         }
     }
 
+    /// Whether the API's listener answers a request at all.
+    fn api_request(&self, request: &Request<Incoming>) -> Result<(), HopError> {
+        request::check(request)?;
+        self.api_hosts.check(&request::host(request)?, request.headers())
+    }
+
     /// The route that a request on the edge's port names, by the same name in TLS and in HTTP.
     fn edge_target(&self, request: &Request<Incoming>, sni: &str) -> Result<Target, HopError> {
-        let named = request.uri().authority().map(|authority| authority.as_str());
-        let named = named.or_else(|| text(request.headers().get(header::HOST))).unwrap_or("");
-        let host = bare(named).to_ascii_lowercase();
+        request::check(request)?;
+        let host = request::host(request)?;
         if host != sni {
             let reason = "the Host differs from the name that this connection was opened for";
             return Err(HopError::new(Hop::Edge, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
@@ -306,10 +337,6 @@ fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     }
     let path = rest.parse().map_err(|_| HopError::no_route())?;
     Ok(Target { label, route, path, on_api_origin: true })
-}
-
-fn text(value: Option<&HeaderValue>) -> Option<&str> {
-    value.and_then(|value| value.to_str().ok())
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<ResponseBody> {

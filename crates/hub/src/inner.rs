@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::Request;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use sortie_api::{Hop, HopError};
@@ -17,6 +18,7 @@ use sortie_ids::TunnelLabel;
 use sortie_link::protos::Kind;
 use sortie_link::{EdgeLink, LinkStream, OpenError};
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::{MAX_ANSWER_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use sortie_tls::{CertificateDer, ServerName, TlsConnector};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -29,8 +31,6 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(90);
 /// Unused connections kept per tunnel; more are closed.
 const KEPT_PER_TUNNEL: usize = 256;
-/// Largest head of a gateway's answer, in bytes.
-const MAX_HEAD: usize = 128 * 1024;
 
 /// A connection to a gateway that carries nothing at the moment, or one call.
 pub(crate) struct Inner {
@@ -43,7 +43,7 @@ pub(crate) struct Inner {
     /// Set when its link takes no more calls.
     retired: Arc<AtomicBool>,
     /// Ends the connection when dropped: a call that was given up must not run on.
-    _end: DropGuard,
+    end: DropGuard,
 }
 
 /// The connections of all tunnels.
@@ -152,7 +152,8 @@ impl Pool {
             .ok_or_else(|| refused("unknown certificate authority".into()))?;
         let (sender, connection) =
             http1::Builder::new()
-                .max_buf_size(MAX_HEAD)
+                .max_buf_size(MAX_ANSWER_HEAD)
+                .max_headers(MAX_INNER_HEADERS)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| HopError::new(Hop::Link, format!("the gateway's connection ended: {error}")))?;
@@ -171,7 +172,7 @@ impl Pool {
             covered: vec![host.to_owned()],
             idle_since: Instant::now(),
             retired,
-            _end: end.drop_guard(),
+            end: end.drop_guard(),
         })
     }
 
@@ -234,6 +235,17 @@ impl Inner {
     /// Whether the CA that signed the gateway's certificate is registered on the tunnel.
     pub(crate) fn is_vouched_for(&self, tunnel: &LiveTunnel) -> bool {
         tunnel.cas.iter().any(|ca| ca.fingerprint() == self.ca)
+    }
+
+    /// Ends the connection when its gateway answers this request with too many interim answers. A gateway of ours sends
+    /// none.
+    pub(crate) fn bound_interim<B>(&self, request: &mut Request<B>) {
+        let (end, count) = (self.end.token().clone(), AtomicUsize::new(0));
+        hyper::ext::on_informational(request, move |_| {
+            if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+                end.cancel();
+            }
+        });
     }
 
     fn is_over(&self) -> bool {

@@ -16,6 +16,7 @@ mod hosts;
 mod identity;
 mod idle;
 mod inner;
+mod request;
 mod routes;
 mod start;
 mod tunnels;

@@ -38,6 +38,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         advertised_edge: args.advertise_edge,
         allowed_origins: args.allow_origin,
         insecure_http: args.insecure_http,
+        address_share: args.address_share,
         limits: Limits::default(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
