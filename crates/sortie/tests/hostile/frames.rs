@@ -194,3 +194,26 @@ fn huffman_digits(text: &[u8]) -> u16 {
     }
     value
 }
+
+impl<W: Wire> Http2<W> {
+    /// The next window that is opened for the stream (those of the connection come with them), or what became of its
+    /// request.
+    pub(crate) async fn outcome_or_window(&mut self, stream: u32) -> Result<u32, Outcome> {
+        let mut answered = 0;
+        while let Some(frame) = self.next().await {
+            match frame.kind {
+                WINDOW_UPDATE if frame.stream == stream => {
+                    return Ok(frame.payload.try_into().map_or(0, u32::from_be_bytes));
+                }
+                GOAWAY => return Err(Outcome::GoneAway(frame.code())),
+                RST_STREAM if frame.stream == stream => return Err(Outcome::Reset(frame.code())),
+                HEADERS if frame.stream == stream => answered = status(&frame.payload),
+                DATA if frame.stream == stream => {
+                    return Err(Outcome::Answered(answered, String::from_utf8_lossy(&frame.payload).into_owned()));
+                }
+                _ => {}
+            }
+        }
+        Err(Outcome::Closed)
+    }
+}
