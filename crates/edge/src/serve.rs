@@ -114,7 +114,8 @@ impl Edge {
             let newcomer = match self.shared.places.newcomers.take(peer.ip()) {
                 Ok(place) => place,
                 Err(why) => {
-                    tracing::debug!(%peer, "{}", no_place(why));
+                    let reason = no_place(why);
+                    tracing::debug!(%peer, "{reason}");
                     continue;
                 }
             };

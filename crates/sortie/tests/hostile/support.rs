@@ -89,7 +89,9 @@ impl Field {
     }
 
     pub(crate) async fn api(&self) -> TcpStream {
-        TcpStream::connect(self.api_addr()).await.expect("API")
+        let stream = TcpStream::connect(self.api_addr()).await.expect("API");
+        stream.set_nodelay(true).expect("socket");
+        stream
     }
 
     /// TLS with the edge for this name, speaking this protocol.
