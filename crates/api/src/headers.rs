@@ -66,6 +66,15 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     first && codings.next().is_none()
 }
 
+/// Whether an answer says in one way, and once, how long it is. Else two readers of it could disagree, and
+/// what one takes for the rest of this answer would be the next one's beginning for the other.
+pub fn is_framed_once(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+    let coded = headers.contains_key(TRANSFER_ENCODING);
+    let plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    is_plainly_framed(headers) && lengths + usize::from(coded) <= 1 && headers.get(CONTENT_LENGTH).is_none_or(plain)
+}
+
 /// Writes anew how long the body of a request is: `length` in bytes, or chunked where that is not known. What the
 /// sender wrote about it is for the connection that it came over; two such statements would be two requests for some
 /// reader behind us. The length that a sender stated is checked where it was read.
@@ -167,6 +176,11 @@ mod tests {
             frame_request(&mut given, length);
             assert_eq!(given, headers(&want));
         }
+        for odd in [vec![("content-length", "5"), ("content-length", "5")], vec![("content-length", "5, 5")]] {
+            assert!(!is_framed_once(&headers(&odd)), "{odd:?}");
+        }
+        assert!(!is_framed_once(&headers(&[("content-length", "5"), ("transfer-encoding", "chunked")])));
+        assert!(is_framed_once(&headers(&[("content-length", "5")])) && is_framed_once(&headers(&[])));
         assert!(is_plainly_framed(&headers(&[("content-length", "5")])));
         assert!(is_plainly_framed(&headers(&[("transfer-encoding", "Chunked")])));
         for codings in [vec!["gzip, chunked"], vec!["identity"], vec!["chunked", "chunked"], vec!["chunked;x"], vec![""]] {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_plainly_framed};
+use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
-use crate::headers::{Rewrite, answer, is_framed_once};
+use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
 use crate::probe::printable;
 use crate::record::Record;

@@ -3,10 +3,10 @@
 //! What a proxy must not touch stays as it is: `Origin`, `Accept`, `Mcp-*`, `Last-Event-ID` and every header that is
 //! not named here.
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, FORWARDED, HOST, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sortie_api::{
-    REQUEST_ID_HEADER, frame_request, is_plainly_framed, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours,
+    REQUEST_ID_HEADER, frame_request, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours,
 };
 use sortie_ids::RequestId;
 
@@ -48,15 +48,6 @@ impl Rewrite<'_> {
             headers.insert(REQUEST_ID_HEADER, id);
         }
     }
-}
-
-/// Whether an upstream's answer says in one way, and once, how long it is. Else two readers of it could disagree, and
-/// what one takes for the rest of this answer would be the next one's beginning for the other.
-pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
-    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
-    let coded = headers.contains_key(TRANSFER_ENCODING);
-    let plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
-    is_plainly_framed(headers) && lengths + usize::from(coded) <= 1 && headers.get(CONTENT_LENGTH).is_none_or(plain)
 }
 
 /// Changes the headers of an upstream's response.

@@ -12,8 +12,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use sortie_api::{
-    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, frame_request, join_cookies, strip_hop_by_hop,
-    strip_ours,
+    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, frame_request, is_framed_once, join_cookies,
+    strip_hop_by_hop, strip_ours,
 };
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
@@ -175,6 +175,11 @@ impl Calls {
             };
             inner.bound_interim(&mut request);
             match inner.sender.try_send_request(request).await {
+                Ok(response) if !is_framed_once(response.headers()) => {
+                    let reason = "the gateway does not say in one way how long its answer is";
+                    let error = HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY);
+                    return Err(Refusal { error, request: None });
+                }
                 Ok(response) => return Ok(self.answer(response, inner)),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,

@@ -15,7 +15,7 @@ use crate::frames::{
 use crate::support::{Field, Wire, hear, say};
 
 /// How long a flood lasts if nobody ends it.
-const FLOOD: Duration = Duration::from_secs(3);
+const FLOOD: Duration = Duration::from_millis(1500);
 /// How long a connection may be kept that never says a whole head: ten seconds, over HTTP/2 ten more for an answer to the
 /// goodbye, and what a loaded machine adds.
 const LET_GO: Duration = Duration::from_secs(30);

@@ -9,6 +9,7 @@ mod answers;
 mod bodies;
 mod floods;
 mod frames;
+mod gateways;
 mod http1;
 mod http2;
 mod names;
