@@ -113,9 +113,8 @@ fn lists(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 /// its heirs cannot tell the two apart.
 pub fn remove_beginning(headers: &mut HeaderMap, prefix: &str) {
     let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-');
-    let begins = |name: &HeaderName| {
-        name.as_str().len() >= prefix.len() && name.as_str().bytes().zip(prefix.bytes()).all(same)
-    };
+    let begins =
+        |name: &HeaderName| name.as_str().len() >= prefix.len() && name.as_str().bytes().zip(prefix.bytes()).all(same);
     let found: Vec<_> = headers.keys().filter(|name| begins(name)).cloned().collect();
     for name in found {
         headers.remove(name);
@@ -183,7 +182,9 @@ mod tests {
         assert!(is_framed_once(&headers(&[("content-length", "5")])) && is_framed_once(&headers(&[])));
         assert!(is_plainly_framed(&headers(&[("content-length", "5")])));
         assert!(is_plainly_framed(&headers(&[("transfer-encoding", "Chunked")])));
-        for codings in [vec!["gzip, chunked"], vec!["identity"], vec!["chunked", "chunked"], vec!["chunked;x"], vec![""]] {
+        for codings in
+            [vec!["gzip, chunked"], vec!["identity"], vec!["chunked", "chunked"], vec!["chunked;x"], vec![""]]
+        {
             let codings: Vec<_> = codings.into_iter().map(|coding| ("transfer-encoding", coding)).collect();
             assert!(!is_plainly_framed(&headers(&codings)), "{codings:?}");
         }

@@ -5,9 +5,7 @@
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sortie_api::{
-    REQUEST_ID_HEADER, frame_request, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours,
-};
+use sortie_api::{REQUEST_ID_HEADER, frame_request, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
 use sortie_ids::RequestId;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -72,10 +70,14 @@ mod tests {
         let mut headers = headers(pairs);
         let request_id = "req_1".parse().expect("id");
         let host = HeaderValue::from_static("10.0.0.5:8080");
-        let rewrite =
-            Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id, length: Some(0) };
-        rewrite
-            .apply(&mut headers);
+        let rewrite = Rewrite {
+            host: &host,
+            public_host: "docs.abcd.test",
+            authorization,
+            request_id: &request_id,
+            length: Some(0),
+        };
+        rewrite.apply(&mut headers);
         headers
     }
 

@@ -16,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
 use sortie_runtime::http::{
-    CONNECTION_WINDOW, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER, MAX_STREAMS,
-    MAX_UNSEEN_RESETS, STREAM_WINDOW,
+    CONNECTION_WINDOW, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
+    MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use sortie_api::{Hop, HopError};
 use sortie_edge::{ClientConnection, Links, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
-use socket2::{SockRef, TcpKeepalive};
 use sortie_runtime::http::{
     CONNECTION_WINDOW, HEAD_DEADLINE, KEEPALIVE, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_HEADERS, MAX_MISTAKES,
     MAX_SEND_BUFFER, MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
@@ -187,13 +187,11 @@ impl Front {
 
     async fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
         let target = match place {
-            Place::Api => {
-                match self.api_request(&request) {
-                    Err(error) => Err(error),
-                    Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
-                    Ok(()) => return self.own(request).await,
-                }
-            }
+            Place::Api => match self.api_request(&request) {
+                Err(error) => Err(error),
+                Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
+                Ok(()) => return self.own(request).await,
+            },
             Place::Edge(sni) => self.edge_target(&request, sni),
             Place::Health => return self.health(request.uri().path()).await,
         };

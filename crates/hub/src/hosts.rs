@@ -84,7 +84,9 @@ mod tests {
         for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "a.b.localhost", "box.corp"] {
             assert!(hosts.check(host, &HeaderMap::new()).is_ok(), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "10.0.0.1", "127.1", "xlocalhost"] {
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "10.0.0.1", "127.1", "xlocalhost"]
+        {
             let error = hosts.check(host, &HeaderMap::new()).expect_err(host);
             assert_eq!(error.status, StatusCode::MISDIRECTED_REQUEST);
         }

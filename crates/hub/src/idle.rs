@@ -56,7 +56,8 @@ impl Requests {
 
     fn given_up(&self) {
         let mut given_up = self.0.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) = given_up.take().filter(|(since, _)| since.elapsed() < GIVEN_UP_WITHIN).unwrap_or((Instant::now(), 0));
+        let (since, count) =
+            given_up.take().filter(|(since, _)| since.elapsed() < GIVEN_UP_WITHIN).unwrap_or((Instant::now(), 0));
         if count >= MAX_GIVEN_UP {
             self.0.too_many.notify_one();
         }
@@ -92,7 +93,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_crowd_of_requests_that_are_given_up_is_too_many_and_answered_ones_are_not() {
         let requests = Requests::default();
-        let too_many = async || tokio::time::timeout(Duration::from_millis(1), requests.too_many_given_up()).await.is_ok();
+        let too_many =
+            async || tokio::time::timeout(Duration::from_millis(1), requests.too_many_given_up()).await.is_ok();
         for _ in 0..10 * MAX_GIVEN_UP {
             requests.begin().complete();
         }

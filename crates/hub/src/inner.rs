@@ -150,13 +150,12 @@ impl Pool {
         let leaf = leaf.ok_or_else(|| refused("the gateway showed no certificate".into()))?;
         let ca = sortie_tls::issuer_fingerprint(&leaf, &tunnel.cas)
             .ok_or_else(|| refused("unknown certificate authority".into()))?;
-        let (sender, connection) =
-            http1::Builder::new()
-                .max_buf_size(MAX_ANSWER_HEAD)
-                .max_headers(MAX_INNER_HEADERS)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| HopError::new(Hop::Link, format!("the gateway's connection ended: {error}")))?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_ANSWER_HEAD)
+            .max_headers(MAX_INNER_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| HopError::new(Hop::Link, format!("the gateway's connection ended: {error}")))?;
         let end = CancellationToken::new();
         self.trust(&tunnel.record.label, &ca, &end);
         let ended = end.clone();

@@ -103,7 +103,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_gets_more_than_a_share_and_what_is_given_back_is_free() {
         let places = Places::new(8, 25);
-        let [a, b, c, d] = ["127.0.0.1", "::ffff:127.0.0.1", "2001:db8::1", "2001:db8::2:1"].map(|ip| ip.parse().unwrap());
+        let [a, b, c, d] =
+            ["127.0.0.1", "::ffff:127.0.0.1", "2001:db8::1", "2001:db8::2:1"].map(|ip| ip.parse().unwrap());
         let mut held = vec![places.take(a).expect("first"), places.take(b).expect("the same address, second")];
         assert_eq!(places.take(a).expect_err("share"), NoPlace::Share);
         held.push(places.take(c).expect("first"));

@@ -181,7 +181,10 @@ async fn what_follows_an_answer_reaches_nobody() {
         ("body of no content", text("HTTP/1.1 204 No Content\r\ncontent-length: 6\r\n\r\npoison")),
         ("body of not modified", text("HTTP/1.1 304 Not Modified\r\ncontent-length: 6\r\n\r\npoison")),
         ("longer than it says", text("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokpoison")),
-        ("before the request", Script { early: "HTTP/1.1 500 Early\r\ncontent-length: 6\r\n\r\npoison".into(), ..text(good) }),
+        (
+            "before the request",
+            Script { early: "HTTP/1.1 500 Early\r\ncontent-length: 6\r\n\r\npoison".into(), ..text(good) },
+        ),
     ] {
         liar.says(script);
         for round in 0..12 {
@@ -259,7 +262,16 @@ async fn nothing_of_an_answer_speaks_as_we_do_and_what_is_packed_stays_packed() 
     let said = call(&field, "").await;
     assert_eq!(said.statuses(), [200], "{}", said.text());
     let said = said.text().to_ascii_lowercase();
-    for name in ["sortie-hop", "sortie_hop", "x-private", "keep-alive", "proxy-authenticate", "upgrade", "content-length:", "set-cookie:"] {
+    for name in [
+        "sortie-hop",
+        "sortie_hop",
+        "x-private",
+        "keep-alive",
+        "proxy-authenticate",
+        "upgrade",
+        "content-length:",
+        "set-cookie:",
+    ] {
         assert!(!said.contains(&format!("\r\n{}", name.trim_end_matches(':'))), "{name}: {said}");
     }
 

@@ -39,9 +39,7 @@ async fn a_gibibyte_of_request_is_refused_before_it_is_read() {
             std::future::pending::<()>().await;
         };
         let mut answer = Vec::new();
-        let reading = async {
-            while let Ok(1..) = read.read_buf(&mut answer).await {}
-        };
+        let reading = async { while let Ok(1..) = read.read_buf(&mut answer).await {} };
         tokio::time::timeout(SOON, async {
             tokio::select! {
                 () = pouring => {}

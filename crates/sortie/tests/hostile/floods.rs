@@ -255,7 +255,8 @@ async fn trickle(mut wire: impl Wire, bytes: Vec<u8>) -> bool {
 async fn slow_heads_are_let_go_and_slow_bodies_stop_nobody() {
     let field = Field::start().await;
     let mut heads = JoinSet::new();
-    let slow = format!("GET /t/{}/up/slow HTTP/1.1\r\nhost: localhost\r\nx-slow: {}", field.tunnel.label, "y".repeat(500));
+    let slow =
+        format!("GET /t/{}/up/slow HTTP/1.1\r\nhost: localhost\r\nx-slow: {}", field.tunnel.label, "y".repeat(500));
     for number in 0..60 {
         let text = slow.clone().into_bytes();
         match number % 3 {

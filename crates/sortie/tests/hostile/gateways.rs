@@ -87,7 +87,12 @@ async fn what_another_tenants_gateway_answers_harms_only_its_own_callers() {
     let bad: &[u16] = &[502, 503];
     for (name, answer, again, want) in [
         ("as it should be", ok, "", &[200][..]),
-        ("CL and TE", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "", bad),
+        (
+            "CL and TE",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "",
+            bad,
+        ),
         ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 9\r\n\r\nok", "", bad),
         ("odd coding", "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "", bad),
         ("a flood of interim answers", "", interim.as_str(), bad),
@@ -153,7 +158,11 @@ async fn a_stolen_token_floods_only_its_own_link() {
         ("streams that nobody opened", frame(HEADERS, END_HEADERS, 2, &[0x88]), true),
         ("answers to nothing", frame(DATA, 0, 77, b"x"), true),
         ("promises", frame(5, END_HEADERS, 1, &[0, 0, 0, 2, 0x88]), true),
-        ("headers without end", [frame(HEADERS, 0, 3, &[0x88]), frame(9, 0, 3, &[0; 16_000]).repeat(50)].concat(), true),
+        (
+            "headers without end",
+            [frame(HEADERS, 0, 3, &[0x88]), frame(9, 0, 3, &[0; 16_000]).repeat(50)].concat(),
+            true,
+        ),
     ] {
         let mut wire = let_in(&field, &stolen).await;
         let (mut ended, end) = (false, Instant::now() + Duration::from_millis(1500));

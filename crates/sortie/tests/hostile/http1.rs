@@ -20,43 +20,119 @@ type Shape = (&'static str, &'static str, Want);
 
 fn framing() -> Vec<Shape> {
     vec![
-        ("CL.TE", "POST @/x HTTP/1.1\r\n#content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nSMUGGLED", Served(&[("POST", "")])),
-        ("TE.CL", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n1\r\na\r\n0\r\n\r\nSMUGGLED", Served(&[("POST", "a")])),
-        ("chunked, identity", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", Refused(400)),
-        ("identity, chunked", "POST @/x HTTP/1.1\r\n#transfer-encoding: identity, chunked\r\n\r\n0\r\n\r\n", Refused(501)),
+        (
+            "CL.TE",
+            "POST @/x HTTP/1.1\r\n#content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nSMUGGLED",
+            Served(&[("POST", "")]),
+        ),
+        (
+            "TE.CL",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n1\r\na\r\n0\r\n\r\nSMUGGLED",
+            Served(&[("POST", "a")]),
+        ),
+        (
+            "chunked, identity",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+            Refused(400),
+        ),
+        (
+            "identity, chunked",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+            Refused(501),
+        ),
         ("gzip, chunked", "POST @/x HTTP/1.1\r\n#transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", Refused(501)),
         ("chunked twice", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n", Refused(501)),
-        ("two lines, chunked", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", Refused(501)),
-        ("two lines, identity", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n", Refused(400)),
+        (
+            "two lines, chunked",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            Refused(501),
+        ),
+        (
+            "two lines, identity",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+            Refused(400),
+        ),
         ("xchunked", "POST @/x HTTP/1.1\r\n#transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", Refused(400)),
         ("empty coding", "POST @/x HTTP/1.1\r\n#transfer-encoding:\r\n\r\n0\r\n\r\n", Refused(400)),
-        ("coding with parameter", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n", Refused(400)),
-        ("space and tab around it", "POST @/x HTTP/1.1\r\n#transfer-encoding: \t chunked \t\r\n\r\n0\r\n\r\n", Served(&[("POST", "")])),
+        (
+            "coding with parameter",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+            Refused(400),
+        ),
+        (
+            "space and tab around it",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: \t chunked \t\r\n\r\n0\r\n\r\n",
+            Served(&[("POST", "")]),
+        ),
         ("vertical tab", "POST @/x HTTP/1.1\r\n#transfer-encoding: \u{b}chunked\r\n\r\n0\r\n\r\n", Refused(400)),
         ("folded", "POST @/x HTTP/1.1\r\n#transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n", Refused(400)),
         ("space before the colon", "POST @/x HTTP/1.1\r\n#transfer-encoding : chunked\r\n\r\n0\r\n\r\n", Refused(400)),
-        ("underscore", "POST @/x HTTP/1.1\r\n#transfer_encoding: chunked\r\ncontent_length: 9\r\ncontent-length: 5\r\n\r\n0\r\n\r\n", Served(&[("POST", "0\r\n\r\n")])),
+        (
+            "underscore",
+            "POST @/x HTTP/1.1\r\n#transfer_encoding: chunked\r\ncontent_length: 9\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+            Served(&[("POST", "0\r\n\r\n")]),
+        ),
         ("chunked in HTTP/1.0", "POST @/x HTTP/1.0\r\n#transfer-encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
         ("two lengths", "POST @/x HTTP/1.1\r\n#content-length: 5\r\ncontent-length: 6\r\n\r\nhello!", Refused(400)),
-        ("one length twice", "POST @/x HTTP/1.1\r\n#content-length: 5\r\ncontent-length: 5\r\n\r\nhello", Served(&[("POST", "hello")])),
+        (
+            "one length twice",
+            "POST @/x HTTP/1.1\r\n#content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+            Served(&[("POST", "hello")]),
+        ),
         ("list of lengths", "POST @/x HTTP/1.1\r\n#content-length: 5, 5\r\n\r\nhello", Refused(400)),
         ("negative length", "POST @/x HTTP/1.1\r\n#content-length: -5\r\n\r\nhello", Refused(400)),
         ("signed length", "POST @/x HTTP/1.1\r\n#content-length: +5\r\n\r\nhello", Refused(400)),
         ("hexadecimal length", "POST @/x HTTP/1.1\r\n#content-length: 0x5\r\n\r\nhello", Refused(400)),
         ("empty length", "POST @/x HTTP/1.1\r\n#content-length:\r\n\r\nhello", Refused(400)),
-        ("length beyond numbers", "POST @/x HTTP/1.1\r\n#content-length: 99999999999999999999\r\n\r\nhello", Refused(400)),
+        (
+            "length beyond numbers",
+            "POST @/x HTTP/1.1\r\n#content-length: 99999999999999999999\r\n\r\nhello",
+            Refused(400),
+        ),
         ("length beyond the bound", "POST @/x HTTP/1.1\r\n#content-length: 9999999999999\r\n\r\nhello", Refused(413)),
-        ("length named hop-by-hop", "POST @/x HTTP/1.1\r\n#connection: content-length\r\ncontent-length: 5\r\n\r\nhello", Served(&[("POST", "hello")])),
-        ("framing and host named hop-by-hop", "POST @/x HTTP/1.1\r\n#connection: transfer-encoding, host, x-api-key\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", Served(&[("POST", "hello")])),
+        (
+            "length named hop-by-hop",
+            "POST @/x HTTP/1.1\r\n#connection: content-length\r\ncontent-length: 5\r\n\r\nhello",
+            Served(&[("POST", "hello")]),
+        ),
+        (
+            "framing and host named hop-by-hop",
+            "POST @/x HTTP/1.1\r\n#connection: transfer-encoding, host, x-api-key\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            Served(&[("POST", "hello")]),
+        ),
         ("GET with a length", "GET @/x HTTP/1.1\r\n#content-length: 5\r\n\r\nhello", Served(&[("GET", "hello")])),
-        ("GET in chunks", "GET @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", Served(&[("GET", "hello")])),
-        ("chunk extensions", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5;a=b;c\r\nhello\r\n0;x\r\n\r\n", Served(&[("POST", "hello")])),
-        ("chunk size overflow", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n", Broken),
+        (
+            "GET in chunks",
+            "GET @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            Served(&[("GET", "hello")]),
+        ),
+        (
+            "chunk extensions",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5;a=b;c\r\nhello\r\n0;x\r\n\r\n",
+            Served(&[("POST", "hello")]),
+        ),
+        (
+            "chunk size overflow",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+            Broken,
+        ),
         ("negative chunk", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n", Broken),
-        ("chunk size with 0x", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", Broken),
-        ("chunk size ends in LF", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", Broken),
+        (
+            "chunk size with 0x",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+            Broken,
+        ),
+        (
+            "chunk size ends in LF",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+            Broken,
+        ),
         ("chunk ends in LF", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n", Broken),
-        ("chunk longer than it says", "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\r\nhello!!0\r\n\r\n", Broken),
+        (
+            "chunk longer than it says",
+            "POST @/x HTTP/1.1\r\n#transfer-encoding: chunked\r\n\r\n5\r\nhello!!0\r\n\r\n",
+            Broken,
+        ),
     ]
 }
 
@@ -92,9 +168,21 @@ fn lines() -> Vec<Shape> {
         ("CONNECT", "CONNECT localhost:443 HTTP/1.1\r\n#\r\n", Refused(501)),
         ("asterisk for GET", "GET * HTTP/1.1\r\n#\r\n", Refused(400)),
         ("target without slash", "GET x HTTP/1.1\r\n#\r\n", Refused(400)),
-        ("h2c", "GET @/x HTTP/1.1\r\n#connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n", Served(&[("GET", "")])),
-        ("websocket", "GET @/x HTTP/1.1\r\n#connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", Served(&[("GET", "")])),
-        ("pipelined", "POST @/x HTTP/1.1\r\n#content-length: 1\r\n\r\naGET @/x HTTP/1.1\r\n#\r\nPUT @/x HTTP/1.1\r\n#content-length: 0\r\n\r\n", Served(&[("POST", "a"), ("GET", ""), ("PUT", "")])),
+        (
+            "h2c",
+            "GET @/x HTTP/1.1\r\n#connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+            Served(&[("GET", "")]),
+        ),
+        (
+            "websocket",
+            "GET @/x HTTP/1.1\r\n#connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            Served(&[("GET", "")]),
+        ),
+        (
+            "pipelined",
+            "POST @/x HTTP/1.1\r\n#content-length: 1\r\n\r\naGET @/x HTTP/1.1\r\n#\r\nPUT @/x HTTP/1.1\r\n#content-length: 0\r\n\r\n",
+            Served(&[("POST", "a"), ("GET", ""), ("PUT", "")]),
+        ),
         ("HTTP/1.0", "GET @/x HTTP/1.0\r\n#\r\n", Served(&[("GET", "")])),
     ]
 }
@@ -212,9 +300,8 @@ async fn a_request_names_one_host_and_it_is_a_host() {
     .into_iter()
     .enumerate()
     {
-        let request = format!(
-            "GET {target}{path}/{number} HTTP/1.1\r\n{hosts}x-api-key: {key}\r\nconnection: close\r\n\r\n"
-        );
+        let request =
+            format!("GET {target}{path}/{number} HTTP/1.1\r\n{hosts}x-api-key: {key}\r\nconnection: close\r\n\r\n");
         let said = say(&mut tokio::net::TcpStream::connect(addr).await.expect("API"), request.as_bytes()).await;
         assert_eq!(said.statuses(), [want], "{target} {hosts}: {}", said.text());
         assert!(want == 200 || said.text().contains("sortie-hop: edge"), "{hosts}: {}", said.text());

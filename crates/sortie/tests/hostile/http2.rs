@@ -33,7 +33,12 @@ fn shapes() -> Vec<Shape> {
         ("one length twice", &[("content-length", "5"), ("content-length", "5")], Some("hello"), Served("hello")),
         ("signed length", &[("content-length", "+5")], Some("hello"), Malformed),
         ("list of lengths", &[("content-length", "5, 5")], Some("hello"), Malformed),
-        ("transfer-encoding", &[("transfer-encoding", "chunked")], Some("0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n"), Malformed),
+        (
+            "transfer-encoding",
+            &[("transfer-encoding", "chunked")],
+            Some("0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n"),
+            Malformed,
+        ),
         ("connection", &[("connection", "close")], None, Malformed),
         ("keep-alive", &[("keep-alive", "timeout=5")], None, Malformed),
         ("proxy-connection", &[("proxy-connection", "close")], None, Malformed),
@@ -79,13 +84,11 @@ fn shapes() -> Vec<Shape> {
 
 async fn run(wire: impl Wire, field: &Field, authority: &str, path: &str, shape: &Shape) -> Outcome {
     let (_, more, body, _) = shape;
-    let own =
-        [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", path)].into_iter();
+    let own = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", path)].into_iter();
     let own = own.filter(|(name, _)| !more.iter().any(|(left_out, _)| left_out.strip_prefix('-') == Some(name)));
     let before = more.iter().filter_map(|(name, value)| Some((name.strip_prefix('!')?, *value)));
     let behind = more.iter().filter(|(name, _)| !name.starts_with(['!', '-'])).copied();
-    let fields: Vec<_> =
-        before.chain(own).chain([("x-api-key", field.world.api_key.as_str())]).chain(behind).collect();
+    let fields: Vec<_> = before.chain(own).chain([("x-api-key", field.world.api_key.as_str())]).chain(behind).collect();
     let mut http2 = Http2::begin(wire, &[]).await;
     let end = if body.is_none() { END_STREAM } else { 0 };
     let mut bytes = headers(1, end, &fields);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::{Request, StatusCode};
 use http::header::HOST;
+use http::{Request, StatusCode};
 
 use crate::common::{SOON, World, routes};
 use crate::recorder::Recorder;
@@ -73,8 +73,7 @@ async fn a_connection_for_one_tunnel_carries_nothing_for_another() {
     }
     // :authority is right and Host is not, so that whoever looks at the other one is led astray.
     let request = Request::get(format!("https://{own}/x")).header("x-api-key", &key).header(HOST, &foreign);
-    let (response, _) =
-        requests.send_request(request.body(()).expect("request"), true).expect("sent");
+    let (response, _) = requests.send_request(request.body(()).expect("request"), true).expect("sent");
     assert_eq!(response.await.expect("answer").status(), 400);
     assert_eq!(others.bytes(), 0, "nothing reached the other tunnel");
     assert_eq!(field.recorder.requests().len(), 4);

@@ -90,7 +90,10 @@ async fn one_address_gets_no_more_than_its_share_and_others_get_theirs() {
         .await;
     }
     let metrics = send(field.world.api(Method::GET, "/metrics")).await.text();
-    for series in ["sortie_hub_connections_refused_total{reason=\"share\"}", "sortie_edge_connections_refused_total{reason=\"share\"}"] {
+    for series in [
+        "sortie_hub_connections_refused_total{reason=\"share\"}",
+        "sortie_edge_connections_refused_total{reason=\"share\"}",
+    ] {
         assert!(metrics.contains(series), "{series} is not in {metrics}");
     }
     field.bounded("places");

@@ -110,7 +110,9 @@ fn whole(bytes: &[u8]) -> Result<Option<(Request, &[u8])>, String> {
     let [method, target, "HTTP/1.1"] = line.split(' ').collect::<Vec<_>>()[..] else {
         return Err(format!("request line `{line}`"));
     };
-    let token = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    let token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
     if !token(method) || !(target.starts_with('/') || target == "*") {
         return Err(format!("request line `{line}`"));
     }

@@ -100,12 +100,7 @@ impl Field {
         self.tls(tcp, sni, alpn).await.expect("handshake")
     }
 
-    pub(crate) async fn tls(
-        &self,
-        tcp: TcpStream,
-        sni: &str,
-        alpn: &[u8],
-    ) -> std::io::Result<ClientStream<TcpStream>> {
+    pub(crate) async fn tls(&self, tcp: TcpStream, sni: &str, alpn: &[u8]) -> std::io::Result<ClientStream<TcpStream>> {
         let roots = std::fs::read_to_string(&self.world.edge_ca).expect("CA");
         let config = client_config(&roots, false, Versions::Legacy, &[alpn]).expect("TLS");
         let name = ServerName::try_from(sni.to_owned()).expect("name");
