@@ -70,13 +70,9 @@ mod tests {
         let mut headers = headers(pairs);
         let request_id = "req_1".parse().expect("id");
         let host = HeaderValue::from_static("10.0.0.5:8080");
-        let rewrite = Rewrite {
-            host: &host,
-            public_host: "docs.abcd.test",
-            authorization,
-            request_id: &request_id,
-            length: Some(0),
-        };
+        let length = headers.get("content-length").map_or(Some(0), |value| value.to_str().ok()?.parse().ok());
+        let rewrite =
+            Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id, length };
         rewrite.apply(&mut headers);
         headers
     }
