@@ -110,7 +110,7 @@ async fn clients_fill_their_places_and_gateways_still_come_in() {
     for _ in 0..4 {
         links.push(world.link().await.expect("links have places of their own"));
     }
-    let refused = world.link().await.err().expect("those are taken, too");
+    let refused = world.link().await.expect_err("those are taken, too");
     assert!(matches!(refused, EstablishError::Refused { retry: true, .. }), "{refused}");
     // Who leaves makes room.
     clients.pop();
