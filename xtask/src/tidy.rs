@@ -15,7 +15,7 @@ const LINES: usize = 800;
 /// Parts that meet only in pure crates.
 const ROLES: [&str; 3] = ["sortie-hub", "sortie-gateway", "sortie-worker"];
 /// What only tests and tasks may depend on.
-const TEST_ONLY: &str = "sortie-testkit";
+const TEST_ONLY: [&str; 2] = ["sortie-testkit", "sortie-conformance-server"];
 
 /// Checks all rules and lists every breach.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
@@ -133,8 +133,8 @@ fn forbidden(metadata: &Metadata) -> Vec<String> {
         }
     }
     for (package, dependencies) in &direct {
-        if *package != "xtask" && dependencies.contains(&TEST_ONLY) {
-            breaches.push(format!("{package} depends on {TEST_ONLY}: it belongs in its dev-dependencies"));
+        for test_only in TEST_ONLY.iter().filter(|name| *package != "xtask" && dependencies.contains(name)) {
+            breaches.push(format!("{package} depends on {test_only}: it belongs in its dev-dependencies"));
         }
     }
     breaches
@@ -178,11 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn the_test_kit_never_ships() {
-        assert_eq!(forbidden(&metadata(&[("sortie-link", TEST_ONLY, None)])).len(), 1);
-        assert!(
-            forbidden(&metadata(&[("sortie-link", TEST_ONLY, Some("dev")), ("xtask", TEST_ONLY, None)])).is_empty()
-        );
+    fn what_tests_are_made_of_never_ships() {
+        for name in TEST_ONLY {
+            assert_eq!(forbidden(&metadata(&[("sortie-link", name, None)])).len(), 1);
+            let tests = metadata(&[("sortie-link", name, Some("dev")), ("xtask", name, None)]);
+            assert!(forbidden(&tests).is_empty());
+        }
     }
 
     #[test]

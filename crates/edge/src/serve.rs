@@ -153,16 +153,17 @@ impl Shared {
         newcomer: Place,
         tasks: &TaskSet,
     ) -> Result<(), String> {
-        let hello = tokio::time::timeout(HELLO_DEADLINE, read_hello(stream, MAX_HELLO)).await;
+        let hello = Box::pin(tokio::time::timeout(HELLO_DEADLINE, read_hello(stream, MAX_HELLO))).await;
         let (hello, stream) =
             hello.map_err(|_| "no ClientHello in time".to_owned())?.map_err(|error| error.to_string())?;
         if hello.offers(sortie_link::ALPN) {
             metrics::counter!("sortie_edge_connections_total", "kind" => "link").increment(1);
-            return self.link(stream, peer, newcomer, tasks).await;
+            return Box::pin(self.link(stream, peer, newcomer, tasks)).await;
         }
         let _place = self.places.clients.take(peer.ip()).map_err(no_place)?;
         drop(newcomer);
-        self.client(hello, stream, peer).await
+        // On the heap, as the handshake below: what lasts has only the room that it needs.
+        Box::pin(self.client(hello, stream, peer)).await
     }
 
     async fn client(&self, hello: Hello, stream: Prefixed<TcpStream>, peer: SocketAddr) -> Result<(), String> {
@@ -180,7 +181,7 @@ impl Shared {
             return Ok(());
         }
         metrics::counter!("sortie_edge_connections_total", "kind" => "terminated").increment(1);
-        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, self.client_tls.accept(stream)).await;
+        let handshake = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, self.client_tls.accept(stream))).await;
         let connection = handshake
             .map_err(|_| "no TLS handshake in time".to_owned())?
             .map_err(|error| sortie_tls::explain_io(&error))?;

@@ -19,9 +19,12 @@ use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
+use crate::intake;
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
+use crate::served::Served;
+use crate::sessions::Caller;
 use crate::upstream::{DialError, uri_for};
 
 /// The header that marks a probe of the hub.
@@ -35,7 +38,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>),
+    Client(Arc<Route>, Caller),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -52,12 +55,16 @@ where
 {
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
-        Peer::Client(_) => None,
+        Peer::Client(..) => None,
     };
     let request_id = request_id.unwrap_or_else(RequestId::random);
     let mut record = Record::begin(request_id.clone(), request.method().clone());
     let head_only = request.method() == Method::HEAD;
-    let (response, hop) = match serve(&shared, &peer, request, &mut record).await {
+    let served = shared.served();
+    if served.config.log_request_start {
+        tracing::info!(%request_id, method = %request.method(), "request started");
+    }
+    let (response, hop) = match serve(&shared, &served, &peer, request, &mut record).await {
         Ok(response) => (response, None),
         Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),
     };
@@ -68,6 +75,7 @@ where
 
 async fn serve<B>(
     shared: &Shared,
+    served: &Served,
     peer: &Peer,
     request: Request<B>,
     record: &mut Record,
@@ -76,15 +84,16 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    let limit = served.config.max_request_body;
     let announced = request.body().size_hint().lower();
     let jsonrpc = speaks_jsonrpc(&request);
     let (head, body) = request.into_parts();
-    let body = RequestBody::new(body, shared.max_request_body, jsonrpc);
+    let body = RequestBody::new(body, limit, jsonrpc);
     let request = Request::from_parts(head, ());
 
-    let checked = admit(shared, peer, &request, record).and_then(|admitted| {
-        if announced > shared.max_request_body {
-            return Err(too_large(shared.max_request_body));
+    let checked = admit(shared, served, peer, &request, record).and_then(|admitted| {
+        if announced > limit {
+            return Err(too_large(limit));
         }
         Ok(admitted)
     });
@@ -94,7 +103,9 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Ok(Admitted::Call(route)) => forward(shared, &route, request, &body, &record.request_id).await,
+        Ok(Admitted::Call(route, caller)) => {
+            call(shared, served, &route, caller, request, &body, &record.request_id).await
+        }
         Err(error) => Err(error),
     };
     match outcome {
@@ -108,12 +119,18 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>),
+    Call(Arc<Route>, Caller),
     Probe,
 }
 
 /// Finds the route and checks who is calling.
-fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Record) -> Result<Admitted, HopError> {
+fn admit(
+    shared: &Shared,
+    served: &Served,
+    peer: &Peer,
+    request: &Request<()>,
+    record: &mut Record,
+) -> Result<Admitted, HopError> {
     // HTTP/1 buffers are bounded only to about twice this, and HTTP/2 has no bound of their number.
     let size = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
     if size > MAX_HEAD || request.headers().len() > MAX_INNER_HEADERS {
@@ -122,11 +139,11 @@ fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Recor
         return Err(error.with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let host = requested_host(request);
-    let route = host.as_deref().and_then(|host| shared.routes.by_host(host));
+    let route = host.as_deref().and_then(|host| served.routes.by_host(host));
     let route = match (peer, route) {
         (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
-        (Peer::Client(proven), Some(route)) if Arc::ptr_eq(proven, route) => route,
-        (Peer::Client(proven), _) => {
+        (Peer::Client(proven, _), Some(route)) if proven.proves(route) => route,
+        (Peer::Client(proven, _), _) => {
             record.routed(proven.clone());
             let reason = "this connection serves only the host that it was opened for";
             return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
@@ -138,18 +155,21 @@ fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Recor
         }
     };
     record.routed(route.clone());
-    if matches!(peer, Peer::Unproven) {
-        let caller = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+    let caller = if let Peer::Client(_, caller) = peer {
+        *caller
+    } else {
+        let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
             HopError::new(Hop::Identity, format!("caller identity {unknown}"))
         })?;
-        if caller.sub == PROBE_SUBJECT {
+        if claims.sub == PROBE_SUBJECT {
             return match request.headers().get(PROBE_HEADER) {
                 Some(_) => Ok(Admitted::Probe),
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-    }
+        Caller::of_claims(&claims)
+    };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let error = HopError::new(Hop::Route, format!("the method {} is not served", request.method()));
@@ -159,11 +179,33 @@ fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Recor
         let reason = "the only transfer coding that is understood is `chunked`, once and alone";
         return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::NOT_IMPLEMENTED));
     }
-    Ok(Admitted::Call(route.clone()))
+    Ok(Admitted::Call(route.clone(), caller))
+}
+
+/// A call of a caller who is known: its message and its session are looked at before it goes on.
+async fn call<B>(
+    shared: &Shared,
+    served: &Served,
+    route: &Route,
+    caller: Caller,
+    request: Request<()>,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+) -> Result<Response<CallBody>, HopError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    intake::judge(route.protocol, &request, body, &shared.memory).await?;
+    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
+    let method = request.method().clone();
+    let response = forward(served, route, request, body, request_id).await?;
+    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+    Ok(response)
 }
 
 async fn forward<B>(
-    shared: &Shared,
+    served: &Served,
     route: &Route,
     request: Request<()>,
     body: &RequestBody<B>,
@@ -173,6 +215,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    let limit = served.config.max_request_body;
     let (mut head, ()) = request.into_parts();
     let rewrite = Rewrite {
         host: &route.upstream_host,
@@ -193,13 +236,13 @@ where
                 *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
                 let interim = bound_interim(&mut upstream);
                 let response = tokio::select! {
-                    response = shared.client.request(upstream) => response,
+                    response = served.client.request(upstream) => response,
                     () = interim.notified() => {
                         let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
                         return Err(HopError::new(Hop::Upstream, reason));
                     }
                 };
-                let response = response.map_err(|error| failure(&error, shared, route, body, request_id))?;
+                let response = response.map_err(|error| failure(&error, limit, route, body, request_id))?;
                 Ok(response.map(|body| body.map_err(Into::into).boxed()))
             }
             Target::Local(local) => {
@@ -222,7 +265,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(shared.max_request_body));
+        return Err(too_large(limit));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -251,7 +294,7 @@ fn bound_interim<B>(request: &mut Request<B>) -> Arc<Notify> {
 /// A failure before the head of the response. The log has the addresses, the caller does not.
 fn failure<B>(
     error: &hyper_util::client::legacy::Error,
-    shared: &Shared,
+    limit: u64,
     route: &Route,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -261,7 +304,7 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(shared.max_request_body);
+        return too_large(limit);
     }
     let name = &route.name;
     if let Some(dial) = DialError::beneath(error) {
@@ -273,7 +316,7 @@ where
     HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
-fn too_large(limit: u64) -> HopError {
+pub(crate) fn too_large(limit: u64) -> HopError {
     HopError::new(Hop::Route, format!("the request body is larger than {limit} bytes"))
         .with_status(StatusCode::PAYLOAD_TOO_LARGE)
 }

@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 use crate::body::{CallBody, whole};
 use crate::gateway::Shared;
 use crate::probe::ProbeReport;
+use crate::reload::ConfigReport;
 use crate::routes::Target;
+use crate::upstream::Dialer;
 
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -40,6 +42,8 @@ pub struct Readiness {
     pub inner_tls: InnerTlsReport,
     /// The hub's keys.
     pub identity: IdentityReport,
+    /// The settings.
+    pub config: ConfigReport,
     /// The newest probe over the whole path; absent before the first one and where every route is sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeReport>,
@@ -86,7 +90,8 @@ impl Shared {
 
     /// The same after a probe, unless there was one within the last two seconds.
     pub(crate) async fn fresh_readiness(&self) -> Readiness {
-        let route = self.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
+        let served = self.served();
+        let route = served.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
         let probe = match route {
             Some(route) => Some(self.prober.fresh(&self.link, &route.name).await),
             None => None,
@@ -96,8 +101,9 @@ impl Shared {
 
     fn judge(&self, probe: Option<ProbeReport>) -> Readiness {
         let link = self.link.now();
-        let days_left = self.identity.days_left((self.clock)());
-        let probed = self.routes.iter().any(|route| route.mode() == RouteMode::Terminated);
+        let served = self.served();
+        let days_left = served.identity.days_left((self.clock)());
+        let probed = served.routes.iter().any(|route| route.mode() == RouteMode::Terminated);
         let reason = match (&link.up, &probe) {
             (None, _) => Some(format!("link: {}", link.trouble.clone().unwrap_or_else(|| "no link is up".to_owned()))),
             (Some(_), Some(probe)) if !probe.ok => Some(format!(
@@ -119,20 +125,21 @@ impl Shared {
             },
             inner_tls: InnerTlsReport { days_left },
             identity: IdentityReport { keys: self.keys.len() },
+            config: self.config_report(),
             probe,
             upstream: None,
         }
     }
+}
 
-    /// Dials the upstream of a route under the guard, and hangs up.
-    async fn dial_upstream(&self, target: &Target) -> ProbeReport {
-        match target {
-            Target::Local(_) => ProbeReport::good(),
-            Target::Server(server) => match self.dialer.dial(server.tls, &server.host, server.port).await {
-                Ok(_) => ProbeReport::good(),
-                Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
-            },
-        }
+/// Dials the upstream of a route under the guard, and hangs up.
+async fn dial_upstream(dialer: &Dialer, target: &Target) -> ProbeReport {
+    match target {
+        Target::Local(_) => ProbeReport::good(),
+        Target::Server(server) => match dialer.dial(server.tls, &server.host, server.port).await {
+            Ok(_) => ProbeReport::good(),
+            Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
+        },
     }
 }
 
@@ -207,16 +214,17 @@ async fn respond<B>(shared: &Shared, metrics: &Metrics, request: &Request<B>) ->
 }
 
 async fn readyz(shared: &Shared, route: Option<&str>) -> Response<CallBody> {
+    let served = shared.served();
     let route = match route {
         None => None,
-        Some(name) => match shared.routes.by_name(name) {
+        Some(name) => match served.routes.by_name(name) {
             Some(route) => Some(route),
             None => return text(StatusCode::NOT_FOUND, "no route of this name is configured\n"),
         },
     };
     let mut readiness = shared.fresh_readiness().await;
     if let Some(route) = route {
-        let report = shared.dial_upstream(&route.target).await;
+        let report = dial_upstream(&served.dialer, &route.target).await;
         if readiness.ready && !report.ok {
             readiness.ready = false;
             let hop = report.hop.as_deref().unwrap_or_default();

@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::forward::{Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
+use crate::sessions::Caller;
 use crate::upstream::InTasks;
 
 /// Inner connections open at once; more are refused, which the edge tells its caller.
@@ -55,7 +56,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
             Kind::Sealed => from_client(&shared, call.stream).await,
         }
     };
-    let accepted = tokio::time::timeout(HANDSHAKE_DEADLINE, accepting).await;
+    // On the heap: what lasts has only the room that it needs.
+    let accepted = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, accepting)).await;
     match accepted.unwrap_or_else(|_| Err(format!("it took more than {} s", HANDSHAKE_DEADLINE.as_secs()))) {
         Ok(Accepted::Hub(stream)) => {
             counted("ok");
@@ -78,19 +80,22 @@ enum Accepted {
 }
 
 async fn from_hub(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
-    let stream = TlsAcceptor::from(shared.hub_tls.clone()).accept(stream).await;
+    let stream = TlsAcceptor::from(shared.served().hub_tls.clone()).accept(stream).await;
     stream.map(Accepted::Hub).map_err(|error| explain_io(&error))
 }
 
 /// The SNI tells which route's CA the client has to satisfy; only sealed routes have one.
 async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
     let (hello, stream) = read_hello(stream, MAX_HELLO).await.map_err(|error| error.to_string())?;
-    let route = hello.sni.as_deref().and_then(|host| shared.routes.by_host(host));
+    let served = shared.served();
+    let route = hello.sni.as_deref().and_then(|host| served.routes.by_host(host));
     let (Some(route), Some(config)) = (route, route.and_then(|route| route.sealed.clone())) else {
         return Err("the client asks for no sealed route of this gateway".to_owned());
     };
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
-    Ok(Accepted::Client(Peer::Client(route.clone()), stream))
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?);
+    Ok(Accepted::Client(Peer::Client(route.clone(), caller), stream))
 }
 
 async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)
@@ -113,13 +118,13 @@ where
 {
     let service = service_fn(|request| {
         let answer = handle(shared.clone(), peer.clone(), request);
-        async move {
+        Box::pin(async move {
             let mut answer = answer.await;
             if shared.tasks.is_stopping() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let mut builder = http1::Builder::new();
     // The wait for the next head has no end here: who keeps a connection open without a request is the hub's to say, and
@@ -148,7 +153,8 @@ where
 {
     let service = service_fn(|request| {
         let answer = handle(shared.clone(), peer.clone(), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        // On the heap, and gone with the head of the answer, which may go on for hours.
+        Box::pin(async move { Ok::<_, Infallible>(answer.await) })
     });
     let mut builder = http2::Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
     builder

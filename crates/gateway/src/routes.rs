@@ -10,7 +10,7 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
-use crate::config::Server;
+use crate::config::{Protocol, RouteConfig, Server};
 use crate::upstream::LocalUpstream;
 
 /// A route as it is served.
@@ -23,8 +23,13 @@ pub(crate) struct Route {
     pub(crate) upstream_host: HeaderValue,
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) protocol: Protocol,
     /// `Some` for sealed routes: TLS that demands a certificate of the route's client CA.
     pub(crate) sealed: Option<Arc<ServerConfig>>,
+    /// The text of that CA's file.
+    pub(crate) client_ca: Option<String>,
+    /// The settings as they were read.
+    pub(crate) settings: RouteConfig,
     /// The name as a metric's label.
     pub(crate) label: Arc<str>,
 }
@@ -35,7 +40,34 @@ pub(crate) enum Target {
     Local(Arc<dyn LocalUpstream>),
 }
 
+impl Target {
+    /// What is the same for all routes to one server, and for no two servers.
+    pub(crate) fn identity(&self, route: &Route) -> String {
+        match self {
+            Target::Server(server) => format!("{}:{}", if server.tls { "https" } else { "http" }, server.authority),
+            Target::Local(_) => format!("builtin:{}", route.name),
+        }
+    }
+}
+
 impl Route {
+    /// Whether a client that proved itself to `self` has thereby proved itself to `other`: a sealed route that demands
+    /// the very same.
+    pub(crate) fn proves(&self, other: &Self) -> bool {
+        let same_tls = self.sealed.as_ref().zip(other.sealed.as_ref()).is_some_and(|(one, two)| Arc::ptr_eq(one, two));
+        same_tls && self.host == other.host
+    }
+
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.settings == other.settings && self.host == other.host && self.client_ca == other.client_ca
+    }
+
+    pub(crate) fn log(&self) {
+        let upstream = &self.settings.upstream;
+        tracing::info!(route = %self.name, host = self.host, %upstream, mode = ?self.mode(), "route configured");
+    }
+
     pub(crate) fn mode(&self) -> RouteMode {
         if self.sealed.is_some() { RouteMode::Sealed } else { RouteMode::Terminated }
     }

@@ -14,6 +14,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use sortie_ids::RouteName;
 use sortie_runtime::TaskSet;
 use sortie_runtime::http::{KEEPALIVE, MAX_HEAD, MAX_HEADERS};
 use sortie_tls::{ClientConfig, ClientStream, ServerName, TlsConnector, Versions, explain_io};
@@ -22,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::body::CallBody;
-use crate::config::{Server, UpstreamConfig};
+use crate::config::{RouteConfig, Server, UpstreamConfig};
 use crate::guard::{Guard, Refusal};
 
 /// How long an idle connection is kept: less than the five seconds after which common servers close theirs.
@@ -37,6 +38,10 @@ pub trait LocalUpstream: Send + Sync {
     /// Answers one request. Every failure is an answer.
     fn call(&self, request: Request<CallBody>) -> BoxFuture<'static, Response<CallBody>>;
 }
+
+/// Opens the built-in upstream that a route's settings name. Called where blocking is allowed, at the start and whenever
+/// these settings have changed. An error says what is wrong and the way out.
+pub type OpenLocal = Arc<dyn Fn(&RouteName, &RouteConfig) -> Result<Arc<dyn LocalUpstream>, String> + Send + Sync>;
 
 /// Why an upstream could not be dialled. For the log: names addresses.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +137,7 @@ impl Dialer {
     }
 
     /// The addresses of a name that may be dialled; all are judged before any is.
-    async fn judged(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    pub(crate) async fn judged(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => tokio::net::lookup_host((host, port))

@@ -6,12 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use sortie_api::clean_trailers;
 
 use crate::idle::Open;
-use crate::inner::{Inner, Pool};
+use crate::inner::{Inner, Pool, Shared};
 
 /// Trailers pass, except what they must not say.
 fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -24,9 +25,28 @@ fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 /// The body of a request to a gateway.
 pub(crate) enum RequestBody {
     /// The caller's, as it comes.
-    Caller(Incoming),
+    Caller(Incoming, #[expect(dead_code, reason = "dropped with the body, which tells")] Option<Sending>),
     /// None.
     Empty,
+}
+
+/// Tells whether a request's body is still on its way.
+#[derive(Clone)]
+pub(crate) struct Sending(Arc<()>);
+
+impl Sending {
+    /// Whether there is more to send: the body is dropped when all of it was sent.
+    pub(crate) fn is_going_on(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl RequestBody {
+    /// The request with its body as it comes, and what tells how long that is; `None` where it has none.
+    pub(crate) fn of(request: Request<Incoming>) -> (Request<Self>, Option<Sending>) {
+        let sending = (!request.body().is_end_stream()).then(|| Sending(Arc::new(())));
+        (request.map(|body| Self::Caller(body, sending.clone())), sending)
+    }
 }
 
 impl HttpBody for RequestBody {
@@ -35,21 +55,21 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Caller(body) => Pin::new(body).poll_frame(cx).map_ok(clean),
+            Self::Caller(body, _) => Pin::new(body).poll_frame(cx).map_ok(clean),
             Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Caller(body) => body.is_end_stream(),
+            Self::Caller(body, _) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Caller(body) => body.size_hint(),
+            Self::Caller(body, _) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }
@@ -67,24 +87,49 @@ pub(crate) enum ResponseBody {
 /// the gateway sees the caller leave.
 pub(crate) struct GatewayBody {
     incoming: Incoming,
-    inner: Option<(Inner, Arc<Pool>)>,
+    carrier: Carrier,
     /// How it broke, told one look later: an error ends the caller's connection, and what was answered so far has to
     /// leave first.
     broken: Option<hyper::Error>,
 }
 
+/// What an answer comes over.
+enum Carrier {
+    /// A connection of its own, which whoever reads the answer drives.
+    Own(Box<Inner>, Arc<Pool>),
+    /// One that others use, too.
+    Shared(#[expect(dead_code, reason = "held to be counted")] Arc<Shared>),
+    /// Given back, or broken.
+    None,
+}
+
 impl GatewayBody {
-    pub(crate) fn new(incoming: Incoming, inner: Inner, pool: Arc<Pool>) -> Self {
-        let mut body = Self { incoming, inner: Some((inner, pool)), broken: None };
+    pub(crate) fn own(incoming: Incoming, inner: Inner, pool: Arc<Pool>) -> Self {
+        let mut body = Self { incoming, carrier: Carrier::Own(Box::new(inner), pool), broken: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
     }
 
+    pub(crate) fn shared(incoming: Incoming, shared: Arc<Shared>) -> Self {
+        Self { incoming, carrier: Carrier::Shared(shared), broken: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        match &mut self.carrier {
+            Carrier::Own(inner, _) if polled.is_pending() => {
+                inner.wire().drive(cx);
+                Pin::new(&mut self.incoming).poll_frame(cx)
+            }
+            _ => polled,
+        }
+    }
+
     fn give_back(&mut self) {
-        if let Some((inner, pool)) = self.inner.take() {
-            pool.keep(inner);
+        if let Carrier::Own(inner, pool) = std::mem::replace(&mut self.carrier, Carrier::None) {
+            pool.keep(*inner);
         }
     }
 }
@@ -99,7 +144,7 @@ impl HttpBody for ResponseBody {
                 if let Some(error) = body.broken.take() {
                     return Poll::Ready(Some(Err(error.into())));
                 }
-                let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                let frame = ready!(body.poll(cx));
                 match frame {
                     None => {
                         body.give_back();
@@ -112,7 +157,7 @@ impl HttpBody for ResponseBody {
                         Poll::Ready(Some(Ok(clean(frame))))
                     }
                     Some(Err(error)) => {
-                        body.inner = None;
+                        body.carrier = Carrier::None;
                         body.broken = Some(error);
                         cx.waker().wake_by_ref();
                         Poll::Pending

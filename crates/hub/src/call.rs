@@ -23,7 +23,7 @@ use sortie_store::Store;
 use crate::api::authenticate;
 use crate::body::{GatewayBody, RequestBody, ResponseBody};
 use crate::identity::Signer;
-use crate::inner::{Inner, Pool};
+use crate::inner::{Inner, Peer, Pool, Shared, is_lasting};
 use crate::tunnels::{LiveTunnel, Tunnels};
 
 /// Where a call goes.
@@ -67,7 +67,7 @@ impl Calls {
         let (method, on_api_origin) = (request.method().clone(), target.on_api_origin);
         let mut response = match self.forward(request, &target, &id).await {
             Ok(response) => response,
-            Err(refusal) => refusal.into_response(&id).await,
+            Err(refusal) => Box::pin(refusal.into_response(&id)).await,
         };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {
@@ -157,42 +157,48 @@ impl Calls {
         Ok((tunnel, host, identity, caller.carried_by))
     }
 
-    /// Sends a request over a kept connection or a new one. What may have been sent is never sent again.
+    /// Sends a request over a kept connection or a new one, or over a shared one where it is made to last. What may have
+    /// been sent is never sent again.
     async fn send(
         &self,
         request: Request<Incoming>,
         tunnel: &LiveTunnel,
         host: &str,
     ) -> Result<Response<ResponseBody>, Refusal> {
-        let mut request = request.map(RequestBody::Caller);
+        let (mut request, sending) = RequestBody::of(request);
+        if is_lasting(&request) {
+            match Box::pin(self.shared(tunnel, host)).await {
+                Err(error) => return Err(Refusal::of(error, request)),
+                Ok(None) => {}
+                Ok(Some(shared)) => match shared.send(request).await {
+                    Ok(response) => return answer(response, |body| GatewayBody::shared(body, shared)),
+                    Err(mut failed) => request = failed.take_message().ok_or_else(|| broke(failed.error()))?,
+                },
+            }
+        }
         loop {
             let (mut inner, fresh) = match self.pool.take(tunnel, host) {
                 Some(inner) => (inner, false),
-                None => match self.open(tunnel, host).await {
+                // On the heap, as all that is rare: every call would have room for it otherwise.
+                None => match Box::pin(self.open(tunnel, host)).await {
                     Ok(inner) => (inner, true),
                     Err(error) => return Err(Refusal::of(error, request)),
                 },
             };
-            inner.bound_interim(&mut request);
-            match inner.sender.try_send_request(request).await {
-                Ok(response) if !is_framed_once(response.headers()) => {
-                    let reason = "the gateway does not say in one way how long its answer is";
-                    let error = HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY);
-                    return Err(Refusal { error, request: None });
+            match inner.send(request).await {
+                Ok(response) => {
+                    if sending.is_some_and(|sending| sending.is_going_on()) {
+                        inner.detach(&self.pool);
+                    }
+                    return answer(response, |body| GatewayBody::own(body, inner, self.pool.clone()));
                 }
-                Ok(response) => return Ok(self.answer(response, inner)),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,
                     Some(unsent) => {
                         let error = HopError::new(Hop::Link, "the gateway closed the connection before the call");
                         return Err(Refusal::of(error, unsent));
                     }
-                    None => {
-                        tracing::debug!(error = %failed.error(), "a call broke");
-                        let reason = "the connection to the gateway broke during the call; \
-                                      it may have run, and is not repeated";
-                        return Err(Refusal { error: HopError::new(Hop::Link, reason), request: None });
-                    }
+                    None => return Err(broke(failed.error())),
                 },
             }
         }
@@ -202,21 +208,25 @@ impl Calls {
     /// the connections that are there, and this one was not yet.
     async fn open(&self, tunnel: &LiveTunnel, host: &str) -> Result<Inner, HopError> {
         let inner = self.pool.open(tunnel, host, None).await?;
-        let now = self.tunnels.find(&tunnel.record.label).await?.ok_or_else(HopError::no_route)?;
-        if inner.is_vouched_for(&now) {
-            return Ok(inner);
-        }
-        Err(HopError::new(Hop::InnerTls, "the CA of the gateway's certificate was archived during the handshake"))
+        self.confirm(tunnel, inner.peer()).await?;
+        Ok(inner)
     }
 
-    fn answer(&self, response: Response<Incoming>, inner: Inner) -> Response<ResponseBody> {
-        let (mut head, body) = response.into_parts();
-        let hop = head.headers.remove(HOP_HEADER);
-        strip(&mut head.headers);
-        if let Some(hop) = hop {
-            head.headers.insert(HOP_HEADER, hop);
+    /// A connection that calls share, looked at again in the same way.
+    async fn shared(&self, tunnel: &LiveTunnel, host: &str) -> Result<Option<Arc<Shared>>, HopError> {
+        let shared = self.pool.shared(tunnel, host).await?;
+        if let Some(shared) = &shared {
+            self.confirm(tunnel, &shared.peer).await?;
         }
-        Response::from_parts(head, ResponseBody::Gateway(GatewayBody::new(body, inner, self.pool.clone())))
+        Ok(shared)
+    }
+
+    async fn confirm(&self, tunnel: &LiveTunnel, peer: &Peer) -> Result<(), HopError> {
+        let now = self.tunnels.find(&tunnel.record.label).await?.ok_or_else(HopError::no_route)?;
+        if peer.is_vouched_for(&now) {
+            return Ok(());
+        }
+        Err(HopError::new(Hop::InnerTls, "the CA of the gateway's certificate was archived during the handshake"))
     }
 
     /// A call of the hub's own over this very link, to the gateway and no further.
@@ -241,14 +251,14 @@ impl Calls {
             .header("sortie-probe", "1")
             .body(RequestBody::Empty)
             .map_err(|_| HopError::new(Hop::Edge, "the probe cannot be written"))?;
-        let response = inner.sender.try_send_request(request).await;
+        let response = inner.send(request).await;
         let response = response.map_err(|_| HopError::new(Hop::Link, "the connection broke under the probe"))?;
+        // Read to its end, the connection that proved the way is ready for the first call.
+        let response = response.map(|body| ResponseBody::Gateway(GatewayBody::own(body, inner, self.pool.clone())));
         let status = response.status();
         let hop = response.headers().get(HOP_HEADER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
         let body = Limited::new(response.into_body(), ID_BYTES).collect().await;
         if status == StatusCode::NO_CONTENT {
-            // The connection that proved the way is ready for the first call.
-            self.pool.keep(inner);
             return Ok(());
         }
         let reason = body.ok().and_then(|body| reason(&body.to_bytes())).unwrap_or_else(|| format!("status {status}"));
@@ -261,6 +271,31 @@ impl Calls {
 fn reason(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     value.pointer("/error/details/reason").and_then(|reason| reason.as_str()).map(ToOwned::to_owned)
+}
+
+/// A gateway's answer, without what only we may say.
+fn answer(
+    response: Response<Incoming>,
+    body: impl FnOnce(Incoming) -> GatewayBody,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let (mut head, incoming) = response.into_parts();
+    if !is_framed_once(&head.headers) {
+        let reason = "the gateway does not say in one way how long its answer is";
+        let error = HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY);
+        return Err(Refusal { error, request: None });
+    }
+    let hop = head.headers.remove(HOP_HEADER);
+    strip(&mut head.headers);
+    if let Some(hop) = hop {
+        head.headers.insert(HOP_HEADER, hop);
+    }
+    Ok(Response::from_parts(head, ResponseBody::Gateway(body(incoming))))
+}
+
+fn broke(error: &hyper::Error) -> Refusal {
+    tracing::debug!(%error, "a call broke");
+    let reason = "the connection to the gateway broke during the call; it may have run, and is not repeated";
+    Refusal { error: HopError::new(Hop::Link, reason), request: None }
 }
 
 /// Removes what concerns one connection, and every header that only we may set.
@@ -302,7 +337,7 @@ impl Refusal {
     fn of(error: HopError, request: Request<RequestBody>) -> Self {
         let (head, body) = request.into_parts();
         let request = match body {
-            RequestBody::Caller(body) => Some(Request::from_parts(head, body)),
+            RequestBody::Caller(body, _) => Some(Request::from_parts(head, body)),
             RequestBody::Empty => None,
         };
         Self { error, request }

@@ -1,6 +1,9 @@
 //! The listeners: what comes in, and who answers it.
 
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +14,9 @@ use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use socket2::{SockRef, TcpKeepalive};
 use sortie_api::{Hop, HopError};
 use sortie_edge::{ClientConnection, Links, Terminator};
@@ -25,9 +28,9 @@ use sortie_runtime::http::{
     MAX_SEND_BUFFER, MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
 use sortie_runtime::{Metrics, Places, TaskSet};
-use sortie_tls::{ServerConfig, TlsAcceptor};
+use sortie_tls::{ServerConfig, ServerStream, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use crate::api::authenticate;
@@ -41,6 +44,10 @@ use crate::request;
 const MAX_HEALTH_CONNECTIONS: usize = 64;
 /// How long a client may keep a connection, HTTP/2 above all, without any request on it.
 const IDLE: Duration = Duration::from_secs(90);
+/// How long a client that never sent a request may take to close its end.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long to wait for more of a beginning that came in pieces.
+const PEEK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Answers requests on every listener of the hub.
 pub(crate) struct Front {
@@ -110,10 +117,15 @@ impl Front {
             let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
                 let _held = held;
+                // On the heap, here and below: a connection would keep the room of its handshake for ever.
                 match tls {
-                    None => front.serve_connection(stream, place).await,
-                    Some(tls) => match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => front.serve_connection(stream, place).await,
+                    None => match Box::pin(tokio::time::timeout(HEAD_DEADLINE, begins_as_http2(&stream))).await {
+                        Ok(Ok(true)) => Box::pin(front.serve_http2(stream, place)).await,
+                        Ok(Ok(false)) => front.serve_http1(stream, place).await,
+                        Ok(Err(_)) | Err(_) => tracing::debug!("no request came on a connection"),
+                    },
+                    Some(tls) => match Box::pin(tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream))).await {
+                        Ok(Ok(stream)) => front.serve_tls(stream, place).await,
                         Ok(Err(error)) => tracing::debug!(reason = sortie_tls::explain_io(&error), "no TLS on the API"),
                         Err(_) => tracing::debug!("no TLS handshake in time on the API"),
                     },
@@ -122,18 +134,37 @@ impl Front {
         }
     }
 
-    async fn serve_connection<S>(self: Arc<Self>, stream: S, place: Place)
+    /// What TLS negotiated is what is spoken.
+    async fn serve_tls<S>(self: Arc<Self>, stream: ServerStream<S>, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Box::pin(self.serve_http2(stream, place)).await,
+            _ => Box::pin(self.serve_http1(stream, place)).await,
+        }
+    }
+
+    async fn serve_http1<S>(self: Arc<Self>, stream: S, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let requests = Requests::default();
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+        builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+        let connection = builder.serve_connection(TokioIo::new(stream), self.service(place, &requests));
+        let mut connection = std::pin::pin!(connection);
+        self.until_idle(&requests, connection.as_mut(), http1::Connection::graceful_shutdown).await;
+    }
+
+    async fn serve_http2<S>(self: Arc<Self>, stream: S, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let requests = Requests::default();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_HEADERS)
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD_U32)
@@ -144,24 +175,37 @@ impl Front {
             .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
             .max_local_error_reset_streams(MAX_MISTAKES)
             .keep_alive_interval(None);
-        let place = Arc::new(place);
-        let front = self.clone();
-        let requests = Requests::default();
-        let counted = requests.clone();
-        let service = service_fn(move |request| {
-            let (front, place, open) = (front.clone(), place.clone(), counted.begin());
-            async move {
+        let connection = builder.serve_connection(TokioIo::new(stream), self.service(place, &requests));
+        let mut connection = std::pin::pin!(connection);
+        self.until_idle(&requests, connection.as_mut(), http2::Connection::graceful_shutdown).await;
+    }
+
+    fn service(
+        self: &Arc<Self>,
+        place: Place,
+        requests: &Requests,
+    ) -> impl HttpService<Incoming, ResBody = Answering, Error = Infallible, Future: Send + 'static> + use<> {
+        let (front, place, requests) = (self.clone(), Arc::new(place), requests.clone());
+        service_fn(move |request| {
+            let (front, place, open) = (front.clone(), place.clone(), requests.begin());
+            // On the heap, and gone with the head of the answer: a connection keeps the room of its future for ever.
+            Box::pin(async move {
                 let head_only = request.method() == http::Method::HEAD;
                 let answer = front.answer(request, &place).await;
-                Ok::<_, std::convert::Infallible>(answer.map(|body| Answering::new(body, head_only, open)))
-            }
-        });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
+                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, head_only, open)))
+            })
+        })
+    }
+
+    /// Drives a connection to its end; `goodbye` lets it finish what it has begun, and no more.
+    async fn until_idle<C>(&self, requests: &Requests, mut connection: Pin<&mut C>, goodbye: fn(Pin<&mut C>))
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.tasks.stopping() => {
-                connection.as_mut().graceful_shutdown();
+                goodbye(connection.as_mut());
                 connection.await
             }
             () = requests.too_many_given_up() => {
@@ -170,18 +214,18 @@ impl Front {
                 return;
             }
             // Whoever opens connections and says nothing would otherwise take the places of all others. The deadlines
-            // of HTTP begin only once its version is known, and know no idle HTTP/2.
+            // of HTTP know no idle HTTP/2.
             () = requests.none_for(HEAD_DEADLINE, IDLE) => {
-                connection.as_mut().graceful_shutdown();
+                goodbye(connection.as_mut());
                 // What was on its way is answered; a peer that does not answer the goodbye is not waited for.
                 tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = requests.none_for(HEAD_DEADLINE, HEAD_DEADLINE) => return,
+                    () = requests.none_for(GOODBYE, HEAD_DEADLINE) => return,
                 }
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error, "connection ended");
+            tracing::debug!(%error, "connection ended");
         }
     }
 
@@ -190,14 +234,14 @@ impl Front {
             Place::Api => match self.api_request(&request) {
                 Err(error) => Err(error),
                 Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
-                Ok(()) => return self.own(request).await,
+                Ok(()) => return Box::pin(self.own(request)).await,
             },
             Place::Edge(sni) => self.edge_target(&request, sni),
-            Place::Health => return self.health(request.uri().path()).await,
+            Place::Health => return Box::pin(self.health(request.uri().path())).await,
         };
         match target {
             Ok(target) => self.calls.call(request, target).await,
-            Err(error) => Refusal { error, request: Some(request) }.into_response(&RequestId::random()).await,
+            Err(error) => Box::pin(Refusal { error, request: Some(request) }.into_response(&RequestId::random())).await,
         }
     }
 
@@ -303,7 +347,7 @@ enum Place {
 
 impl Terminator for Front {
     fn serve(self: Arc<Self>, connection: ClientConnection, host: String, _: SocketAddr) -> BoxFuture<'static, ()> {
-        Box::pin(self.serve_connection(connection, Place::Edge(host)))
+        Box::pin(self.serve_tls(connection, Place::Edge(host)))
     }
 
     fn retire(&self, label: &TunnelLabel) {
@@ -320,8 +364,29 @@ impl Terminator for Front {
     }
 }
 
+/// Whether the client begins with the preface of HTTP/2 (RFC 9113, 3.4), which no request of HTTP/1.1 begins with. Takes
+/// nothing from the connection.
+async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut beginning = [0; 3];
+    loop {
+        let seen = stream.peek(&mut beginning).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let seen = beginning.get(..seen).unwrap_or_default();
+        if !b"PRI".starts_with(seen) {
+            return Ok(false);
+        }
+        if seen.len() == beginning.len() {
+            return Ok(true);
+        }
+        // Only a peer that sends byte by byte comes here.
+        tokio::time::sleep(PEEK_AGAIN).await;
+    }
+}
+
 /// The route of a path `/t/<label>/<route>/...`, with what follows it.
-fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
+pub(crate) fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     let text = path.map_or("", PathAndQuery::as_str);
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
     let mut parts = path.strip_prefix("/t/").unwrap_or("").splitn(3, '/');

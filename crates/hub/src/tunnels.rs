@@ -21,7 +21,10 @@ pub(crate) struct LiveTunnel {
     pub(crate) record: TunnelRecord,
     pub(crate) domain: TunnelDomain,
     pub(crate) cas: Vec<RegisteredCa>,
+    /// For connections of HTTP/1.1, which offer nothing.
     pub(crate) tls: Arc<ClientConfig>,
+    /// For connections of HTTP/2.
+    pub(crate) shared_tls: Arc<ClientConfig>,
 }
 
 /// Finds tunnels.
@@ -72,8 +75,9 @@ impl Tunnels {
         let pems = self.store.active_cas(&record.id).await?;
         let cas: Vec<_> = pems.iter().filter_map(|pem| RegisteredCa::parse_any_time(pem).ok()).collect();
         let tls = sortie_tls::inner_client_config(&cas, &[]);
+        let shared_tls = sortie_tls::inner_client_config(&cas, &[b"h2"]);
         let domain = self.base.tunnel(&record.label);
-        Ok(Some(Arc::new(LiveTunnel { record, domain, cas, tls })))
+        Ok(Some(Arc::new(LiveTunnel { record, domain, cas, tls, shared_tls })))
     }
 
     fn apply_changes(&self) {

@@ -88,6 +88,10 @@ impl AsyncRead for LinkStream {
                 let n = this.chunk.len().min(buf.remaining());
                 buf.put_slice(this.chunk.get(..n).unwrap_or_default());
                 this.chunk.advance(n);
+                if this.chunk.is_empty() {
+                    // Even an empty piece would hold the whole buffer that it was cut from.
+                    this.chunk = Bytes::new();
+                }
                 if let Receive::Open(receive) = &mut this.receive {
                     // The window is given back only for what was taken, so that a slow reader holds its own peer back.
                     let _ = receive.flow_control().release_capacity(n);

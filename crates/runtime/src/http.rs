@@ -16,6 +16,8 @@ pub const MAX_HEADERS: usize = 100;
 pub const MAX_INNER_HEADERS: usize = MAX_HEADERS + 28;
 /// The largest head of an answer that a gateway passes on, in bytes.
 pub const MAX_ANSWER_HEAD: usize = 128 * 1024;
+/// The same, for settings of HTTP/2.
+pub const MAX_ANSWER_HEAD_U32: u32 = 128 * 1024;
 /// How long a client may take for its TLS handshake, and for the head of each request over HTTP/1.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 

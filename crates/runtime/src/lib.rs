@@ -15,8 +15,8 @@ mod tasks;
 
 pub use backoff::Backoff;
 pub use files::raise_open_files;
-pub use logs::{LogFormat, init_logs};
+pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
 pub use places::{DEFAULT_SHARE, NoPlace, Place, Places};
-pub use signals::{Stop, stop_signal};
+pub use signals::{ReloadSignal, Stop, stop_signal};
 pub use tasks::TaskSet;

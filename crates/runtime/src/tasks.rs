@@ -45,6 +45,8 @@ impl TaskSet {
         let abort = self.abort.clone();
         let span = tracing::debug_span!("task", name);
         let counted = Counted::new(name);
+        // On the heap once: as a part of the futures around it, each of them would have room for it a second time.
+        let task = Box::pin(task);
         let task = self.tracker.track_future(async move {
             let _counted = counted;
             abort.run_until_cancelled(task).await;

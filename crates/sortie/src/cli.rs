@@ -10,7 +10,7 @@ use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId};
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, about, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// How results are printed: `table` or `json`. For `setup`: where the files go, `dir:DIR`.
+    /// How results are printed: `table` or `json`; `toml` for `config show`. For `setup`: where the files go, `dir:DIR`.
     #[arg(long, global = true, value_name = "HOW", value_parser = Output::parse)]
     pub(crate) output: Option<Output>,
     /// What is logged on standard error: a level, or a list of target=level.
@@ -19,6 +19,9 @@ pub(crate) struct Cli {
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogStyle::Text)]
     pub(crate) log_format: LogStyle,
+    /// Threads of a role that run its tasks: one for each core, or just one where there are no more than two.
+    #[arg(long, global = true, env = "SORTIE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
     #[command(flatten)]
     pub(crate) hub: HubAccess,
     #[command(subcommand)]
@@ -32,6 +35,8 @@ pub(crate) enum Output {
     Table,
     /// JSON, for programs.
     Json,
+    /// A configuration file, for `config show`.
+    Toml,
     /// Files in a directory, for `setup`.
     Dir(PathBuf),
 }
@@ -41,8 +46,9 @@ impl Output {
         match (text, text.strip_prefix("dir:")) {
             ("table", _) => Ok(Self::Table),
             ("json", _) => Ok(Self::Json),
+            ("toml", _) => Ok(Self::Toml),
             (_, Some(dir)) if !dir.is_empty() => Ok(Self::Dir(dir.into())),
-            _ => Err("write table, json, or for setup dir:DIR".to_owned()),
+            _ => Err("write table, json, for config show toml, or for setup dir:DIR".to_owned()),
         }
     }
 }
@@ -92,6 +98,9 @@ pub(crate) enum Command {
     /// Call the tools of private MCP servers.
     #[command(subcommand)]
     Mcp(McpCommand),
+    /// The gateway's configuration files. Needs no hub.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print a completion script.
     Completions {
         /// The shell.
@@ -344,6 +353,25 @@ pub(crate) enum McpCommand {
         #[command(flatten)]
         at: McpAt,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is wrong with a file, and with the files that it names. Exit code 2 if anything is.
+    Check {
+        /// TOML, or the hosted proxy's YAML.
+        file: PathBuf,
+        /// Resolve the hosts of upstreams, too, and judge their addresses. Nothing is dialled.
+        #[arg(long)]
+        online: bool,
+    },
+    /// Show the settings in force, defaults included; --output toml writes a file that says the same.
+    Show {
+        /// TOML, or the hosted proxy's YAML.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the TOML file.
+    Schema,
 }
 
 #[derive(Args, Debug)]

@@ -106,6 +106,14 @@ pub(crate) fn client_verifier(pem: &str) -> Result<Arc<dyn rustls::server::dange
         .map_err(|error| TlsError::ClientCa(error.to_string()))
 }
 
+/// Whether a server could demand certificates of these CAs (PEM) from its clients.
+///
+/// # Errors
+/// A certificate cannot be read or used, or there is none.
+pub fn check_client_ca(pem: &str) -> Result<(), TlsError> {
+    client_verifier(pem).map(drop)
+}
+
 fn roots_from_pem(pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {

@@ -9,4 +9,7 @@ mod failures;
 mod health;
 mod identity;
 mod links;
+mod reload;
 mod sealed;
+mod sessions;
+mod strict;

@@ -70,7 +70,6 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         }
     }
     let (config, asked) = gateway_config(&args)?;
-    let local = local_upstreams(&config)?;
     let data_dir = match args.data_dir {
         Some(dir) => dir,
         None => profile::data_dir()?,
@@ -99,8 +98,8 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let init = Init { display_name: Some("sortie up".into()), cert_duration: CERT_DURATION, ..Init::default() };
     let report = setup::init(&api, &setup_dir, &init).await?;
     let setup = Setup::load(&setup_dir).map_err(Failure::failed)?;
-    let gateway =
-        Gateway::start(config, setup, Vec::new(), None, local, gateway_tasks.clone()).await.map_err(Failure::failed)?;
+    let gateway = Gateway::start(config, setup, Vec::new(), None, local_upstreams(), gateway_tasks.clone()).await;
+    let gateway = gateway.map_err(Failure::failed)?;
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
     tokio::select! {
         stopped = stop_signal() => stopped?,

@@ -5,6 +5,7 @@ mod bounds;
 mod capture;
 mod cli;
 mod common;
+mod config;
 mod errors;
 mod link;
 mod lying_edge;
