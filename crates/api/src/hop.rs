@@ -73,6 +73,9 @@ pub struct HopError {
     pub reason: String,
     /// Seconds after which a retry makes sense.
     pub retry_after: Option<u32>,
+    /// The code of the error object for a caller that spoke JSON-RPC: one of our own, unless the caller broke a rule
+    /// for which JSON-RPC or MCP has a code.
+    pub code: i32,
 }
 
 /// JSON-RPC code of our own failures: outside -32768..-32000, which JSON-RPC and MCP reserve.
@@ -82,7 +85,7 @@ impl HopError {
     /// A failure at a hop with its usual status.
     pub fn new(hop: Hop, reason: impl Into<String>) -> Self {
         let retry_after = matches!(hop, Hop::Edge | Hop::Link).then_some(1);
-        Self { hop, status: hop.status(), reason: reason.into(), retry_after }
+        Self { hop, status: hop.status(), reason: reason.into(), retry_after, code: JSONRPC_CODE }
     }
 
     /// The failure of a call for a host that no route serves.
@@ -97,6 +100,12 @@ impl HopError {
         if status != StatusCode::SERVICE_UNAVAILABLE {
             self.retry_after = None;
         }
+        self
+    }
+
+    /// The same failure with the code that JSON-RPC or MCP has for it.
+    pub fn with_code(mut self, code: i32) -> Self {
+        self.code = code;
         self
     }
 
@@ -119,7 +128,7 @@ impl HopError {
         let details = Details { hop: self.hop, reason: &self.reason };
         let body = match jsonrpc_id {
             Some(id) => {
-                let error = RpcError { code: JSONRPC_CODE, message: self.to_string(), data: details };
+                let error = RpcError { code: self.code, message: self.to_string(), data: details };
                 serde_json::to_vec(&RpcBody { jsonrpc: "2.0", id, error, request_id })
             }
             None => {

@@ -122,6 +122,8 @@ pub struct RouteConfig {
     pub root: Option<PathBuf>,
     /// `deadline`: longest wait for the head of the upstream's response. Default: none, since calls may take hours.
     pub deadline: Option<Duration>,
+    /// `protocol`: what requests are held to, `auto` (default), `mcp` or `http`.
+    pub protocol: Protocol,
 }
 
 /// How upstreams are dialled.
@@ -169,6 +171,19 @@ pub enum Authorization {
     Strip,
     /// The upstream gets it.
     Forward,
+}
+
+/// What the requests of a route are held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// A POST in JSON that speaks JSON-RPC is held to the rules of MCP; everything else streams through.
+    #[default]
+    Auto,
+    /// Every POST has to be MCP.
+    Mcp,
+    /// Bodies stream through unseen.
+    Http,
 }
 
 impl GatewayConfig {
@@ -415,6 +430,9 @@ struct RawRoute {
     /// Longest wait for the head of the answer; then 504. Without it a call may take as long as it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Span>,
+    /// What requests are held to: MCP where they speak it (auto), always (mcp), or to nothing (http).
+    #[serde(default)]
+    protocol: Protocol,
 }
 
 impl RawRoute {
@@ -476,6 +494,7 @@ impl RawRoute {
             client_ca_file: self.client_ca_file.map(|file| base.join(file.get_ref())),
             root: self.root.map(|root| base.join(root.get_ref())),
             deadline,
+            protocol: self.protocol,
         })
     }
 }
@@ -652,6 +671,7 @@ mod tests {
             authorization = "forward"
             host = "wiki.example.test"
             deadline = "300s"
+            protocol = "mcp"
             [routes.files]
             upstream = "builtin:files"
             root = "shared"
@@ -671,6 +691,7 @@ mod tests {
         let route = |name: &str| &config.routes[&name.parse::<RouteName>().expect("name")];
         assert_eq!(route("docs").authorization, Authorization::Forward);
         assert_eq!(route("docs").deadline, Some(Duration::from_secs(300)));
+        assert_eq!((route("docs").protocol, route("files").protocol), (Protocol::Mcp, Protocol::Auto));
         assert_eq!(route("files").root.as_deref(), Some(Path::new("/etc/sortie/shared")));
         let Upstream::Server(server) = &route("raw").upstream else { panic!("server") };
         assert_eq!((server.host.as_str(), server.port), ("fd00::5", 80));
@@ -714,6 +735,10 @@ mod tests {
             (
                 "[routes.docs]\nupstream = \"http://a:80\"\ndeadline = \"soon\"",
                 ":3: deadline: `soon` is not a duration",
+            ),
+            (
+                "[routes.docs]\nupstream = \"http://a:80\"\nprotocol = \"soap\"",
+                ":3: protocol: unknown variant `soap`, expected one of `auto`, `mcp`, `http`",
             ),
             ("[routes.docs]\nupstream = \"http://a:80\"\ncolour = 1", ":3: unknown field `colour`"),
             (

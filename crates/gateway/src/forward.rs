@@ -16,10 +16,12 @@ use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
+use crate::intake;
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
+use crate::sessions::Caller;
 use crate::upstream::{DialError, uri_for};
 
 /// The header that marks a probe of the hub.
@@ -35,7 +37,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>),
+    Client(Arc<Route>, Caller),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -52,7 +54,7 @@ where
 {
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
-        Peer::Client(_) => None,
+        Peer::Client(..) => None,
     };
     let request_id = request_id.unwrap_or_else(RequestId::random);
     let mut record = Record::begin(request_id.clone(), request.method().clone());
@@ -100,7 +102,9 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Ok(Admitted::Call(route)) => forward(served, &route, request, &body, &record.request_id).await,
+        Ok(Admitted::Call(route, caller)) => {
+            call(shared, served, &route, caller, request, &body, &record.request_id).await
+        }
         Err(error) => Err(error),
     };
     match outcome {
@@ -114,7 +118,7 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>),
+    Call(Arc<Route>, Caller),
     Probe,
 }
 
@@ -135,8 +139,8 @@ fn admit(
     let route = host.as_deref().and_then(|host| served.routes.by_host(host));
     let route = match (peer, route) {
         (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
-        (Peer::Client(proven), Some(route)) if proven.proves(route) => route,
-        (Peer::Client(proven), _) => {
+        (Peer::Client(proven, _), Some(route)) if proven.proves(route) => route,
+        (Peer::Client(proven, _), _) => {
             record.routed(proven.clone());
             let reason = "this connection serves only the host that it was opened for";
             return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
@@ -148,23 +152,48 @@ fn admit(
         }
     };
     record.routed(route.clone());
-    if matches!(peer, Peer::Unproven) {
-        let caller = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+    let caller = if let Peer::Client(_, caller) = peer {
+        *caller
+    } else {
+        let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
             HopError::new(Hop::Identity, format!("caller identity {unknown}"))
         })?;
-        if caller.sub == PROBE_SUBJECT {
+        if claims.sub == PROBE_SUBJECT {
             return match request.headers().get(PROBE_HEADER) {
                 Some(_) => Ok(Admitted::Probe),
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-    }
+        Caller::of_claims(&claims)
+    };
     if request.method() == Method::CONNECT {
         let error = HopError::new(Hop::Route, "routes carry HTTP requests, not tunnels");
         return Err(error.with_status(StatusCode::METHOD_NOT_ALLOWED));
     }
-    Ok(Admitted::Call(route.clone()))
+    Ok(Admitted::Call(route.clone(), caller))
+}
+
+/// A call of a caller who is known: its message and its session are looked at before it goes on.
+async fn call<B>(
+    shared: &Shared,
+    served: &Served,
+    route: &Route,
+    caller: Caller,
+    request: Request<()>,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+) -> Result<Response<CallBody>, HopError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    intake::judge(route.protocol, &request, body, &shared.memory).await?;
+    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
+    let method = request.method().clone();
+    let response = forward(served, route, request, body, request_id).await?;
+    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+    Ok(response)
 }
 
 async fn forward<B>(
@@ -255,7 +284,7 @@ where
     HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
-fn too_large(limit: u64) -> HopError {
+pub(crate) fn too_large(limit: u64) -> HopError {
     HopError::new(Hop::Route, format!("the request body is larger than {limit} bytes"))
         .with_status(StatusCode::PAYLOAD_TOO_LARGE)
 }

@@ -18,9 +18,11 @@ use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
 use crate::link_state::LinkBoard;
+use crate::memory::Memory;
 use crate::probe::{ProbeReport, Prober};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
+use crate::sessions::Sessions;
 use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::OpenLocal;
 
@@ -143,6 +145,8 @@ pub(crate) struct Shared {
     pub(crate) changes: watch::Sender<()>,
     reload: Notify,
     pub(crate) keys: IdentityKeys,
+    pub(crate) memory: Memory,
+    pub(crate) sessions: Sessions,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -242,6 +246,8 @@ impl Gateway {
             changes: watch::Sender::new(()),
             reload: Notify::new(),
             keys: setup.keys,
+            memory: Memory::default(),
+            sessions: Sessions::default(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::forward::{MAX_HEADERS, Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
+use crate::sessions::Caller;
 use crate::upstream::InTasks;
 
 /// Inner connections open at once; more are refused, which the edge tells its caller.
@@ -93,7 +94,9 @@ async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, St
         return Err("the client asks for no sealed route of this gateway".to_owned());
     };
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
-    Ok(Accepted::Client(Peer::Client(route.clone()), stream))
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?);
+    Ok(Accepted::Client(Peer::Client(route.clone(), caller), stream))
 }
 
 async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)

@@ -10,7 +10,7 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
-use crate::config::{RouteConfig, Server};
+use crate::config::{Protocol, RouteConfig, Server};
 use crate::upstream::LocalUpstream;
 
 /// A route as it is served.
@@ -23,6 +23,7 @@ pub(crate) struct Route {
     pub(crate) upstream_host: HeaderValue,
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) protocol: Protocol,
     /// `Some` for sealed routes: TLS that demands a certificate of the route's client CA.
     pub(crate) sealed: Option<Arc<ServerConfig>>,
     /// The text of that CA's file.
@@ -37,6 +38,16 @@ pub(crate) struct Route {
 pub(crate) enum Target {
     Server(Server),
     Local(Arc<dyn LocalUpstream>),
+}
+
+impl Target {
+    /// What is the same for all routes to one server, and for no two servers.
+    pub(crate) fn identity(&self, route: &Route) -> String {
+        match self {
+            Target::Server(server) => format!("{}:{}", if server.tls { "https" } else { "http" }, server.authority),
+            Target::Local(_) => format!("builtin:{}", route.name),
+        }
+    }
 }
 
 impl Route {

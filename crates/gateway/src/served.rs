@@ -141,6 +141,7 @@ impl Builder {
                 target: self.target(name, settings, before.map(AsRef::as_ref))?,
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
+                protocol: settings.protocol,
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,

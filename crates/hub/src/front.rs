@@ -357,7 +357,7 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// The route of a path `/t/<label>/<route>/...`, with what follows it.
-fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
+pub(crate) fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     let text = path.map_or("", PathAndQuery::as_str);
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
     let mut parts = path.strip_prefix("/t/").unwrap_or("").splitn(3, '/');

@@ -12,6 +12,8 @@ mod body;
 mod call;
 mod config;
 mod front;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hosts;
 mod identity;
 mod idle;

@@ -76,6 +76,7 @@ impl From<&RouteConfig> for RawRoute {
             client_ca_file: path(&route.client_ca_file),
             root: path(&route.root),
             deadline: route.deadline.map(Span),
+            protocol: route.protocol,
         }
     }
 }

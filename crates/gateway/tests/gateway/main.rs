@@ -11,3 +11,5 @@ mod identity;
 mod links;
 mod reload;
 mod sealed;
+mod sessions;
+mod strict;
