@@ -58,6 +58,9 @@ pub const HOP_HEADER: &str = "sortie-hop";
 pub const REQUEST_ID_HEADER: &str = "sortie-request-id";
 /// The header with the caller's identity, signed by the hub; never taken from outside.
 pub const IDENTITY_HEADER: &str = "sortie-identity";
+/// The header that tells the gateway what the hub took off the front of the path (`/t/<label>/<route>`), where the
+/// caller used the path form.
+pub const PATH_PREFIX_HEADER: &str = "sortie-path-prefix";
 /// Every header of ours begins so, and none with this beginning is taken from outside.
 pub const HEADER_PREFIX: &str = "sortie-";
 

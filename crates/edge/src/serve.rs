@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::protos::{EdgeHello, FromGateway, Kind, RouteMode, VERSION};
-use sortie_runtime::TaskSet;
+use sortie_runtime::{TaskSet, notice_absence};
 use sortie_tls::{Hello, MAX_HELLO, Prefixed, TlsAcceptor, TlsError, Versions, read_hello, server_config};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -106,8 +106,7 @@ async fn accept(
 ) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    // It fails where the client has gone already, which must not hold up the next one.
-    let _ = stream.set_nodelay(true);
+    notice_absence(&stream);
     Ok((stream, peer, permit))
 }
 

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use crate::memory::{Buffer, Memory, Spent};
 
+use crate::quiet::Silent;
+
 /// Any error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A body on its way through the gateway, in either direction.
@@ -267,6 +269,8 @@ pub(crate) enum End {
     Complete,
     /// The upstream broke off.
     Broken,
+    /// The upstream said nothing for longer than its route allows.
+    Silent,
     /// The caller went away first.
     Abandoned,
 }
@@ -276,6 +280,7 @@ impl End {
         match self {
             End::Complete => "complete",
             End::Broken => "upstream broke off",
+            End::Silent => "upstream fell silent",
             End::Abandoned => "caller left",
         }
     }
@@ -309,14 +314,13 @@ impl<B: Body, W: FnOnce(End)> Watched<B, W> {
 
 impl<B, W> Body for Watched<B, W>
 where
-    B: Body + Unpin,
-    B::Error: Unpin,
+    B: Body<Error = BodyError> + Unpin,
     W: FnOnce(End) + Unpin,
 {
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
         let this = self.get_mut();
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
@@ -327,7 +331,7 @@ where
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                this.tell(End::Broken);
+                this.tell(if error.is::<Silent>() { End::Silent } else { End::Broken });
                 this.broken = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending

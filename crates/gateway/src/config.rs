@@ -3,13 +3,12 @@
 mod check;
 mod places;
 mod show;
+mod upstreams;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proxy::LinkConfig;
@@ -25,6 +24,9 @@ use sortie_tls::IdentityError;
 use toml::Spanned;
 
 pub(crate) use places::Places;
+use upstreams::{Keepalive, RawRouteTls, RawUpstream};
+
+pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
 const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
@@ -108,7 +110,8 @@ impl CertificateFiles {
 /// The settings of one route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
-    /// `upstream`: where calls go, `http://host:port`, `https://host:port` or `builtin:files`. Required.
+    /// `upstream`: where calls go, `http://host:port`, `https://host:port`, `unix:PATH`, a list of these, or
+    /// `builtin:files`. Required.
     pub upstream: Upstream,
     /// `authorization`: whether the caller's `Authorization` header reaches the upstream, `strip` (default) or `forward`.
     pub authorization: Authorization,
@@ -124,6 +127,17 @@ pub struct RouteConfig {
     pub deadline: Option<Duration>,
     /// `protocol`: what requests are held to, `auto` (default), `mcp` or `http`.
     pub protocol: Protocol,
+    /// `connect_timeout`: longest wait for a connection to one server. Default: that of `[upstream]`.
+    pub connect_timeout: Option<Duration>,
+    /// `idle_timeout`: longest silence of the upstream within the body of an answer, which then breaks off. Default:
+    /// none.
+    pub idle_timeout: Option<Duration>,
+    /// `keepalive`: how long an event stream may be quiet before a comment is put in. Default `20s`; `"0"` for none.
+    pub keepalive: Option<Duration>,
+    /// `max_request_body`: largest request body in bytes. Default: that of the whole gateway.
+    pub max_request_body: Option<u64>,
+    /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
+    pub tls: RouteTls,
 }
 
 /// How upstreams are dialled.
@@ -138,28 +152,6 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// `tls.include_system_cas`: whether the machine's own CAs are trusted for `https` upstreams. Default false.
     pub include_system_cas: bool,
-}
-
-/// Where calls of a route go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// A server that is dialled.
-    Server(Server),
-    /// The built-in server of a directory, within this process.
-    Files,
-}
-
-/// A server that is dialled: `scheme://host:port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// Whether it speaks TLS.
-    pub tls: bool,
-    /// Its host and port as written.
-    pub authority: Authority,
-    /// Its host: a name, or an address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
 }
 
 /// What happens to the caller's `Authorization` header.
@@ -252,47 +244,11 @@ impl GatewayConfig {
 
     /// The files that the settings name and whose content is part of what is served.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let clients = self.routes.values().filter_map(|route| route.client_ca_file.clone());
-        self.upstream.ca_file.clone().into_iter().chain(clients).collect()
-    }
-}
-
-impl FromStr for Upstream {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(builtin) = text.strip_prefix("builtin:") {
-            return match builtin {
-                "files" => Ok(Self::Files),
-                _ => Err(format!("there is no built-in upstream `{builtin}`; the one there is is builtin:files")),
-            };
-        }
-        let malformed = || format!("`{text}`: invalid upstream (must be scheme://host:port)");
-        let (tls, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            _ => return Err(malformed()),
-        };
-        if rest.contains(['/', '?', '#', '@']) {
-            return Err(malformed());
-        }
-        let authority: Authority = rest.parse().map_err(|_| malformed())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        match authority.port_u16() {
-            Some(port) if port != 0 && !host.is_empty() => Ok(Self::Server(Server { tls, authority, host, port })),
-            _ => Err(malformed()),
-        }
-    }
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Upstream::Server(server) => {
-                write!(f, "{}://{}", if server.tls { "https" } else { "http" }, server.authority)
-            }
-            Upstream::Files => f.write_str("builtin:files"),
-        }
+        let routes = self.routes.values().flat_map(|route| {
+            let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
+            route.client_ca_file.iter().cloned().chain(trusted)
+        });
+        self.upstream.ca_file.iter().cloned().chain(routes).collect()
     }
 }
 
@@ -339,7 +295,7 @@ struct Raw {
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
-    upstream: RawUpstream,
+    upstream: RawDialling,
     /// How the edge is reached.
     #[serde(default)]
     link: RawLink,
@@ -405,9 +361,10 @@ impl RawLink {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Route")]
 struct RawRoute {
-    /// Where calls go: http://host:port, https://host:port or builtin:files. The port must be written; no path.
-    #[schemars(with = "String")]
-    upstream: Spanned<String>,
+    /// Where calls go: http://host:port, https://host:port, unix:PATH, a list of at most 16 of these, or builtin:files. The
+    /// port must be written; no path. Of a list, calls go to the first server that can be connected.
+    #[schemars(with = "RawUpstream")]
+    upstream: Spanned<RawUpstream>,
     /// Whether the caller's Authorization header reaches the upstream.
     #[serde(default)]
     authorization: Authorization,
@@ -433,6 +390,22 @@ struct RawRoute {
     /// What requests are held to: MCP where they speak it (auto), always (mcp), or to nothing (http).
     #[serde(default)]
     protocol: Protocol,
+    /// Longest wait for a connection to one server; then 504. Default: that of upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_timeout: Option<Span>,
+    /// Longest silence of the upstream within the body of an answer, which then breaks off. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout: Option<Span>,
+    /// How long an event stream may be quiet before a comment is put in; "0" puts in none.
+    #[serde(default)]
+    keepalive: Keepalive,
+    /// Largest request body of this route, in bytes. Default: that at the top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_request_body: Option<u64>,
+    /// For https upstreams: whom to trust, and what is shown to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RawRouteTls>")]
+    tls: Option<Spanned<RawRouteTls>>,
 }
 
 impl RawRoute {
@@ -445,15 +418,26 @@ impl RawRoute {
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
-        let upstream: Upstream = self
-            .upstream
-            .get_ref()
-            .parse()
-            .map_err(|reason: String| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
+        let checked = self.upstream.get_ref().check(base);
+        let upstream = checked.map_err(|reason| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
 
-        if matches!(&upstream, Upstream::Server(server) if server.tls) && !trusts {
-            let reason = "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true \
-                          under [upstream.tls]";
+        let https = matches!(&upstream, Upstream::Servers(servers) if servers.iter().any(Server::tls));
+        let tls = match self.tls {
+            None => RouteTls::default(),
+            Some(tls) if !https => {
+                let reason = "only https upstreams are spoken TLS with; remove it, or dial them by https://host:port";
+                return Err(source.wrong(Some(tls.span()), &field("tls"), reason));
+            }
+            Some(tls) => tls
+                .into_inner()
+                .check(base)
+                .map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&format!("tls.{setting}")), reason))?,
+        };
+        if https && !tls.trust.as_ref().map_or(trusts, Trust::is_some) {
+            let reason = format!(
+                "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true under \
+                 [upstream.tls] or [routes.{name}.tls]"
+            );
             return Err(source.wrong(at_upstream, &field("upstream"), reason));
         }
         match (&upstream, &self.root) {
@@ -461,7 +445,7 @@ impl RawRoute {
                 let reason = "builtin:files needs the directory that it serves; set root = \"DIR\"";
                 return Err(source.wrong(at_upstream, &field("root"), reason));
             }
-            (Upstream::Server(_), Some(root)) => {
+            (Upstream::Servers(_), Some(root)) => {
                 let reason = "only builtin:files serves a directory; remove it, or set upstream = \"builtin:files\"";
                 return Err(source.wrong(Some(root.span()), &field("root"), reason));
             }
@@ -495,6 +479,11 @@ impl RawRoute {
             root: self.root.map(|root| base.join(root.get_ref())),
             deadline,
             protocol: self.protocol,
+            connect_timeout: self.connect_timeout.map(|span| span.0),
+            idle_timeout: self.idle_timeout.map(|span| span.0),
+            keepalive: self.keepalive.0,
+            max_request_body: self.max_request_body,
+            tls,
         })
     }
 }
@@ -502,7 +491,7 @@ impl RawRoute {
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Upstream")]
-struct RawUpstream {
+struct RawDialling {
     /// Address ranges or single addresses that upstreams may have. Replaces the default: 10.0.0.0/8, 172.16.0.0/12,
     /// 192.168.0.0/16 and fc00::/7.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -528,7 +517,7 @@ struct RawTls {
     include_system_cas: bool,
 }
 
-impl RawUpstream {
+impl RawDialling {
     fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
         let range =
             |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
@@ -638,7 +627,7 @@ mod tests {
         let page = include_str!("../../../docs/gateway-config.md");
         let example = page.rsplit_once("```toml").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
         let config = GatewayConfig::parse(example, Path::new("/etc/sortie/gateway.toml")).expect("accepted");
-        assert_eq!(config.routes.len(), 4);
+        assert_eq!(config.routes.len(), 6);
         assert_eq!(config.link.proxy.map(|proxy| proxy.port), Some(3128));
     }
 
@@ -693,8 +682,9 @@ mod tests {
         assert_eq!(route("docs").deadline, Some(Duration::from_secs(300)));
         assert_eq!((route("docs").protocol, route("files").protocol), (Protocol::Mcp, Protocol::Auto));
         assert_eq!(route("files").root.as_deref(), Some(Path::new("/etc/sortie/shared")));
-        let Upstream::Server(server) = &route("raw").upstream else { panic!("server") };
-        assert_eq!((server.host.as_str(), server.port), ("fd00::5", 80));
+        let Upstream::Servers(servers) = &route("raw").upstream else { panic!("servers") };
+        let [Server::Tcp { host, port, .. }] = servers.as_slice() else { panic!("one server") };
+        assert_eq!((host.as_str(), *port), ("fd00::5", 80));
         assert_eq!(config.upstream.ca_file.as_deref(), Some(Path::new("/etc/sortie/ca.pem")));
         assert_eq!(config.upstream.allowed_ips.len(), 2);
         assert_eq!(

@@ -12,6 +12,7 @@ use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
 
+use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
@@ -22,7 +23,7 @@ use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
 use crate::sessions::Caller;
-use crate::upstream::{DialError, uri_for};
+use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
 const PROBE_HEADER: &str = "sortie-probe";
@@ -83,14 +84,18 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let limit = served.config.max_request_body;
     let announced = request.body().size_hint().lower();
     let jsonrpc = speaks_jsonrpc(&request);
     let (head, body) = request.into_parts();
-    let body = RequestBody::new(body, limit, jsonrpc);
     let request = Request::from_parts(head, ());
 
-    let checked = admit(shared, served, peer, &request, record).and_then(|admitted| {
+    let admitted = admit(shared, served, peer, &request, record);
+    let limit = match &admitted {
+        Ok(Admitted::Call(route, _)) => route.max_request_body,
+        _ => served.config.max_request_body,
+    };
+    let body = RequestBody::new(body, limit, jsonrpc);
+    let checked = admitted.and_then(|admitted| {
         if announced > limit {
             return Err(too_large(limit));
         }
@@ -103,7 +108,7 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            call(shared, served, &route, caller, request, &body, &record.request_id).await
+            call(shared, &route, peer, caller, request, &body, &record.request_id).await
         }
         Err(error) => Err(error),
     };
@@ -177,8 +182,8 @@ fn admit(
 /// A call of a caller who is known: its message and its session are looked at before it goes on.
 async fn call<B>(
     shared: &Shared,
-    served: &Served,
     route: &Route,
+    peer: &Peer,
     caller: Caller,
     request: Request<()>,
     body: &RequestBody<B>,
@@ -191,14 +196,14 @@ where
     intake::judge(route.protocol, &request, body, &shared.memory).await?;
     let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
     let method = request.method().clone();
-    let response = forward(served, route, request, body, request_id).await?;
+    let response = forward(route, peer, request, body, request_id).await?;
     shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
     Ok(response)
 }
 
 async fn forward<B>(
-    served: &Served,
     route: &Route,
+    peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -207,8 +212,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let limit = served.config.max_request_body;
     let (mut head, ()) = request.into_parts();
+    let from_hub = matches!(peer, Peer::Unproven);
+    let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
         host: &route.upstream_host,
         public_host: &route.host,
@@ -217,31 +223,29 @@ where
     };
     rewrite.apply(&mut head.headers);
 
-    let mut upstream = Request::new(body.clone().boxed());
-    *upstream.method_mut() = head.method;
-    *upstream.headers_mut() = head.headers;
-    let unusable = |_| HopError::new(Hop::Route, "the request's target cannot be passed on");
     let answering = async {
         match &route.target {
-            Target::Server(server) => {
-                *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
-                let response = served.client.request(upstream).await;
-                let response = response.map_err(|error| failure(&error, limit, route, body, request_id))?;
-                Ok(response.map(|body| body.map_err(Into::into).boxed()))
+            Target::Servers(servers) => {
+                let answered = servers.send(head, || body.clone().boxed()).await;
+                let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
+                let response = answered.response.map(|body| body.map_err(Into::into).boxed());
+                Ok((response, Some((servers.as_ref(), answered.server))))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
-                *upstream.uri_mut() = path
-                    .map_or_else(
-                        || Ok("/".parse().unwrap_or_default()),
-                        |path| http::Uri::builder().path_and_query(path).build(),
-                    )
-                    .map_err(unusable)?;
-                Ok(local.call(upstream).await)
+                let uri = path.map_or_else(
+                    || Ok("/".parse().unwrap_or_default()),
+                    |path| http::Uri::builder().path_and_query(path).build(),
+                );
+                let mut request = Request::new(body.clone().boxed());
+                *request.uri_mut() = uri.map_err(|_| unusable_target())?;
+                *request.method_mut() = head.method;
+                *request.headers_mut() = head.headers;
+                Ok((local.call(request).await, None))
             }
         }
     };
-    let mut response = match route.deadline {
+    let (mut response, from) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -249,39 +253,42 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(limit));
+        return Err(too_large(route.max_request_body));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
-    Ok(response)
+    Ok(shaping.shape(response, from))
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
-fn failure<B>(
-    error: &hyper_util::client::legacy::Error,
-    limit: u64,
-    route: &Route,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> HopError
+fn failure<B>(error: &SendError, route: &Route, body: &RequestBody<B>, request_id: &RequestId) -> HopError
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(limit);
+        return too_large(route.max_request_body);
     }
+    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
     if let Some(dial) = DialError::beneath(error) {
         tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        return HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        return match dial {
+            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+            _ => error,
+        };
     }
     let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
     tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
     HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+}
+
+fn unusable_target() -> HopError {
+    HopError::new(Hop::Route, "the request's target cannot be passed on")
 }
 
 pub(crate) fn too_large(limit: u64) -> HopError {

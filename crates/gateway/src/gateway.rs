@@ -12,6 +12,7 @@ use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
@@ -27,7 +28,7 @@ use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::OpenLocal;
 
 /// How often the certificate's files are looked at.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
@@ -63,6 +64,14 @@ pub enum GatewayError {
         setting: String,
         /// Why.
         cause: TlsError,
+    },
+    /// The certificate that a route shows to its upstream cannot be used.
+    #[error("routes.{route}.tls.client_cert_file, client_key_file: {cause}")]
+    ClientCertificate {
+        /// The route.
+        route: RouteName,
+        /// Why.
+        cause: IdentityError,
     },
     /// The certificate is for other hosts.
     #[error("the gateway's certificate does not cover `{host}`; {way_out}")]
@@ -130,6 +139,7 @@ impl GatewayError {
             Self::Local { route, .. } => format!("routes.{route}.upstream"),
             Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
             Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
+            Self::ClientCertificate { route, .. } => format!("routes.{route}.tls.client_cert_file"),
             Self::Certificate { setting, .. } => (*setting).to_owned(),
             _ => return self,
         };
@@ -263,6 +273,7 @@ impl Gateway {
             }
         };
         tasks.spawn("certificate", watch_certificate(shared.clone()));
+        tasks.spawn("client-certificates", client_certificates::watch(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
         let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());

@@ -22,7 +22,6 @@ use crate::gateway::Shared;
 use crate::probe::ProbeReport;
 use crate::reload::ConfigReport;
 use crate::routes::Target;
-use crate::upstream::Dialer;
 
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -134,11 +133,11 @@ impl Shared {
 }
 
 /// Dials the upstream of a route under the guard, and hangs up.
-async fn dial_upstream(dialer: &Dialer, target: &Target) -> ProbeReport {
+async fn dial_upstream(target: &Target) -> ProbeReport {
     match target {
         Target::Local(_) => ProbeReport::good(),
-        Target::Server(server) => match dialer.dial(server.tls, &server.host, server.port).await {
-            Ok(_) => ProbeReport::good(),
+        Target::Servers(servers) => match servers.dial().await {
+            Ok(()) => ProbeReport::good(),
             Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
         },
     }
@@ -221,7 +220,7 @@ async fn readyz(shared: &Shared, route: Option<&str>) -> Response<CallBody> {
     };
     let mut readiness = shared.fresh_readiness().await;
     if let Some(route) = route {
-        let report = dial_upstream(&served.dialer, &route.target).await;
+        let report = dial_upstream(&route.target).await;
         if readiness.ready && !report.ok {
             readiness.ready = false;
             let hop = report.hop.as_deref().unwrap_or_default();

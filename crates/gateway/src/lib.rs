@@ -9,9 +9,12 @@
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod answer;
 mod body;
+mod client_certificates;
 mod config;
 mod connector;
+mod endpoint;
 #[cfg(test)]
 mod fixtures;
 mod forward;
@@ -26,18 +29,20 @@ mod link_state;
 mod memory;
 mod probe;
 mod proxy;
+mod quiet;
 mod record;
 mod reload;
 mod routes;
 mod served;
 mod sessions;
 mod setup;
+mod sse;
 mod upstream;
 
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, Server, Upstream,
-    UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
+    Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

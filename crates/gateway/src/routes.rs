@@ -10,8 +10,8 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
-use crate::config::{Protocol, RouteConfig, Server};
-use crate::upstream::LocalUpstream;
+use crate::config::{Protocol, RouteConfig};
+use crate::upstream::{LocalUpstream, Servers};
 
 /// A route as it is served.
 pub(crate) struct Route {
@@ -24,6 +24,8 @@ pub(crate) struct Route {
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) protocol: Protocol,
+    /// In bytes.
+    pub(crate) max_request_body: u64,
     /// `Some` for sealed routes: TLS that demands a certificate of the route's client CA.
     pub(crate) sealed: Option<Arc<ServerConfig>>,
     /// The text of that CA's file.
@@ -36,15 +38,15 @@ pub(crate) struct Route {
 
 /// Where calls go.
 pub(crate) enum Target {
-    Server(Server),
+    Servers(Arc<Servers>),
     Local(Arc<dyn LocalUpstream>),
 }
 
 impl Target {
-    /// What is the same for all routes to one server, and for no two servers.
+    /// What is the same for all routes to the same servers, and for no others.
     pub(crate) fn identity(&self, route: &Route) -> String {
         match self {
-            Target::Server(server) => format!("{}:{}", if server.tls { "https" } else { "http" }, server.authority),
+            Target::Servers(_) => route.settings.upstream.to_string(),
             Target::Local(_) => format!("builtin:{}", route.name),
         }
     }
@@ -60,7 +62,11 @@ impl Route {
 
     /// Whether settings and files say the same.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        self.settings == other.settings && self.host == other.host && self.client_ca == other.client_ca
+        let same_servers = match (&self.target, &other.target) {
+            (Target::Servers(one), Target::Servers(two)) => one.same(two),
+            _ => true,
+        };
+        same_servers && self.settings == other.settings && self.host == other.host && self.client_ca == other.client_ca
     }
 
     pub(crate) fn log(&self) {

@@ -10,12 +10,12 @@ use sortie_ids::{RouteName, TunnelDomain};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, RouteConfig, Upstream};
+use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
-use crate::upstream::{Dialer, OpenLocal, UpstreamClient, client};
+use crate::upstream::{OpenLocal, Servers, Spec};
 
 /// Largest file of settings, and largest one that they name, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -23,15 +23,11 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// Everything that a change of the settings replaces.
 pub(crate) struct Served {
     pub(crate) routes: RouteTable,
-    pub(crate) client: UpstreamClient,
-    pub(crate) dialer: Dialer,
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
-    /// The text of `upstream.tls.ca_file`.
-    upstream_ca: Option<String>,
 }
 
 impl Served {
@@ -72,9 +68,7 @@ impl Served {
 
     /// Whether settings and files say the same.
     pub(crate) fn same(&self, other: &Served) -> bool {
-        self.config == other.config
-            && self.upstream_ca == other.upstream_ca
-            && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
+        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -113,6 +107,10 @@ impl Builder {
             None => server_config(identity.clone(), Versions::Tls13, &inner::ALPN, None)
                 .map_err(|cause| GatewayError::Tls { setting: "inner TLS".to_owned(), cause })?,
         };
+        let upstream_ca = match &config.upstream.ca_file {
+            None => None,
+            Some(path) => Some(read_ca("upstream.tls.ca_file", path)?),
+        };
         let leaf = identity.leaf();
         let mut routes = Vec::with_capacity(config.routes.len());
         for (name, settings) in &config.routes {
@@ -138,7 +136,8 @@ impl Builder {
                     None => sealed_tls(name, client_ca.as_deref(), &identity)?,
                 },
                 client_ca,
-                target: self.target(name, settings, before.map(AsRef::as_ref))?,
+                target: self.target(name, settings, &config, &upstream_ca, before.map(AsRef::as_ref))?,
+                max_request_body: settings.max_request_body.unwrap_or(config.max_request_body),
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
@@ -148,25 +147,7 @@ impl Builder {
             });
         }
 
-        let upstream_ca = match &config.upstream.ca_file {
-            None => None,
-            Some(path) => Some(read_ca("upstream.tls.ca_file", path)?),
-        };
-        let same_upstream = previous.filter(|previous| {
-            previous.config.upstream == config.upstream
-                && previous.upstream_ca == upstream_ca
-                // What the machine trusts may have changed.
-                && !config.upstream.include_system_cas
-        });
-        let (client, dialer) = match same_upstream {
-            Some(previous) => (previous.client.clone(), previous.dialer.clone()),
-            None => {
-                let dialer = Dialer::new(&config.upstream, upstream_ca.as_deref())
-                    .map_err(|cause| GatewayError::Tls { setting: "upstream.tls".to_owned(), cause })?;
-                (client(dialer.clone(), self.tasks.clone()), dialer)
-            }
-        };
-        Ok(Served { routes: RouteTable::new(routes), client, dialer, identity, hub_tls, config, upstream_ca })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -184,9 +165,18 @@ impl Builder {
         }
     }
 
-    fn target(&self, name: &RouteName, settings: &RouteConfig, before: Option<&Route>) -> Result<Target, GatewayError> {
-        if let Upstream::Server(server) = &settings.upstream {
-            return Ok(Target::Server(server.clone()));
+    fn target(
+        &self,
+        name: &RouteName,
+        settings: &RouteConfig,
+        config: &GatewayConfig,
+        upstream_ca: &Option<String>,
+        before: Option<&Route>,
+    ) -> Result<Target, GatewayError> {
+        if let Upstream::Servers(servers) = &settings.upstream {
+            let spec = spec(name, settings, servers, config, upstream_ca)?;
+            let own_trust = settings.tls.trust.is_some();
+            return self.servers(name, spec, own_trust, before).map(Target::Servers);
         }
         if let Some(Route { target: Target::Local(local), settings: old, .. }) = before
             && old.upstream == settings.upstream
@@ -200,12 +190,74 @@ impl Builder {
             reason,
         })
     }
+
+    /// The servers of a route; those until now, with their connections, where nothing about them has changed.
+    /// `own_trust`: whom to trust is what the route itself says.
+    fn servers(
+        &self,
+        name: &RouteName,
+        spec: Spec,
+        own_trust: bool,
+        before: Option<&Route>,
+    ) -> Result<Arc<Servers>, GatewayError> {
+        let previous = match before {
+            Some(Route { target: Target::Servers(servers), .. }) => Some(servers),
+            _ => None,
+        };
+        if let Some(same) = previous.filter(|previous| previous.serves(&spec)) {
+            return Ok(same.clone());
+        }
+        let identity = match &spec.client_files {
+            None => None,
+            Some((cert, key)) => {
+                let opened = ReloadingIdentity::client_from_files(cert, key);
+                Some(Arc::new(opened.map_err(|cause| GatewayError::ClientCertificate { route: name.clone(), cause })?))
+            }
+        };
+        let tls = if spec.https() {
+            let (ca, system) = (spec.trust.0.as_deref().unwrap_or(""), spec.trust.1);
+            let made = sortie_tls::upstream_client_config(ca, system, &[b"http/1.1"], identity.clone());
+            let setting = if own_trust { format!("routes.{name}.tls") } else { "upstream.tls".to_owned() };
+            Some(made.map_err(|cause| GatewayError::Tls { setting, cause })?)
+        } else {
+            None
+        };
+        let previous = previous.map(AsRef::as_ref);
+        Ok(Arc::new(Servers::new(spec, tls, identity, previous, self.tasks.clone())))
+    }
+}
+
+/// What decides how the servers of a route are dialled.
+fn spec(
+    name: &RouteName,
+    settings: &RouteConfig,
+    servers: &[Server],
+    config: &GatewayConfig,
+    upstream_ca: &Option<String>,
+) -> Result<Spec, GatewayError> {
+    let trust = match &settings.tls.trust {
+        None => (upstream_ca.clone(), config.upstream.include_system_cas),
+        Some(Trust { ca_file: None, include_system_cas }) => (None, *include_system_cas),
+        Some(Trust { ca_file: Some(path), include_system_cas }) => {
+            (Some(read_ca(&format!("routes.{name}.tls.ca_file"), path)?), *include_system_cas)
+        }
+    };
+    Ok(Spec {
+        servers: servers.to_vec(),
+        host: settings.host.clone(),
+        allowed_ips: config.upstream.allowed_ips.clone(),
+        connect_timeout: settings.connect_timeout.unwrap_or(config.upstream.connect_timeout),
+        trust,
+        client_files: settings.tls.client.clone(),
+        server_name: settings.tls.server_name.clone(),
+    })
 }
 
 /// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
 fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
     let text = match &route.upstream {
-        Upstream::Server(server) => server.authority.as_str(),
+        // Each of several gets its own.
+        Upstream::Servers(servers) => servers.first().map_or("", Server::authority),
         Upstream::Files => host,
     };
     let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));

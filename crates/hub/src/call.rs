@@ -11,7 +11,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use sortie_api::{
-    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours,
+    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop,
+    strip_ours,
 };
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
@@ -127,6 +128,11 @@ impl Calls {
         }
         if let Ok(value) = HeaderValue::from_str(&host) {
             headers.insert(header::HOST, value);
+        }
+        if target.on_api_origin
+            && let Ok(prefix) = HeaderValue::from_str(&format!("/t/{}/{}", target.label, target.route))
+        {
+            headers.insert(HeaderName::from_static(PATH_PREFIX_HEADER), prefix);
         }
         self.send(request, &tunnel, &host).await
     }
@@ -300,7 +306,7 @@ fn drop_copies(headers: &mut HeaderMap, key: &[u8]) {
     }
 }
 
-fn class(status: u16) -> &'static str {
+pub(crate) fn class(status: u16) -> &'static str {
     match status {
         0..=199 => "1xx",
         200..=299 => "2xx",

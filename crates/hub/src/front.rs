@@ -18,18 +18,18 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sortie_api::{Hop, HopError};
-use sortie_edge::{ClientConnection, Links, Terminator};
+use sortie_edge::{ClientConnection, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
-use sortie_runtime::{Metrics, TaskSet};
+use sortie_runtime::{Metrics, TaskSet, notice_absence};
 use sortie_tls::{ServerConfig, ServerStream, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
-use crate::api::authenticate;
+use crate::api::{Own, authenticate, own};
 use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
 use crate::hosts::{Hosts, bare};
@@ -55,8 +55,6 @@ const MAX_HTTP2_STREAMS: u32 = 256;
 /// Answers requests on every listener of the hub.
 pub(crate) struct Front {
     pub(crate) calls: Calls,
-    pub(crate) links: Links,
-    pub(crate) edge_port: u16,
     pub(crate) api: Router,
     pub(crate) base: BaseDomain,
     pub(crate) api_hosts: Hosts,
@@ -99,7 +97,7 @@ impl Front {
                     continue;
                 }
             };
-            let _ = stream.set_nodelay(true);
+            notice_absence(&stream);
             let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
                 let _permit = permit;
@@ -248,45 +246,20 @@ impl Front {
 
     /// What the hub answers itself.
     async fn own(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        match request.uri().path() {
-            "/healthz" => plain(StatusCode::OK, "text/plain", "ok\n".into()),
-            "/readyz" => self.ready().await,
-            "/metrics" => match authenticate(&self.calls.store, request.headers()).await {
+        match own(request.uri().path()) {
+            Some(Own::Health) => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+            Some(Own::Ready) => self.ready().await,
+            Some(Own::Metrics) => match authenticate(&self.calls.store, request.headers()).await {
                 Ok(caller) if caller.key.kind == sortie_api::KeyKind::Manage => self.metrics(),
                 Ok(_) => refuse(&HopError::new(Hop::Policy, "metrics need a manage key")),
                 Err(error) => refuse(&HopError::new(Hop::Identity, error.message.clone()).with_status(error.status)),
             },
-            "/v1/sortie/routes" if request.method() == http::Method::GET => self.routes(&request).await,
-            _ => {
+            Some(Own::Call) | None => {
                 let answered = self.api.clone().oneshot(request.map(Body::new)).await;
                 let answered = answered.unwrap_or_else(|never| match never {});
                 answered.map(ResponseBody::Own)
             }
         }
-    }
-
-    /// The URL of a hostname on the edge's port.
-    pub(crate) fn https_url(&self, host: &str) -> String {
-        if self.edge_port == 443 { format!("https://{host}") } else { format!("https://{host}:{}", self.edge_port) }
-    }
-
-    async fn routes(&self, request: &Request<Incoming>) -> Response<ResponseBody> {
-        let id = RequestId::random();
-        let listed = match authenticate(&self.calls.store, request.headers()).await {
-            Ok(caller) => crate::routes::list(self, &caller).await,
-            Err(error) => Err(error),
-        };
-        let mut response = match listed {
-            Ok(list) => plain(StatusCode::OK, "application/json", serde_json::json!(list).to_string()),
-            Err(error) => {
-                let body = String::from_utf8_lossy(&error.body(id.as_str())).into_owned();
-                plain(error.status, "application/json", body)
-            }
-        };
-        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-            response.headers_mut().insert("request-id", value);
-        }
-        response
     }
 
     fn metrics(&self) -> Response<ResponseBody> {

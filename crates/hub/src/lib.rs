@@ -18,7 +18,6 @@ mod hosts;
 mod identity;
 mod idle;
 mod inner;
-mod routes;
 mod start;
 mod tunnels;
 

@@ -154,11 +154,11 @@ impl Hub {
             limits: config.limits,
             check_ca,
             discovery,
+            links: links.clone(),
+            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
             calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
-            links: links.clone(),
-            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
             api: router,
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),
@@ -258,7 +258,7 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
         Err(source) => return Err(HubError::File { path, source }),
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
-    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new() };
+    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
     let workspace = store.default_workspace().clone();
     let made = store.create_key(&workspace, new, &config.limits).await?;
     let text = format!("{}\n", made.secret.expose());

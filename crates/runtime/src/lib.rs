@@ -6,11 +6,13 @@
 mod backoff;
 mod logs;
 mod measure;
+mod presence;
 mod signals;
 mod tasks;
 
 pub use backoff::Backoff;
 pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
+pub use presence::notice_absence;
 pub use signals::{ReloadSignal, Stop, stop_signal};
 pub use tasks::TaskSet;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId};
+use sortie_api::{CreateCertificate, DisplayName, Limits};
+use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
@@ -92,6 +93,9 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Workspaces: what tunnels and keys belong to.
+    #[command(subcommand)]
+    Workspaces(WorkspacesCommand),
     /// Routes that connected gateways serve.
     #[command(subcommand)]
     Routes(RoutesCommand),
@@ -165,6 +169,62 @@ pub(crate) struct HubArgs {
     /// How long calls that run may take to end after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Bounds on what callers of the API may create and ask for.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Active tunnels, over all workspaces.
+    #[arg(long, env = "SORTIE_MAX_TUNNELS", value_name = "COUNT",
+        default_value_t = Limits::default().tunnels_per_organization)]
+    max_tunnels: u32,
+    /// Active CA certificates of one tunnel; replacing one needs two.
+    #[arg(long, env = "SORTIE_MAX_CERTIFICATES", value_name = "COUNT",
+        default_value_t = Limits::default().certificates_per_tunnel)]
+    max_certificates: u32,
+    /// Active keys of one workspace.
+    #[arg(long, env = "SORTIE_MAX_KEYS", value_name = "COUNT", default_value_t = Limits::default().keys_per_workspace)]
+    max_keys: u32,
+    /// Workspaces, the default one counted.
+    #[arg(long, env = "SORTIE_MAX_WORKSPACES", value_name = "COUNT",
+        default_value_t = Limits::default().workspaces_per_organization)]
+    max_workspaces: u32,
+    /// Bytes of a CA certificate in PEM form.
+    #[arg(long, env = "SORTIE_MAX_PEM_BYTES", value_name = "BYTES", default_value_t = Limits::default().pem_bytes,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(CreateCertificate::MAX_PEM_BYTES)))]
+    max_pem_bytes: u32,
+    /// Characters of the name of a tunnel, key or workspace.
+    #[arg(long, env = "SORTIE_MAX_NAME", value_name = "COUNT", default_value_t = Limits::default().name_characters,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(DisplayName::MAX_CHARACTERS)))]
+    max_name: u32,
+    /// Objects on a page of a list when the caller does not say; never more than --max-page-size.
+    #[arg(long, env = "SORTIE_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().default_page,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    page_size: u32,
+    /// Objects on a page at most.
+    #[arg(long, env = "SORTIE_MAX_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().largest_page,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().largest_page)))]
+    max_page_size: u32,
+}
+
+impl LimitArgs {
+    /// The bounds as the hub takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            tunnels_per_organization: self.max_tunnels,
+            certificates_per_tunnel: self.max_certificates,
+            keys_per_workspace: self.max_keys,
+            workspaces_per_organization: self.max_workspaces,
+            pem_bytes: self.max_pem_bytes,
+            name_characters: self.max_name,
+            default_page: self.page_size.min(self.max_page_size),
+            largest_page: self.max_page_size,
+            ..Limits::default()
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -313,11 +373,25 @@ pub(crate) enum KeysCommand {
         /// From when on it is refused, like 2027-01-31T00:00:00Z.
         #[arg(long, value_name = "TIME")]
         expires_at: Option<jiff::Timestamp>,
+        /// Make it in this workspace instead of the own one; from the default workspace, with --manage.
+        #[arg(long, value_name = "ID", conflicts_with = "grant")]
+        workspace: Option<WorkspaceId>,
     },
     /// Withdraw a key at once.
     Archive {
         /// The key.
         key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspacesCommand {
+    /// List workspaces, newest first. Needs a manage key of the default workspace.
+    List,
+    /// Create a workspace. `sortie keys create --manage --workspace` makes the first key of it.
+    Create {
+        /// What to call it.
+        name: String,
     },
 }
 

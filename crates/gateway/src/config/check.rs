@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use sortie_tls::{ReloadingIdentity, check_client_ca, covers};
+use sortie_ids::RouteName;
+use sortie_tls::{ReloadingIdentity, TlsError, check_client_ca, covers, upstream_client_config};
 
-use super::{GatewayConfig, Upstream, UpstreamConfig};
+use super::{GatewayConfig, RouteTls, Server, Upstream};
+use crate::guard::Guard;
 use crate::served::read_text;
-use crate::upstream::Dialer;
+use crate::upstream::judged;
 
 /// How long one name may take to be resolved.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -22,8 +24,7 @@ impl GatewayConfig {
         let mut problems = Problems { config: self, found: Vec::new() };
         let ca = problems.text("upstream.tls.ca_file", self.upstream.ca_file.as_deref());
         if ca.is_some() || self.upstream.include_system_cas {
-            let made = Dialer::new(&self.upstream, ca.as_deref()).map(drop);
-            problems.note("upstream.tls.ca_file", made);
+            problems.note("upstream.tls.ca_file", trusting(ca.as_deref(), self.upstream.include_system_cas));
         }
         if let Some(path) = &self.link.proxy_authorization_file {
             let value = read_text(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
@@ -37,6 +38,7 @@ impl GatewayConfig {
             if let Some(pem) = problems.text(&setting, route.client_ca_file.as_deref()) {
                 problems.note(&setting, check_client_ca(&pem));
             }
+            self.check_tls(&mut problems, name, &route.tls);
             if let Some(root) = &route.root {
                 let listed = std::fs::read_dir(root).map(drop);
                 let listed = listed.map_err(|error| format!("the directory {}: {error}", root.display()));
@@ -58,18 +60,33 @@ impl GatewayConfig {
     /// may not be dialled. Asks the machine's resolver and dials nothing; each name may take five seconds.
     pub async fn check_hosts(&self) -> Vec<String> {
         let mut problems = Problems { config: self, found: Vec::new() };
-        let plain = UpstreamConfig { ca_file: None, include_system_cas: false, ..self.upstream.clone() };
-        let Ok(dialer) = Dialer::new(&plain, None) else { return problems.found };
+        let guard = Guard::new(self.upstream.allowed_ips.clone());
         for (name, route) in &self.routes {
-            let Upstream::Server(server) = &route.upstream else { continue };
-            let judged = tokio::time::timeout(RESOLVE, dialer.judged(&server.host, server.port)).await;
-            let judged = match judged {
-                Ok(judged) => judged.map(drop).map_err(|error| error.to_string()),
-                Err(_) => Err(format!("the name `{}` was not resolved within {} s", server.host, RESOLVE.as_secs())),
-            };
-            problems.note(&format!("routes.{name}.upstream"), judged);
+            let Upstream::Servers(servers) = &route.upstream else { continue };
+            for server in servers {
+                let Server::Tcp { host, port, .. } = server else { continue };
+                let judged = match tokio::time::timeout(RESOLVE, judged(&guard, host, *port)).await {
+                    Ok(judged) => judged.map(drop).map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("the name `{host}` was not resolved within {} s", RESOLVE.as_secs())),
+                };
+                problems.note(&format!("routes.{name}.upstream"), judged);
+            }
         }
         problems.found
+    }
+
+    fn check_tls(&self, problems: &mut Problems<'_>, name: &RouteName, tls: &RouteTls) {
+        if let Some(trust) = &tls.trust {
+            let setting = format!("routes.{name}.tls.ca_file");
+            let ca = problems.text(&setting, trust.ca_file.as_deref());
+            if ca.is_some() || trust.include_system_cas {
+                problems.note(&setting, trusting(ca.as_deref(), trust.include_system_cas));
+            }
+        }
+        if let Some((cert, key)) = &tls.client {
+            let loaded = ReloadingIdentity::client_from_files(cert, key).map(drop);
+            problems.note(&format!("routes.{name}.tls.client_cert_file"), loaded);
+        }
     }
 
     fn check_coverage(&self, problems: &mut Problems<'_>, identity: &ReloadingIdentity, domain: &str) {
@@ -81,6 +98,11 @@ impl GatewayConfig {
             }
         }
     }
+}
+
+/// Whether anybody can be trusted so.
+fn trusting(ca_pem: Option<&str>, system: bool) -> Result<(), TlsError> {
+    upstream_client_config(ca_pem.unwrap_or(""), system, &[], None).map(drop)
 }
 
 struct Problems<'a> {

@@ -8,7 +8,8 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::{
-    GatewayConfig, LinkConfig, Raw, RawCertificate, RawLink, RawRoute, RawTls, RawUpstream, RouteConfig, Span,
+    GatewayConfig, Keepalive, LinkConfig, Raw, RawCertificate, RawDialling, RawLink, RawRoute, RawTls, RouteConfig,
+    RouteTls, Span,
 };
 
 impl GatewayConfig {
@@ -41,7 +42,7 @@ impl From<&GatewayConfig> for Raw {
         let routes = config.routes.iter().map(|(name, route)| (name.clone(), route.into()));
         Raw {
             routes: placeless(routes.collect()),
-            upstream: RawUpstream {
+            upstream: RawDialling {
                 allowed_ips: Some(
                     config.upstream.allowed_ips.iter().map(|range| placeless(range.to_string())).collect(),
                 ),
@@ -69,7 +70,7 @@ impl From<&RouteConfig> for RawRoute {
     fn from(route: &RouteConfig) -> Self {
         let path = |path: &Option<_>| path.as_deref().map(Path::to_owned).map(placeless);
         RawRoute {
-            upstream: placeless(route.upstream.to_string()),
+            upstream: placeless((&route.upstream).into()),
             authorization: route.authorization,
             host: route.host.as_ref().map(|host| placeless(String::from_utf8_lossy(host.as_bytes()).into_owned())),
             mode: route.mode,
@@ -77,6 +78,11 @@ impl From<&RouteConfig> for RawRoute {
             root: path(&route.root),
             deadline: route.deadline.map(Span),
             protocol: route.protocol,
+            connect_timeout: route.connect_timeout.map(Span),
+            idle_timeout: route.idle_timeout.map(Span),
+            keepalive: Keepalive(route.keepalive),
+            max_request_body: route.max_request_body,
+            tls: (route.tls != RouteTls::default()).then(|| placeless((&route.tls).into())),
         }
     }
 }
@@ -133,6 +139,12 @@ mod tests {
                 "d.toml",
                 "[routes.a]\nupstream = \"http://[fd00::1]:80\"\ndeadline = \"1500ms\"\nhost = \"a.b:1\"\n\
                  [link]\nproxy = \"http://[::1]:3128\"\nproxy_authorization_file = \"p\"",
+            ),
+            (
+                "e.toml",
+                "[routes.a]\nupstream = [\"unix:/run/a\", \"https://b:1\"]\nkeepalive = \"0\"\nidle_timeout = \"5m\"\n\
+                 connect_timeout = \"1s\"\nmax_request_body = 5\n[routes.a.tls]\nca_file = \"/ca\"\n\
+                 client_cert_file = \"/c\"\nclient_key_file = \"/k\"\nserver_name = \"n\"\n",
             ),
         ] {
             let path = Path::new("/etc/sortie").join(name);

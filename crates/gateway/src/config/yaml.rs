@@ -15,7 +15,7 @@ use serde_saphyr::{Error, MessageFormatter as _, Options, Spanned, UserMessageFo
 use sortie_ids::RouteName;
 use toml::{Table, Value};
 
-use super::{ConfigError, GatewayConfig, Places, Upstream, span_text};
+use super::{ConfigError, GatewayConfig, Places, Server, span_text};
 
 /// Where upstreams may be when the file does not say: RFC 1918, and nothing else.
 const DEFAULT_ALLOWED: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
@@ -321,12 +321,12 @@ impl Reading<'_> {
         let at = line(value.referenced.line());
         let text = value.value;
         match text.parse() {
-            Ok(Upstream::Server(server)) if server.tls && !trusts => {
+            Ok(Server::Tcp { tls: true, .. }) if !trusts => {
                 let reason = "an https upstream needs to know whom to trust; set upstream.tls.ca_file, or \
                               upstream.tls.include_system_cas to true";
                 Err(self.wrong(at, field, reason))
             }
-            Ok(Upstream::Server(_)) => Ok(text),
+            Ok(Server::Tcp { .. }) => Ok(text),
             _ => Err(self.wrong(at, field, format!("`{text}`: invalid upstream (must be scheme://host:port)"))),
         }
     }

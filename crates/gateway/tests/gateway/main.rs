@@ -12,4 +12,6 @@ mod links;
 mod reload;
 mod sealed;
 mod sessions;
+mod streams;
 mod strict;
+mod upstreams;

@@ -227,7 +227,7 @@ async fn use_key(api: &client::Hub, data_dir: &Path, tunnel: &TunnelId) -> Resul
         return Ok(secret);
     }
     let name = "sortie up".parse().map_err(Failure::failed)?;
-    let body = CreateKey { kind: KeyKind::Use, name, expires_at: None, grants: vec![wanted] };
+    let body = CreateKey { kind: KeyKind::Use, name, expires_at: None, grants: vec![wanted], workspace_id: None };
     let made: CreatedKey = api.post("/v1/sortie/keys", &body).await?;
     let kept = KeptKey { id: made.key.id, secret: made.secret.expose().to_owned() };
     let text = serde_json::to_vec(&kept).map_err(Failure::failed)?;
