@@ -21,8 +21,9 @@ use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, MAX_STREAMS, STREAM
 /// How long the edge may take from the end of outer TLS to its verdict on the token.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 const CONTROL_QUEUE: usize = 16;
-/// Streams that wait for the gateway to take them; further ones are refused.
-const CALL_QUEUE: usize = 64;
+/// Streams that wait for the gateway to take them; further ones are refused. As many as may be open: a crowd of callers
+/// comes in one piece, before whoever takes the streams had a turn.
+const CALL_QUEUE: usize = MAX_STREAMS as usize;
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
