@@ -9,6 +9,7 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use sortie_ids::LinkId;
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::MAX_MISTAKES;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -119,6 +120,7 @@ where
             .max_header_list_size(MAX_HEADERS)
             .max_concurrent_streams(MAX_STREAMS)
             .max_concurrent_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(Some(MAX_MISTAKES))
             .max_pending_accept_reset_streams(MAX_RESETS)
             .handshake::<_, Bytes>(io)
             .await?;

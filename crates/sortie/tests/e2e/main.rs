@@ -5,6 +5,7 @@ mod bounds;
 mod capture;
 mod cli;
 mod common;
+mod config;
 mod crowd;
 mod errors;
 mod large;
