@@ -199,7 +199,7 @@ class Walk {
     const result = await this.call(name, args, { onprogress });
     // Over stdio this SDK forgets what comes in one piece with the call's result: the last one comes or does not.
     const sure = options.bridge ? came.slice(0, 4) : came;
-    show('progress', [sure, result, { 'one by one': times.at(-1) - times[0] > ms / 2 }]);
+    show('progress', [sure, result, { 'one by one': times.at(-1) - times[0] > ms / 6 }]);
   }
 
   /** Many notifications at once: all come, in their order. */

@@ -91,7 +91,7 @@ class Walk:
             times.append(time.monotonic())
 
         result = await self.call(name, arguments, progress_handler=on_progress)
-        show("progress", [came, result, {"one by one": times[-1] - times[0] > seconds / 2}])
+        show("progress", [came, result, {"one by one": times[-1] - times[0] > seconds / 6}])
 
     async def cancellation(self):
         mark = uuid.uuid4().hex

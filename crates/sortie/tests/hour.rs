@@ -1,8 +1,8 @@
 //! An hour of silence: nothing of ours ends a stream that says nothing, or a call that is not answered yet.
 //!
 //! Hub, edge, link and gateway run in this process, so that the clock is the test's own: real while the streams open,
-//! then stopped, so that an hour passes as fast as the timers of all four can fire. Which timers there are, and why none
-//! may end what is open here:
+//! then stopped, so that an hour passes as fast as the timers of all four can fire. Which timers there are, and why
+//! none may end what is open here:
 //!
 //! | Timer | Where | In this hour |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Much of everything: requests at the limit, long answers, long streams, one event that is huge, readers that are slow.
+//! Much of everything: requests at the limit, long answers, long streams, one huge event, readers that are slow.
 //! What comes through is byte for byte the same, and neither hub nor gateway holds it.
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -97,7 +97,7 @@ async fn every_status_and_its_body_pass_as_they_are() {
 #[tokio::test]
 async fn challenges_and_where_they_lead_are_the_upstreams() {
     let challenges = [
-        r#"Bearer realm="mcp", error="invalid_token", error_description="a, \"b\"", scope="a b", resource_metadata="http://10.0.0.5:8080/.well-known/oauth-protected-resource/mcp""#,
+        r#"Bearer realm="mcp", error="invalid_token", error_description="a, \"b\"", resource_metadata="http://10.0.0.5/x""#,
         r#"DPoP algs="ES256 PS256", error="use_dpop_nonce""#,
     ];
     let body = r#"{"error":"invalid_token"}"#;
@@ -151,7 +151,8 @@ async fn challenges_and_where_they_lead_are_the_upstreams() {
 #[tokio::test]
 async fn a_stream_that_polls_and_resumes_is_passed_to_the_byte() {
     // What a server says that closes its stream and lets the client come back (SEP-1699).
-    let stream = "id: 1/0\nretry: 250\ndata:\n\nid: 1/1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"n\"}\n\n: closing\n\n";
+    let stream = "id: 1/0\nretry: 250\ndata:\n\n\
+                  id: 1/1\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"n\"}\n\n: closing\n\n";
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nmcp-session-id: s-1\r\n\r\n{stream}");
     let behind = behind(answer, "").await;
     let resume = behind.request(Method::GET, "/mcp").header("accept", "text/event-stream");

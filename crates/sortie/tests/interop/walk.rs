@@ -152,7 +152,7 @@ pub(crate) async fn same_everywhere(home: &TempHome, clients: &[Client], ways: &
 
 /// The output of a client that ended well.
 pub(crate) async fn ended(mut process: Process, who: &str) -> String {
-    let status = process.exit(LATE).await.unwrap_or_else(|error| panic!("{who}: {error}"));
+    let status = process.exit(2 * LATE).await.unwrap_or_else(|error| panic!("{who}: {error}"));
     assert!(status.success(), "{who}: {status}: {}", process.output());
     process.ready_output("[\"end\"", Duration::from_secs(1)).await.unwrap_or_else(|error| panic!("{who}: {error}"));
     process.output()
