@@ -28,6 +28,7 @@ const NODE: [(&str, &[(&str, &str)]); 3] = [
         &[
             ("SORTIE_TEST_SERVER_EVERYTHING", "@modelcontextprotocol/server-everything/dist/index.js"),
             ("SORTIE_TEST_NODE_ANTHROPIC", "@anthropic-ai/sdk/index.mjs"),
+            ("SORTIE_TEST_NODE_MODULES", ""),
         ],
     ),
     (

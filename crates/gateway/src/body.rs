@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::value::RawValue;
-use sortie_api::strip_ours;
+use sortie_api::clean_trailers;
 use sortie_mcp::message::id_in_part;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ pub(crate) fn whole(bytes: Vec<u8>) -> CallBody {
 
 fn clean<D>(mut frame: Frame<D>) -> Frame<D> {
     if let Some(trailers) = frame.trailers_mut() {
-        strip_ours(trailers);
+        clean_trailers(trailers);
     }
     frame
 }

@@ -1,6 +1,7 @@
 //! One call: whose it is, where it goes, and both bodies on their way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -8,9 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER};
+use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
+use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
+use tokio::sync::Notify;
 
 use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
@@ -27,8 +30,6 @@ use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
 const PROBE_HEADER: &str = "sortie-probe";
-/// Bytes of names and values of headers in one request.
-pub(crate) const MAX_HEADERS: usize = 64 * 1024;
 /// The name under which the public API tells the id of a call.
 const PUBLIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -135,9 +136,11 @@ fn admit(
     request: &Request<()>,
     record: &mut Record,
 ) -> Result<Admitted, HopError> {
-    // HTTP/1 buffers are bounded only to about twice this.
-    if request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_HEADERS {
-        let error = HopError::new(Hop::Route, format!("the headers are larger than {MAX_HEADERS} bytes"));
+    // HTTP/1 buffers are bounded only to about twice this, and HTTP/2 has no bound of their number.
+    let size = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    if size > MAX_HEAD || request.headers().len() > MAX_INNER_HEADERS {
+        let reason = format!("the headers are more than {MAX_INNER_HEADERS}, or larger than {MAX_HEAD} bytes");
+        let error = HopError::new(Hop::Route, reason);
         return Err(error.with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let host = requested_host(request);
@@ -172,9 +175,14 @@ fn admit(
         }
         Caller::of_claims(&claims)
     };
-    if request.method() == Method::CONNECT {
-        let error = HopError::new(Hop::Route, "routes carry HTTP requests, not tunnels");
-        return Err(error.with_status(StatusCode::METHOD_NOT_ALLOWED));
+    // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        let error = HopError::new(Hop::Route, format!("the method {} is not served", request.method()));
+        return Err(error.with_status(StatusCode::NOT_IMPLEMENTED));
+    }
+    if !is_plainly_framed(request.headers()) {
+        let reason = "the only transfer coding that is understood is `chunked`, once and alone";
+        return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::NOT_IMPLEMENTED));
     }
     Ok(Admitted::Call(route.clone(), caller))
 }
@@ -220,13 +228,21 @@ where
         public_host: &route.host,
         authorization: route.authorization,
         request_id,
+        length: body.size_hint().exact(),
     };
     rewrite.apply(&mut head.headers);
 
     let answering = async {
         match &route.target {
             Target::Servers(servers) => {
-                let answered = servers.send(head, || body.clone().boxed()).await;
+                let (head, too_many) = bound_interim(head);
+                let answered = tokio::select! {
+                    answered = servers.send(head, || body.clone().boxed()) => answered,
+                    () = too_many.notified() => {
+                        let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
+                        return Err(HopError::new(Hop::Upstream, reason));
+                    }
+                };
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
                 Ok((response, Some((servers.as_ref(), answered.server))))
@@ -259,8 +275,25 @@ where
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
         return Err(HopError::new(Hop::Upstream, reason));
     }
+    if !is_framed_once(response.headers()) {
+        let reason = format!("the upstream of route `{}` does not say in one way how long its answer is", route.name);
+        return Err(HopError::new(Hop::Upstream, reason));
+    }
     answer(response.headers_mut());
     Ok(shaping.shape(response, from))
+}
+
+/// The head, and what tells when an upstream has sent more interim answers to it than are read.
+fn bound_interim(head: http::request::Parts) -> (http::request::Parts, Arc<Notify>) {
+    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
+    let teller = too_many.clone();
+    let mut request = Request::from_parts(head, ());
+    hyper::ext::on_informational(&mut request, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+            teller.notify_one();
+        }
+    });
+    (request.into_parts().0, too_many)
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.

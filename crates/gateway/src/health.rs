@@ -14,6 +14,7 @@ use serde::Serialize;
 use sortie_api::Hop;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::Metrics;
+use sortie_runtime::http::{HEAD_DEADLINE, MAX_HEADERS};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -25,8 +26,6 @@ use crate::routes::Target;
 
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take, which also ends idle connections.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Whether the gateway serves, and what each part of the path says.
 #[derive(Clone, Debug, Serialize)]
@@ -173,7 +172,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, metrics: Metrics) {
         async move { Ok::<_, Infallible>(respond(&shared, &metrics, &request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(16 * 1024)
+        .max_headers(MAX_HEADERS);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioTimer;
 use sortie_ids::RouteName;
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::{MAX_HEAD, MAX_HEADERS};
 
 use crate::body::CallBody;
 use crate::config::RouteConfig;
@@ -51,6 +52,8 @@ fn client(dialer: Dialer, tasks: TaskSet) -> UpstreamClient {
         // cannot have run. What was written, even in part, is never sent again.
         .retry_canceled_requests(true)
         .set_host(false)
+        .http1_max_buf_size(MAX_HEAD)
+        .http1_max_headers(MAX_HEADERS)
         .build(dialer)
 }
 

@@ -18,6 +18,7 @@ mod hosts;
 mod identity;
 mod idle;
 mod inner;
+mod request;
 mod start;
 mod tunnels;
 

@@ -163,6 +163,11 @@ pub(crate) struct HubArgs {
     /// Serve the API without TLS also beyond loopback.
     #[arg(long)]
     pub(crate) insecure_http: bool,
+    /// How much of the places for connections one source address may hold, in percent; raise it where many clients or
+    /// gateways come from one address.
+    #[arg(long, value_name = "PERCENT", default_value_t = sortie_runtime::DEFAULT_SHARE,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) address_share: u8,
     /// Written, mode 0600, when the hub serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,

@@ -159,6 +159,7 @@ impl Servers {
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers;
+            *request.extensions_mut() = head.extensions.clone();
             match endpoint.client.request(request).await {
                 Ok(response) => {
                     if self.endpoints.len() > 1 {

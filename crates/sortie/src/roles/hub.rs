@@ -37,6 +37,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         advertised_edge: args.advertise_edge,
         allowed_origins: args.allow_origin,
         insecure_http: args.insecure_http,
+        address_share: args.address_share,
         limits: args.limits.limits(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {

@@ -9,7 +9,7 @@ use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
 use sortie_gateway::{Gateway, GatewayConfig, Setup};
 use sortie_hub::{Hub, HubConfig};
 use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
-use sortie_runtime::TaskSet;
+use sortie_runtime::{DEFAULT_SHARE, TaskSet};
 use sortie_tls::{SetupDir, SetupFile};
 use url::{Host, Url};
 
@@ -89,6 +89,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         advertised_edge: None,
         allowed_origins: Vec::new(),
         insecure_http: false,
+        address_share: DEFAULT_SHARE,
         limits: Limits::default(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;

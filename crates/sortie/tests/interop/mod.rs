@@ -3,6 +3,8 @@
 
 #![allow(dead_code, clippy::indexing_slicing, reason = "each test program uses a part, on values that it made")]
 
+pub(crate) mod walk;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
