@@ -13,8 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
-/// An upstream that remembers the bodies it got, with their trailers.
-struct Bodies(Arc<Mutex<Vec<(Bytes, Option<HeaderMap>)>>>);
+/// A body and its trailers.
+type Received = (Bytes, Option<HeaderMap>);
+
+/// An upstream that remembers the bodies it got.
+struct Bodies(Arc<Mutex<Vec<Received>>>);
 
 impl Bodies {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
@@ -33,7 +36,7 @@ impl Bodies {
         (Self(bodies), upstream)
     }
 
-    fn take(&self) -> Vec<(Bytes, Option<HeaderMap>)> {
+    fn take(&self) -> Vec<Received> {
         std::mem::take(&mut self.0.lock().expect("lock"))
     }
 }
