@@ -13,8 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
+/// A body, and its trailers if it had any.
+type Body = (Bytes, Option<HeaderMap>);
+
 /// An upstream that remembers the bodies it got, with their trailers.
-struct Bodies(Arc<Mutex<Vec<(Bytes, Option<HeaderMap>)>>>);
+struct Bodies(Arc<Mutex<Vec<Body>>>);
 
 impl Bodies {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
