@@ -13,11 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
-/// A body, and its trailers if it had any.
-type Body = (Bytes, Option<HeaderMap>);
+/// A body with its trailers.
+type Whole = (Bytes, Option<HeaderMap>);
 
-/// An upstream that remembers the bodies it got, with their trailers.
-struct Bodies(Arc<Mutex<Vec<Body>>>);
+/// An upstream that remembers the bodies it got.
+struct Bodies(Arc<Mutex<Vec<Whole>>>);
 
 impl Bodies {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
