@@ -33,8 +33,15 @@ pub(crate) struct Served {
 impl Served {
     /// One line for each route, and for what is different from what the settings ask for.
     pub(crate) fn log(&self) {
-        self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        self.log_notes();
         self.routes.iter().for_each(|route| route.log());
+    }
+
+    fn log_notes(&self) {
+        self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        if self.config.upstream.allowed_ips.iter().any(|range| range.prefix_len() == 0) {
+            tracing::warn!("upstream.allowed_ips holds every address: a route's name may lead anywhere");
+        }
     }
 
     /// One line for each route that is not as it was `before`, and for what has to wait.
@@ -48,8 +55,8 @@ impl Served {
         for name in names(before).difference(&names(self)) {
             tracing::info!(route = %name, "route removed");
         }
-        if self.config.notes != before.config.notes {
-            self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        if self.config.notes != before.config.notes || self.config.upstream != before.config.upstream {
+            self.log_notes();
         }
         if self.config.link != before.config.link {
             tracing::info!("the new settings under [link] are used when the edge is dialled next");

@@ -176,7 +176,9 @@ impl Calls {
                 Err(error) => return Err(Refusal::of(error, request)),
                 Ok(None) => {}
                 Ok(Some(shared)) => match shared.send(request).await {
-                    Ok(response) => return answer(response, |body| GatewayBody::shared(body, shared)),
+                    Ok(response) => {
+                        return answer(response, |body| GatewayBody::shared(body, shared)).map_err(Refusal::from);
+                    }
                     Err(mut failed) => request = failed.take_message().ok_or_else(|| broke(failed.error()))?,
                 },
             }
@@ -195,7 +197,8 @@ impl Calls {
                     if sending.is_some_and(|sending| sending.is_going_on()) {
                         inner.detach(&self.pool);
                     }
-                    return answer(response, |body| GatewayBody::own(body, inner, self.pool.clone()));
+                    let answered = answer(response, |body| GatewayBody::own(body, inner, self.pool.clone()));
+                    return answered.map_err(Refusal::from);
                 }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,
@@ -282,12 +285,11 @@ fn reason(body: &[u8]) -> Option<String> {
 fn answer(
     response: Response<Incoming>,
     body: impl FnOnce(Incoming) -> GatewayBody,
-) -> Result<Response<ResponseBody>, Refusal> {
+) -> Result<Response<ResponseBody>, HopError> {
     let (mut head, incoming) = response.into_parts();
     if !is_framed_once(&head.headers) {
         let reason = "the gateway does not say in one way how long its answer is";
-        let error = HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY);
-        return Err(Refusal { error, request: None });
+        return Err(HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY));
     }
     let hop = head.headers.remove(HOP_HEADER);
     strip(&mut head.headers);
@@ -300,7 +302,7 @@ fn answer(
 fn broke(error: &hyper::Error) -> Refusal {
     tracing::debug!(%error, "a call broke");
     let reason = "the connection to the gateway broke during the call; it may have run, and is not repeated";
-    Refusal { error: HopError::new(Hop::Link, reason), request: None }
+    HopError::new(Hop::Link, reason).into()
 }
 
 /// Removes what concerns one connection, and every header that only we may set.
@@ -336,6 +338,13 @@ fn known_hop(text: &str) -> Option<&'static str> {
 pub(crate) struct Refusal {
     pub(crate) error: HopError,
     pub(crate) request: Option<Request<Incoming>>,
+}
+
+impl From<HopError> for Refusal {
+    /// Of a call whose request is gone.
+    fn from(error: HopError) -> Self {
+        Self { error, request: None }
+    }
 }
 
 impl Refusal {
