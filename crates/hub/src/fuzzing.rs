@@ -17,8 +17,7 @@ pub fn path_target(path: &PathAndQuery) -> Option<(String, String, String)> {
 
 /// Whether a loopback listener answers to this Host.
 pub fn knows_host(host: &str) -> bool {
-    let host = request::bare(host).map(str::to_ascii_lowercase);
-    host.is_some_and(|host| loopback().check(&host, &HeaderMap::new()).is_ok())
+    request::bare(host).is_some_and(|host| loopback().check(&host.to_ascii_lowercase(), &HeaderMap::new()).is_ok())
 }
 
 /// Whether a loopback listener takes requests with this Origin.

@@ -93,6 +93,9 @@ mod tests {
         for text in ["http://localhost:6274", "http://[::1]", "https://app.example", "https://APP.example"] {
             assert!(hosts.check("localhost", &origin(text)).is_ok(), "{text}");
         }
+        for text in ["http://[::1]x@evil.example", "http://[::1].evil.example"] {
+            assert!(hosts.check("localhost", &origin(text)).is_err(), "{text}");
+        }
         for text in ["https://evil.example", "null", "localhost", "https://app.example.evil", "file://", "https://"] {
             let error = hosts.check("localhost", &origin(text)).expect_err(text);
             assert_eq!(error.status, StatusCode::FORBIDDEN);
