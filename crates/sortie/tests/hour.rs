@@ -138,6 +138,7 @@ impl World {
             advertised_edge: None,
             allowed_origins: Vec::new(),
             insecure_http: false,
+            address_share: 100,
             limits: sortie_api::Limits::default(),
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");
