@@ -1,4 +1,5 @@
-//! The gateway's settings: what is accepted keeps the bounds that are documented, and an error says where it is.
+//! The gateway's settings: what is accepted keeps the bounds that are documented, and an error says where it is. The form of
+//! the hosted proxy is read, too.
 
 #![no_main]
 
@@ -19,8 +20,8 @@ fuzz_target!(|text: &str| {
                 assert!(time > Duration::ZERO && time <= DAY, "{time:?}");
             }
             for route in config.routes.values() {
-                if let Upstream::Server(server) = &route.upstream {
-                    assert!(server.port != 0 && !server.host.is_empty());
+                if let Upstream::Servers(servers) = &route.upstream {
+                    assert!((1..=16).contains(&servers.len()));
                 }
             }
         }
@@ -30,5 +31,8 @@ fuzz_target!(|text: &str| {
             let line: usize = rest.split_once(':').expect("a line").0.parse().expect("a number");
             assert!((1..=text.matches('\n').count() + 1).contains(&line), "{said}");
         }
+    }
+    if let Err(error) = GatewayConfig::parse(text, Path::new("/etc/proxy.yaml")) {
+        assert!(error.to_string().starts_with("/etc/proxy.yaml:"), "{error}");
     }
 });

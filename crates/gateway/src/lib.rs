@@ -18,6 +18,8 @@ mod endpoint;
 #[cfg(test)]
 mod fixtures;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gateway;
 mod guard;
 mod headers;

@@ -7,6 +7,7 @@ use http::uri::PathAndQuery;
 
 use crate::front;
 use crate::hosts::Hosts;
+use crate::request;
 
 /// Label, route and what follows, of a path that names a route.
 pub fn path_target(path: &PathAndQuery) -> Option<(String, String, String)> {
@@ -16,7 +17,8 @@ pub fn path_target(path: &PathAndQuery) -> Option<(String, String, String)> {
 
 /// Whether a loopback listener answers to this Host.
 pub fn knows_host(host: &str) -> bool {
-    loopback().check(host, &HeaderMap::new()).is_ok()
+    let host = request::bare(host).map(str::to_ascii_lowercase);
+    host.is_some_and(|host| loopback().check(&host, &HeaderMap::new()).is_ok())
 }
 
 /// Whether a loopback listener takes requests with this Origin.

@@ -13,8 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
-/// An upstream that remembers the bodies it got, with their trailers.
-struct Bodies(Arc<Mutex<Vec<(Bytes, Option<HeaderMap>)>>>);
+/// A body with its trailers.
+type Whole = (Bytes, Option<HeaderMap>);
+
+/// An upstream that remembers the bodies it got.
+struct Bodies(Arc<Mutex<Vec<Whole>>>);
 
 impl Bodies {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
