@@ -144,7 +144,10 @@ def main() -> None:
     with open(f"{ready_file}.partial", "w", encoding="utf-8") as file:
         json.dump({"port": port}, file)
     os.rename(f"{ready_file}.partial", ready_file)
-    mcp.run("http", show_banner=False, host="127.0.0.1", port=port, path="/mcp", sockets=[listener])
+    # Some clients take a kept connection as open that the server is just closing: it is kept longer than any test waits.
+    kept = {"timeout_keep_alive": LONGEST_SECONDS}
+    where = {"host": "127.0.0.1", "port": port, "path": "/mcp", "sockets": [listener]}
+    mcp.run("http", show_banner=False, uvicorn_config=kept, **where)
 
 
 main()

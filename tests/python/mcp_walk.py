@@ -2,7 +2,7 @@
 
     python mcp_walk.py URL KIND [--mode auto|legacy] [--key KEY] [--ca FILE] [--restarted FILE]
 
-KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only) or `files`; `restart` waits in the
+KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only), `polling` or `files`; `restart` waits in the
 middle until FILE says that the server was started anew. What differs from run to run (session ids) is replaced, so
 that the same walk over another way to the same server prints the same lines. The client is used as it comes; names
 below `.localhost` are resolved to 127.0.0.1, which not every system does.
@@ -295,6 +295,16 @@ class Walk:
     async def listeners(self, client, wanted):
         return (await self.call(client, "listeners"))["content"][0]["text"] == str(wanted)
 
+    async def polling(self, client):
+        """A call whose stream ends in its midst: the client comes back, and the rest is there for it."""
+        came = []
+
+        async def on_progress(progress, _total, _message):
+            came.append(progress)
+
+        show("result", await self.call(client, "poll", progress_callback=on_progress))
+        show("came", came)
+
     async def files(self, client):
         for name, arguments in [
             ("list", {"depth": 2}),
@@ -332,7 +342,7 @@ class Walk:
 
 parser = argparse.ArgumentParser()
 parser.add_argument("url")
-parser.add_argument("kind", choices=["everything", "fastmcp", "listen", "files", "restart"])
+parser.add_argument("kind", choices=["everything", "fastmcp", "listen", "polling", "files", "restart"])
 parser.add_argument("--mode", default="auto")
 parser.add_argument("--key")
 parser.add_argument("--ca")

@@ -1,8 +1,10 @@
 """Drives the tunnels API with the unmodified SDK `anthropic`; exits non-zero at the first difference.
 
     python tunnels_api.py BASE_URL MANAGE_KEY USE_KEY CA_PEM_FILE CA2_PEM_FILE
+    python tunnels_api.py LOSSY_URL MANAGE_KEY
 
-Leaves only archived tunnels behind. Needs room for four tunnels.
+Leaves only archived tunnels behind. Needs room for four tunnels. LOSSY_URL delivers requests, and loses the first two
+answers.
 """
 
 import base64
@@ -149,6 +151,8 @@ def check_refusals(base_url, manage_key, use_key, tunnels):
     refused(anthropic.AuthenticationError, 401, "an unknown bearer", client(auth_token="guess").create)
     refused(anthropic.PermissionDeniedError, 403, "a use key", client(api_key=use_key).list)
     check(client(auth_token=manage_key).list() is not None, "a manage key as bearer")
+    workspace = tunnels.with_raw_response.list().headers["anthropic-workspace-id"]
+    tunnels.list(workspace_id=workspace)
     refused(
         anthropic.PermissionDeniedError, 403, "another workspace", lambda: tunnels.list(workspace_id="wrkspc_nosuch")
     )
@@ -164,10 +168,70 @@ def check_refusals(base_url, manage_key, use_key, tunnels):
         anthropic.BadRequestError, 400, "an unknown version",
         lambda: tunnels.list(extra_headers={"anthropic-version": "1999-01-01"}),
     )
+    error = refused(
+        anthropic.BadRequestError, 400, "an unknown feature", lambda: tunnels.list(betas=["mcp-tunnels-2099-01-01"])
+    )
+    check("`mcp-tunnels-2099-01-01`" in error.body["error"]["message"], f"no feature is named: {error}")
     tunnels.list(extra_headers={"anthropic-version": "2023-06-01"}, extra_query={"beta": "true"})
 
 
+def check_no_retries(base_url, manage_key, pem):
+    """What will not succeed by itself is not tried again, although the SDK may."""
+    tunnels = anthropic.Anthropic(base_url=base_url, api_key=manage_key, max_retries=2).beta.tunnels
+
+    def refused_once(kind, status, what, call):
+        error = refused(kind, status, what, call)
+        same(error.response.headers.get("x-should-retry"), "false", f"{what}: x-should-retry")
+        same(error.response.request.headers["x-stainless-retry-count"], "0", f"{what}: attempts")
+        return error
+
+    made = [tunnels.create()]
+    tunnels.archive(made[0].id)
+    refused_once(
+        anthropic.ConflictError, 409, "an archived tunnel",
+        lambda: tunnels.certificates.create(made[0].id, ca_certificate_pem=pem),
+    )
+    key = {"Idempotency-Key": made[0].id}
+    once = tunnels.with_raw_response.create(display_name="once", extra_headers=key)
+    again = tunnels.with_raw_response.create(display_name="once", extra_headers=key)
+    same(again.parse(), once.parse(), "the same idempotency key")
+    same((once.headers.get("idempotent-replayed"), again.headers.get("idempotent-replayed")), (None, "true"), "replayed")
+    refused_once(
+        anthropic.ConflictError, 409, "an idempotency key of another request",
+        lambda: tunnels.create(display_name="twice", extra_headers=key),
+    )
+    made.append(once.parse())
+    try:
+        for _ in range(100):
+            made.append(tunnels.create())
+        sys.exit("tunnels_api: there is no limit of tunnels")
+    except anthropic.BadRequestError:
+        error = refused_once(anthropic.BadRequestError, 400, "the limit of tunnels", tunnels.create)
+        expected = r"Organization already has the maximum of \d+ non-archived Tunnels"
+        check(re.fullmatch(expected, error.body["error"]["message"]), f"the limit: {error.body}")
+    finally:
+        for tunnel in made[1:]:
+            tunnels.archive(tunnel.id)
+
+
+def check_lost_answers(lossy_url, manage_key):
+    """A creation whose answer is lost makes one tunnel, since the SDK tries again by itself."""
+    tunnels = anthropic.Anthropic(base_url=lossy_url, api_key=manage_key, max_retries=2).beta.tunnels
+    before = tunnels.with_raw_response.create(display_name="lost")
+    same(before.http_request.headers["x-stainless-retry-count"], "2", "attempts")
+    made = before.parse()
+    same([tunnel.id for tunnel in tunnels.list()], [made.id], "one tunnel, which the SDK knows")
+    second = tunnels.create(display_name="lost")
+    check(second.id != made.id, "the next creation makes another tunnel")
+    for tunnel in (made, second):
+        tunnels.archive(tunnel.id)
+
+
 def main():
+    if len(sys.argv) == 3:
+        check_lost_answers(*sys.argv[1:])
+        print(f"tunnels_api: no spare tunnel with anthropic {anthropic.__version__}")
+        return
     if len(sys.argv) != 6:
         sys.exit(__doc__)
     base_url, manage_key, use_key, pem_file, pem2_file = sys.argv[1:]
@@ -177,6 +241,7 @@ def main():
     check_tokens(tunnels, tunnel)
     check_certificates(tunnels, tunnel, pem, pem2)
     check_refusals(base_url, manage_key, use_key, tunnels)
+    check_no_retries(base_url, manage_key, pem)
     print(f"tunnels_api: all as expected with anthropic {anthropic.__version__}")
 
 

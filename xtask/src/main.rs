@@ -1,8 +1,9 @@
-//! The project's chores, the same by hand and in CI: `cargo xtask check|test|peers|lint|deny|docs|bench|ci`.
+//! The project's chores, the same by hand and in CI: `cargo xtask check|test|peers|lint|deny|docs|fuzz|bench|ci`.
 //! It never changes tracked files, and writes only below the target folder.
 
 mod bench;
 mod deny;
+mod fuzz;
 mod lint;
 mod repo;
 mod test;
@@ -25,8 +26,9 @@ const USAGE: &str = "usage: cargo xtask TASK
   lint           rustfmt, clippy with warnings as errors, and the tidiness rules
   deny           licences, banned crates, sources and advisories of the dependencies
   docs           the reference documentation, with warnings as errors
+  fuzz [TARGET]  runs the fuzz targets, 60 s each; --seconds N for another time
   bench tunnel   throughput, latency and CPU per request beside peers; `bench --help` for its options
-  ci             lint, docs, deny, test";
+  ci             lint, docs, deny, test, fuzz";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +54,7 @@ fn perform(args: &[String]) -> Result<()> {
         Some(("lint", [])) => lint::run_all(&repo),
         Some(("deny", [])) => deny::run_all(&repo),
         Some(("docs", [])) => docs(&repo),
+        Some(("fuzz", rest)) => fuzz::run_all(&repo, rest),
         Some(("bench", rest)) => bench::run_all(&repo, rest),
         Some(("ci", [])) => ci(&repo),
         Some(("help" | "--help" | "-h", _)) => {
@@ -91,7 +94,7 @@ fn ci(repo: &Repo) -> Result<()> {
         times.push((name, begin.elapsed()));
         done
     };
-    let mut summary = None;
+    let (mut summary, mut unfuzzed) = (None, None);
     let done = timed("lint", &mut || lint::run_all(repo))
         .and_then(|()| timed("docs", &mut || docs(repo)))
         .and_then(|()| timed("deny", &mut || deny::run_all(repo)))
@@ -100,11 +103,20 @@ fn ci(repo: &Repo) -> Result<()> {
                 summary = Some(test::run_all(repo, &[])?);
                 Ok(())
             })
+        })
+        .and_then(|()| {
+            timed("fuzz", &mut || {
+                unfuzzed = fuzz::in_turn(repo)?;
+                Ok(())
+            })
         });
     println!("\n{:<8} {:>9}", "task", "seconds");
     for (index, (name, spent)) in times.iter().enumerate() {
         let failed = if done.is_err() && index + 1 == times.len() { "  FAILED" } else { "" };
         println!("{name:<8} {:>9.1}{failed}", spent.as_secs_f64());
+    }
+    if let Some(reason) = unfuzzed {
+        println!("1 skipped:\n  fuzz: skipped: host: {reason}");
     }
     if let Some(summary) = summary {
         println!("{summary}");

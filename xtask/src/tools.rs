@@ -23,7 +23,14 @@ const PYTHON: [(&str, &str, &str); 5] = [
 /// A set of Node packages, the folder of `tests` with its pins; of each program in it the variable that tests read, and
 /// its path below `node_modules`.
 const NODE: [(&str, &[(&str, &str)]); 3] = [
-    ("node", &[("SORTIE_TEST_SERVER_EVERYTHING", "@modelcontextprotocol/server-everything/dist/index.js")]),
+    (
+        "node",
+        &[
+            ("SORTIE_TEST_SERVER_EVERYTHING", "@modelcontextprotocol/server-everything/dist/index.js"),
+            ("SORTIE_TEST_NODE_ANTHROPIC", "@anthropic-ai/sdk/index.mjs"),
+            ("SORTIE_TEST_NODE_MODULES", ""),
+        ],
+    ),
     (
         "inspector",
         &[

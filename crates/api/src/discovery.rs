@@ -1,10 +1,12 @@
 //! What a program needs to find the rest of an installation, once it can reach the API.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The answer of `GET /v1/sortie/discovery`. Nothing in it is secret.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "discovery")]
+#[schemars(rename = "Discovery", transform = crate::schema::typed("discovery"))]
 pub struct Discovery {
     /// The domain that tunnel domains end with.
     pub base_domain: String,

@@ -58,6 +58,9 @@ pub const HOP_HEADER: &str = "sortie-hop";
 pub const REQUEST_ID_HEADER: &str = "sortie-request-id";
 /// The header with the caller's identity, signed by the hub; never taken from outside.
 pub const IDENTITY_HEADER: &str = "sortie-identity";
+/// The header that tells the gateway what the hub took off the front of the path (`/t/<label>/<route>`), where the
+/// caller used the path form.
+pub const PATH_PREFIX_HEADER: &str = "sortie-path-prefix";
 /// Every header of ours begins so, and none with this beginning is taken from outside.
 pub const HEADER_PREFIX: &str = "sortie-";
 
@@ -73,6 +76,9 @@ pub struct HopError {
     pub reason: String,
     /// Seconds after which a retry makes sense.
     pub retry_after: Option<u32>,
+    /// The code of the error object for a caller that spoke JSON-RPC: one of our own, unless the caller broke a rule
+    /// for which JSON-RPC or MCP has a code.
+    pub code: i32,
 }
 
 /// JSON-RPC code of our own failures: outside -32768..-32000, which JSON-RPC and MCP reserve.
@@ -82,7 +88,7 @@ impl HopError {
     /// A failure at a hop with its usual status.
     pub fn new(hop: Hop, reason: impl Into<String>) -> Self {
         let retry_after = matches!(hop, Hop::Edge | Hop::Link).then_some(1);
-        Self { hop, status: hop.status(), reason: reason.into(), retry_after }
+        Self { hop, status: hop.status(), reason: reason.into(), retry_after, code: JSONRPC_CODE }
     }
 
     /// The failure of a call for a host that no route serves.
@@ -97,6 +103,12 @@ impl HopError {
         if status != StatusCode::SERVICE_UNAVAILABLE {
             self.retry_after = None;
         }
+        self
+    }
+
+    /// The same failure with the code that JSON-RPC or MCP has for it.
+    pub fn with_code(mut self, code: i32) -> Self {
+        self.code = code;
         self
     }
 
@@ -119,7 +131,7 @@ impl HopError {
         let details = Details { hop: self.hop, reason: &self.reason };
         let body = match jsonrpc_id {
             Some(id) => {
-                let error = RpcError { code: JSONRPC_CODE, message: self.to_string(), data: details };
+                let error = RpcError { code: self.code, message: self.to_string(), data: details };
                 serde_json::to_vec(&RpcBody { jsonrpc: "2.0", id, error, request_id })
             }
             None => {

@@ -1,16 +1,18 @@
 //! API keys and what they grant.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
+use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::DisplayName;
 
 /// What a key is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
-    /// Everything in its workspace: the management API and calls.
+    /// Everything in its workspace: the management API and calls. In the default workspace, what concerns the whole
+    /// organisation, too.
     Manage,
     /// Calls to the routes that its grants name, nothing else.
     Use,
@@ -32,8 +34,9 @@ impl KeyKind {
 }
 
 /// Permission to call one route of a tunnel, or all of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(inline)]
 pub struct Grant {
     /// The tunnel.
     pub tunnel_id: TunnelId,
@@ -50,11 +53,14 @@ impl Grant {
 }
 
 /// An API key without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "key")]
+#[schemars(rename = "Key", transform = crate::schema::typed("key"))]
 pub struct Key {
     /// Its id.
     pub id: KeyId,
+    /// The workspace it acts in.
+    pub workspace_id: WorkspaceId,
     /// What it is for.
     pub kind: KeyKind,
     /// What its owner calls it.
@@ -63,26 +69,31 @@ pub struct Key {
     pub grants: Vec<Grant>,
     /// When it was created, in whole seconds.
     #[serde(with = "crate::time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
     /// From when on it is refused.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
     /// When it was withdrawn.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub archived_at: Option<Timestamp>,
     /// When it was last accepted, to about a minute.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub last_used_at: Option<Timestamp>,
 }
 
 /// The answer to the creation of a key: the only time that its secret is shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedKey {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
     /// What a caller sends in `x-api-key`, or in `authorization` after `Bearer`.
     #[serde(serialize_with = "expose", deserialize_with = "take")]
+    #[schemars(with = "String")]
     pub secret: ApiKey,
 }
 
@@ -96,7 +107,7 @@ fn take<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ApiKey, D::
 }
 
 /// The body of `POST /v1/sortie/keys`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// What it is for.
@@ -105,10 +116,15 @@ pub struct CreateKey {
     pub name: DisplayName,
     /// From when on it is refused; never, when absent.
     #[serde(default, with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
     /// At least one for a `use` key, none for a `manage` key.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// The workspace it acts in; the caller's own, when absent. Another one may be named by a `manage` key of the default
+    /// workspace, for a `manage` key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
 }
 
 #[cfg(test)]
@@ -130,7 +146,7 @@ mod tests {
     #[test]
     fn the_secret_is_beside_the_key_once() {
         let key: Key = serde_json::from_value(serde_json::json!({
-            "type": "key", "id": "key_1", "kind": "use", "name": "ci", "created_at": "2026-01-01T00:00:00Z",
+            "type": "key", "id": "key_1", "workspace_id": "wrkspc_1", "kind": "use", "name": "ci", "created_at": "2026-01-01T00:00:00Z",
             "expires_at": null, "archived_at": null, "last_used_at": null, "grants": [{"tunnel_id": "tnl_1"}],
         }))
         .expect("key");

@@ -9,16 +9,23 @@ mod hop;
 mod key;
 mod page;
 mod route;
+mod schema;
 pub mod time;
 mod tunnel;
+mod workspace;
 
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
-pub use headers::{join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
-pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER};
+pub use headers::{
+    clean_trailers, frame_request, is_framed_once, is_plainly_framed, join_cookies, remove_beginning, strip_hop_by_hop,
+    strip_ours,
+};
+pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;
 pub use tunnel::{
-    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, RotateToken, Tunnel, TunnelCertificate, TunnelToken,
+    CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
+    TunnelCertificate, TunnelToken,
 };
+pub use workspace::{CreateWorkspace, Workspace};

@@ -2,10 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sortie_ids::Digest;
 
-use crate::ApiError;
+use crate::{ApiError, CreateCertificate, DisplayName};
 
 /// The bounds of what a caller may create or ask for. The defaults are those of the hosted service where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct Limits {
     pub keys_per_workspace: u32,
     /// Grants of one key.
     pub grants_per_key: u32,
+    /// Workspaces of an organisation, the default one counted.
+    pub workspaces_per_organization: u32,
+    /// Bytes of the PEM text of a CA certificate, at most [`CreateCertificate::MAX_PEM_BYTES`].
+    pub pem_bytes: u32,
+    /// Characters of the name of a tunnel, key or workspace, at most [`DisplayName::MAX_CHARACTERS`].
+    pub name_characters: u32,
     /// Objects on a page when the caller does not say.
     pub default_page: u32,
     /// Objects on a page at most.
@@ -32,6 +39,9 @@ impl Default for Limits {
             certificates_per_tunnel: 2,
             keys_per_workspace: 1000,
             grants_per_key: 100,
+            workspaces_per_organization: 100,
+            pem_bytes: CreateCertificate::MAX_PEM_BYTES,
+            name_characters: DisplayName::MAX_CHARACTERS,
             default_page: 20,
             largest_page: 1000,
         }
@@ -39,7 +49,8 @@ impl Default for Limits {
 }
 
 /// One page of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct List<T> {
     /// The objects, newest first.
     pub data: Vec<T>,
@@ -70,6 +81,20 @@ pub struct PageRequest {
     pub before: Option<i64>,
     /// Whether archived objects are listed, too.
     pub include_archived: bool,
+}
+
+impl Limits {
+    /// Refuses a name that is longer than this installation allows; `member` is where it was sent.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_name(&self, member: &str, name: &DisplayName) -> Result<(), ApiError> {
+        let (length, most) = (name.as_str().chars().count(), self.name_characters);
+        if length <= usize::try_from(most).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+        Err(ApiError::invalid_request(format!("{member}: {length} characters, at most {most}")))
+    }
 }
 
 impl ListQuery {

@@ -1,11 +1,13 @@
 //! Routes that connected gateways serve.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sortie_ids::{RouteName, TunnelId};
 
 /// A route of a tunnel, as a connected gateway announced it. An item of `GET /v1/sortie/routes`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "route")]
+#[schemars(rename = "Route", transform = crate::schema::typed("route"))]
 pub struct Route {
     /// The tunnel.
     pub tunnel_id: TunnelId,

@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use sortie_ids::{CertificateId, Digest, TokenId, TunnelId};
+use sortie_ids::{CertificateId, Digest, TokenId, TunnelId, WorkspaceId};
 
 /// A tunnel. It takes calls once it has a CA certificate, and until it is archived.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel")]
+#[schemars(rename = "Tunnel", transform = crate::schema::typed("tunnel"))]
 pub struct Tunnel {
     /// Its id.
     pub id: TunnelId,
@@ -19,20 +21,34 @@ pub struct Tunnel {
     pub domain: String,
     /// When it was created, in whole seconds.
     #[serde(with = "crate::time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
     /// When it was archived; it never comes back.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub archived_at: Option<Timestamp>,
 }
 
+/// A tunnel as the organisation's older surface shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OrganizationTunnel {
+    /// The tunnel.
+    #[serde(flatten)]
+    pub tunnel: Tunnel,
+    /// The workspace that it belongs to for ever; `null` for the default workspace.
+    pub workspace_id: Option<WorkspaceId>,
+}
+
 /// The current token of a tunnel. This object is the only one that shows the token itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel_token")]
+#[schemars(rename = "TunnelToken", transform = crate::schema::typed("tunnel_token"))]
 pub struct TunnelToken {
     /// The same for as long as the value is the same.
     pub id: TokenId,
     /// The secret with which a gateway opens links.
     #[serde(rename = "tunnel_token", serialize_with = "expose", deserialize_with = "take")]
+    #[schemars(with = "String")]
     pub value: sortie_ids::TunnelToken,
 }
 
@@ -46,8 +62,9 @@ fn take<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<sortie_ids:
 }
 
 /// A CA certificate by which a tunnel's gateways are known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "tunnel_certificate")]
+#[schemars(rename = "TunnelCertificate", transform = crate::schema::typed("tunnel_certificate"))]
 pub struct TunnelCertificate {
     /// Its id.
     pub id: CertificateId,
@@ -55,15 +72,19 @@ pub struct TunnelCertificate {
     pub tunnel_id: TunnelId,
     /// SHA-256 of the DER encoding, as 64 lower-case hexadecimal digits.
     #[serde(with = "hex_digest")]
+    #[schemars(with = "String", regex(pattern = "^[0-9a-f]{64}$"))]
     pub fingerprint: Digest,
     /// When it was registered, in whole seconds.
     #[serde(with = "crate::time")]
+    #[schemars(with = "Timestamp")]
     pub created_at: Timestamp,
     /// The end of its validity (RFC 5280, section 4.1.2.5); none for a certificate without one.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub expires_at: Option<Timestamp>,
     /// When it left the set of trusted certificates.
     #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
     pub archived_at: Option<Timestamp>,
 }
 
@@ -81,8 +102,9 @@ mod hex_digest {
 }
 
 /// A name for people: 1 to 255 characters, any of them. Whoever prints it makes it safe for the place it goes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("minLength" = 1, "maxLength" = 255))]
 pub struct DisplayName(String);
 
 /// Text that is no display name.
@@ -91,6 +113,9 @@ pub struct DisplayName(String);
 pub struct DisplayNameError(usize);
 
 impl DisplayName {
+    /// Most characters that a name has; an installation may allow fewer ([`crate::Limits`]).
+    pub const MAX_CHARACTERS: u32 = 255;
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -129,7 +154,7 @@ impl From<DisplayName> for String {
 }
 
 /// The body of `POST /v1/tunnels`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateTunnel {
     /// What its owner calls it.
@@ -138,25 +163,27 @@ pub struct CreateTunnel {
 }
 
 /// The body of `POST /v1/tunnels/{tunnel_id}/rotate_token`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RotateToken {
     /// Why, for the audit.
+    #[schemars(length(max = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 /// The body of `POST /v1/tunnels/{tunnel_id}/certificates`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateCertificate {
-    /// Exactly one certificate as PEM, at most [`CreateCertificate::MAX_PEM_BYTES`], no private key.
+    /// Exactly one certificate as PEM, at most 8192 bytes, no private key.
+    #[schemars(length(max = 8192))]
     pub ca_certificate_pem: String,
 }
 
 impl CreateCertificate {
-    /// Longest PEM text taken, in bytes.
-    pub const MAX_PEM_BYTES: usize = 8 * 1024;
+    /// Longest PEM text taken, in bytes; an installation may allow less ([`crate::Limits`]).
+    pub const MAX_PEM_BYTES: u32 = 8 * 1024;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! here and handed to the hub. The edge knows hostnames and digests of tunnel tokens; it never has a key that opens
 //! inner TLS, and what it passes on it cannot read.
 //!
-//! Bounds: connections, bytes and time of a hello, streams of a link. Every connection is a task of the set given to
+//! Bounds: connections, also per source address, bytes and time of a hello, streams of a link. Every connection is a task of the set given to
 //! [`Edge::serve`] and ends with it.
 
 mod links;
@@ -34,8 +34,11 @@ pub struct EdgeConfig {
     pub identity: Arc<dyn ResolvesServerCert>,
     /// The domain whose hostnames it serves.
     pub base_domain: BaseDomain,
-    /// Connections held at once; further ones wait in the listener's backlog.
+    /// Connections held at once: a tenth of the places is for those that have not said yet what they are, and further
+    /// ones wait in the listener's backlog; a fifth is for links of gateways, the rest for clients.
     pub max_connections: usize,
+    /// How many percent of each of these one source address may hold, 1 to 100; further ones are closed.
+    pub address_share: u8,
 }
 
 /// The tunnel that a token opens.

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::protos::{EdgeHello, FromGateway, Kind, RouteMode, VERSION};
-use sortie_runtime::TaskSet;
+use sortie_runtime::{NoPlace, Place, Places, TaskSet, notice_absence};
 use sortie_tls::{Hello, MAX_HELLO, Prefixed, TlsAcceptor, TlsError, Versions, read_hello, server_config};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use crate::{Directory, EdgeConfig, Links, NotAdmitted, Terminator};
 
@@ -42,7 +41,28 @@ struct Shared {
     instance: String,
     directory: Arc<dyn Directory>,
     terminator: Arc<dyn Terminator>,
-    connections: Arc<Semaphore>,
+    places: Kinds,
+}
+
+/// The places by what a connection is, so that no kind can crowd out another: neither who says nothing, nor a crowd of
+/// clients, nor whoever offers the link's ALPN without having a token.
+struct Kinds {
+    /// Until the ClientHello of a client, or the token of a gateway, was read.
+    newcomers: Places,
+    clients: Places,
+    links: Places,
+}
+
+impl Kinds {
+    fn new(config: &EdgeConfig) -> Self {
+        let (all, share) = (config.max_connections, config.address_share);
+        let (newcomers, links) = (all / 10, all / 5);
+        Self {
+            newcomers: Places::new(newcomers, share),
+            clients: Places::new(all - newcomers - links, share),
+            links: Places::new(links, share),
+        }
+    }
 }
 
 impl Edge {
@@ -58,7 +78,7 @@ impl Edge {
     ) -> Result<Self, EdgeError> {
         let link_tls = server_config(config.identity.clone(), Versions::Tls13, &[sortie_link::ALPN], None)?;
         let client_tls = server_config(config.identity.clone(), Versions::Legacy, &[b"h2", b"http/1.1"], None)?;
-        let connections = Arc::new(Semaphore::new(config.max_connections));
+        let places = Kinds::new(&config);
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
@@ -68,7 +88,7 @@ impl Edge {
                 instance: LinkId::random().as_str().trim_start_matches(LinkId::PREFIX).to_owned(),
                 directory,
                 terminator,
-                connections,
+                places,
             }),
         })
     }
@@ -78,9 +98,9 @@ impl Edge {
         loop {
             let accepted = tokio::select! {
                 () = tasks.stopping() => return,
-                accepted = accept(&listener, &self.shared.connections) => accepted,
+                accepted = accept(&listener, &self.shared.places.newcomers) => accepted,
             };
-            let (stream, peer, permit) = match accepted {
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: waiting is all that helps, and the next one may come through.
@@ -89,10 +109,17 @@ impl Edge {
                     continue;
                 }
             };
+            let newcomer = match self.shared.places.newcomers.take(peer.ip()) {
+                Ok(place) => place,
+                Err(why) => {
+                    let reason = no_place(why);
+                    tracing::debug!(%peer, "{reason}");
+                    continue;
+                }
+            };
             let (shared, inside) = (self.shared.clone(), tasks.clone());
             tasks.spawn("edge-connection", async move {
-                let _permit = permit;
-                if let Err(error) = shared.connection(stream, peer, &inside).await {
+                if let Err(error) = shared.connection(stream, peer, newcomer, &inside).await {
                     tracing::debug!(%peer, error, "edge connection ended");
                 }
             });
@@ -100,26 +127,36 @@ impl Edge {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+async fn accept(listener: &TcpListener, newcomers: &Places) -> std::io::Result<(TcpStream, SocketAddr)> {
+    newcomers.free().await;
     let (stream, peer) = listener.accept().await?;
-    // It fails where the client has gone already, which must not hold up the next one.
-    let _ = stream.set_nodelay(true);
-    Ok((stream, peer, permit))
+    notice_absence(&stream);
+    Ok((stream, peer))
+}
+
+/// Counts a connection that is closed for want of a place.
+fn no_place(why: NoPlace) -> String {
+    metrics::counter!("sortie_edge_connections_refused_total", "reason" => why.as_str()).increment(1);
+    format!("closed: {why}")
 }
 
 impl Shared {
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, tasks: &TaskSet) -> Result<(), String> {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        newcomer: Place,
+        tasks: &TaskSet,
+    ) -> Result<(), String> {
         let hello = Box::pin(tokio::time::timeout(HELLO_DEADLINE, read_hello(stream, MAX_HELLO))).await;
         let (hello, stream) =
             hello.map_err(|_| "no ClientHello in time".to_owned())?.map_err(|error| error.to_string())?;
         if hello.offers(sortie_link::ALPN) {
             metrics::counter!("sortie_edge_connections_total", "kind" => "link").increment(1);
-            return Box::pin(self.link(stream, peer, tasks)).await;
+            return Box::pin(self.link(stream, peer, newcomer, tasks)).await;
         }
+        let _place = self.places.clients.take(peer.ip()).map_err(no_place)?;
+        drop(newcomer);
         // On the heap, as the handshake below: what lasts has only the room that it needs.
         Box::pin(self.client(hello, stream, peer)).await
     }
@@ -147,7 +184,13 @@ impl Shared {
         Ok(())
     }
 
-    async fn link(&self, stream: Prefixed<TcpStream>, peer: SocketAddr, tasks: &TaskSet) -> Result<(), String> {
+    async fn link(
+        &self,
+        stream: Prefixed<TcpStream>,
+        peer: SocketAddr,
+        newcomer: Place,
+        tasks: &TaskSet,
+    ) -> Result<(), String> {
         let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, self.link_tls.accept(stream)).await;
         let stream = handshake
             .map_err(|_| "no TLS handshake in time".to_owned())?
@@ -167,9 +210,9 @@ impl Shared {
                     if !self.links.make_room(&tunnel.label) {
                         return Err(("the tunnel has as many links as it may".to_owned(), true));
                     }
-                    let tunnel = (tunnel, token.digest());
-                    let domain = self.config.base_domain.tunnel(&tunnel.0.label).to_string();
-                    admitted = Some(tunnel);
+                    let place = self.places.links.take(peer.ip()).map_err(|why| (no_place(why), true))?;
+                    let domain = self.config.base_domain.tunnel(&tunnel.label).to_string();
+                    admitted = Some((tunnel, token.digest(), place));
                     Ok(domain)
                 }
                 Err(NotAdmitted::Token) => Err((refused.to_owned(), false)),
@@ -182,7 +225,8 @@ impl Shared {
             tracing::warn!(%peer, %error, "a link was refused");
             error.to_string()
         })?;
-        let Some((tunnel, token)) = admitted else { return Err("admitted without a tunnel".into()) };
+        let Some((tunnel, token, _place)) = admitted else { return Err("admitted without a tunnel".into()) };
+        drop(newcomer);
         let routes = link.routes().len();
         tracing::info!(%peer, tunnel = %tunnel.tunnel, link = %link.id(), routes, software = link.software(), "link up");
         self.links.add(&tunnel.label, link.clone());

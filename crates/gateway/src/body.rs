@@ -1,4 +1,4 @@
-//! Bodies on their way through: counted, watched, never collected.
+//! Bodies on their way through: counted and watched. Only a request that has to be judged is collected, within bounds.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +6,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::value::RawValue;
-use sortie_api::strip_ours;
-use sortie_mcp::envelope::request_id;
+use sortie_api::clean_trailers;
+use sortie_mcp::message::id_in_part;
+use tokio::time::Instant;
+
+use crate::memory::{Buffer, Memory, Spent};
+
+use crate::quiet::Silent;
 
 /// Any error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +28,9 @@ pub type CallBody = BoxBody<Bytes, BodyError>;
 const MAX_PEEK: usize = 64 * 1024;
 /// How long the rest of a request may take to come when only its id is wanted.
 const PEEK_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a body that is collected may take to arrive, and how many bytes of the limit give it one second more.
+const ARRIVAL: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 64 * 1024;
 
 /// A whole body of our own.
 pub(crate) fn whole(bytes: Vec<u8>) -> CallBody {
@@ -30,7 +39,7 @@ pub(crate) fn whole(bytes: Vec<u8>) -> CallBody {
 
 fn clean<D>(mut frame: Frame<D>) -> Frame<D> {
     if let Some(trailers) = frame.trailers_mut() {
-        strip_ours(trailers);
+        clean_trailers(trailers);
     }
     frame
 }
@@ -41,10 +50,42 @@ pub(crate) struct RequestBody<B>(Arc<Mutex<Inbound<B>>>);
 
 struct Inbound<B> {
     body: B,
+    limit: u64,
     left: u64,
-    exceeded: bool,
-    /// The first bytes, while the id may still be wanted. A copy: many small pieces would hold far more than their bytes.
-    seen: Option<Vec<u8>>,
+    /// The piece that passed the limit.
+    over: Option<Bytes>,
+    seen: Seen,
+    /// What was collected and not taken since.
+    whole: Option<Whole>,
+}
+
+/// What is known of the JSON-RPC id to answer with.
+enum Seen {
+    /// It is not wanted.
+    Nothing,
+    /// The first bytes, at most [`MAX_PEEK`]. A copy: many small pieces would hold far more than their bytes.
+    Part(Vec<u8>),
+    /// The body was judged.
+    Known(Option<Box<RawValue>>),
+}
+
+/// A body that was collected.
+struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+/// Why a body could not be collected.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It is larger than the limit.
+    TooLarge,
+    /// It did not arrive in time.
+    Slow,
+    /// It broke off.
+    Broken,
+    /// There was no memory for it in time.
+    Spent(Spent),
 }
 
 /// A request larger than the limit.
@@ -65,31 +106,91 @@ where
 {
     /// A body of at most `limit` bytes. With `jsonrpc`, its first bytes are kept until [`RequestBody::forget`].
     pub(crate) fn new(body: B, limit: u64, jsonrpc: bool) -> Self {
-        Self(Arc::new(Mutex::new(Inbound { body, left: limit, exceeded: false, seen: jsonrpc.then(Vec::new) })))
+        let seen = if jsonrpc { Seen::Part(Vec::new()) } else { Seen::Nothing };
+        Self(Arc::new(Mutex::new(Inbound { body, limit, left: limit, over: None, seen, whole: None })))
+    }
+
+    /// The most bytes that it may have.
+    pub(crate) fn limit(&self) -> u64 {
+        self.lock().limit
     }
 
     /// Whether the limit was passed.
     pub(crate) fn exceeded(&self) -> bool {
-        self.lock().exceeded
+        self.lock().over.is_some()
     }
 
     /// The id will not be asked for.
     pub(crate) fn forget(&self) {
-        self.lock().seen = None;
+        self.lock().seen = Seen::Nothing;
     }
 
-    /// The id of the JSON-RPC request in the body, as it was sent; reads on if the body has not ended. `None` when it
-    /// is not one request, too large, or does not come in time.
-    pub(crate) async fn jsonrpc_id(&self) -> Option<Box<RawValue>> {
-        let reading = async {
-            self.lock().seen.as_ref()?;
-            while let Some(frame) = std::future::poll_fn(|cx| self.lock().poll(cx)).await {
-                frame.ok()?;
+    /// The id to answer with is known.
+    pub(crate) fn answer_with(&self, id: Option<Box<RawValue>>) {
+        self.lock().seen = Seen::Known(id);
+    }
+
+    /// Collects the body, which is then yielded again from its beginning. Its memory counts until nobody has it any more.
+    ///
+    /// # Errors
+    /// It cannot be collected; with the first of what has come, to find the id in.
+    pub(crate) async fn read(&self, memory: &Memory) -> Result<Bytes, (Unread, Vec<u8>)> {
+        self.forget();
+        let most = self.size_hint().upper().unwrap_or(u64::MAX).min(self.limit());
+        let mut deadline = Instant::now() + ARRIVAL + Duration::from_secs(self.limit() / SLOWEST);
+        let (mut buffer, mut trailers) = (Buffer::default(), None);
+        let failed = loop {
+            let frame = match tokio::time::timeout_at(deadline, self.frame()).await {
+                Err(_) => break Unread::Slow,
+                Ok(None) => {
+                    let bytes = Bytes::from_owner(buffer);
+                    let data = Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
+                    self.lock().whole = Some(Whole { data, trailers });
+                    return Ok(bytes);
+                }
+                Ok(Some(Err(_))) if self.exceeded() => break Unread::TooLarge,
+                Ok(Some(Err(_))) => break Unread::Broken,
+                Ok(Some(Ok(frame))) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let began = Instant::now();
+                    if let Err(spent) = memory.append(&mut buffer, &data, most).await {
+                        break Unread::Spent(spent);
+                    }
+                    // Waiting for memory is no fault of the sender.
+                    deadline += began.elapsed();
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
             }
-            let text = self.lock().seen.take()?;
-            request_id(&text)
         };
-        tokio::time::timeout(PEEK_DEADLINE, reading).await.ok().flatten()
+        let over = self.lock().over.clone().unwrap_or_default();
+        Err((failed, buffer.as_ref().iter().chain(&over).take(MAX_PEEK).copied().collect()))
+    }
+
+    /// The id of the JSON-RPC request in the body, as it was sent. Reads on, up to [`MAX_PEEK`] bytes and one second, if it
+    /// is not known yet. `None` when the body is not one request, or the id is not in what was read.
+    pub(crate) async fn jsonrpc_id(&self) -> Option<Box<RawValue>> {
+        // Whatever ends it: what has come by then is looked at.
+        let reading = async {
+            loop {
+                let wanted = self.lock().wants_more();
+                if !wanted || !matches!(self.frame().await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        };
+        let _late = tokio::time::timeout(PEEK_DEADLINE, reading).await;
+        let seen = std::mem::replace(&mut self.lock().seen, Seen::Nothing);
+        match seen {
+            Seen::Nothing => None,
+            Seen::Part(part) => id_in_part(&part),
+            Seen::Known(id) => id,
+        }
+    }
+
+    async fn frame(&self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        std::future::poll_fn(|cx| self.lock().poll(cx)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbound<B>> {
@@ -102,23 +203,27 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
+    fn wants_more(&self) -> bool {
+        matches!(&self.seen, Seen::Part(part) if part.len() < MAX_PEEK)
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(whole) = &mut self.whole {
+            let data = whole.data.take().map(Frame::data);
+            return Poll::Ready(data.or_else(|| whole.trailers.take().map(Frame::trailers)).map(Ok));
+        }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
         let frame = clean(frame.map_err(Into::into)?);
         if let Some(data) = frame.data_ref() {
+            if let Seen::Part(part) = &mut self.seen {
+                part.extend(data.iter().take(MAX_PEEK - part.len()));
+            }
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             let Some(left) = self.left.checked_sub(length) else {
-                self.exceeded = true;
+                self.over = Some(data.clone());
                 return Poll::Ready(Some(Err(TooLarge.into())));
             };
             self.left = left;
-            if let Some(seen) = &mut self.seen {
-                if seen.len() + data.len() > MAX_PEEK {
-                    self.seen = None;
-                } else {
-                    seen.extend_from_slice(data);
-                }
-            }
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -137,11 +242,23 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lock().body.is_end_stream()
+        let inbound = self.lock();
+        match &inbound.whole {
+            Some(whole) => whole.data.is_none() && whole.trailers.is_none(),
+            None => inbound.body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.lock().body.size_hint()
+        let inbound = self.lock();
+        match &inbound.whole {
+            Some(Whole { data, trailers: None }) => {
+                let left = data.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(left).unwrap_or(u64::MAX))
+            }
+            Some(_) => SizeHint::default(),
+            None => inbound.body.size_hint(),
+        }
     }
 }
 
@@ -152,6 +269,8 @@ pub(crate) enum End {
     Complete,
     /// The upstream broke off.
     Broken,
+    /// The upstream said nothing for longer than its route allows.
+    Silent,
     /// The caller went away first.
     Abandoned,
 }
@@ -161,6 +280,7 @@ impl End {
         match self {
             End::Complete => "complete",
             End::Broken => "upstream broke off",
+            End::Silent => "upstream fell silent",
             End::Abandoned => "caller left",
         }
     }
@@ -194,14 +314,13 @@ impl<B: Body, W: FnOnce(End)> Watched<B, W> {
 
 impl<B, W> Body for Watched<B, W>
 where
-    B: Body + Unpin,
-    B::Error: Unpin,
+    B: Body<Error = BodyError> + Unpin,
     W: FnOnce(End) + Unpin,
 {
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
         let this = self.get_mut();
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
@@ -212,7 +331,7 @@ where
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                this.tell(End::Broken);
+                this.tell(if error.is::<Silent>() { End::Silent } else { End::Broken });
                 this.broken = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -270,6 +389,33 @@ mod tests {
 
         let kept = RequestBody::new(pieces(&text), 100, false);
         assert!(kept.jsonrpc_id().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_collected_is_yielded_again_and_counts_until_it_is_gone() {
+        let memory = Memory::default();
+        let body = RequestBody::new(pieces(&["12345", "67890"]), 10, true);
+        assert_eq!(body.read(&memory).await.expect("whole"), "1234567890");
+        assert_eq!(body.size_hint().exact(), Some(10));
+        let again = body.clone().collect().await.expect("body").to_bytes();
+        assert_eq!((again, body.is_end_stream()), (Bytes::from_static(b"1234567890"), true));
+
+        let body = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true);
+        let (why, part) = body.read(&memory).await.expect_err("too large");
+        assert!(matches!(why, Unread::TooLarge), "{why:?}");
+        assert_eq!(part, b"12345678901");
+    }
+
+    /// A body whose next piece never comes is given up, however small it is.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_stops_is_not_waited_for() {
+        let first = stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"{")))]);
+        let body = StreamBody::new(futures_util::StreamExt::chain(first, stream::pending()));
+        let body = RequestBody::new(body, 1000, true);
+        let began = Instant::now();
+        let (why, part) = body.read(&Memory::default()).await.expect_err("slow");
+        assert!(matches!(why, Unread::Slow), "{why:?}");
+        assert_eq!((began.elapsed(), part), (ARRIVAL, b"{".to_vec()));
     }
 
     #[tokio::test]

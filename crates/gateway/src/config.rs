@@ -1,23 +1,33 @@
-//! The gateway's file of settings, in TOML. Reads text; dials nothing, and opens no file that the settings name.
+//! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
+
+mod check;
+mod places;
+mod show;
+mod upstreams;
+mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proxy::LinkConfig;
+use crate::served::read_text;
 use http::HeaderValue;
 use http::uri::Authority;
 use ipnet::IpNet;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sortie_ids::RouteName;
-use sortie_link::protos::{MAX_ROUTES, RouteMode};
+use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
+use sortie_tls::IdentityError;
 use toml::Spanned;
 
-/// Largest file of settings, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(crate) use places::Places;
+use upstreams::{Keepalive, RawRouteTls, RawUpstream};
+
+pub use upstreams::{RouteTls, Server, Trust, Upstream};
+
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
 const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
@@ -31,12 +41,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         cause: std::io::Error,
-    },
-    /// A format that is not read.
-    #[error("{path}: YAML is not supported yet; write TOML", path = path.display())]
-    Yaml {
-        /// The file.
-        path: PathBuf,
     },
     /// A setting that is unknown, missing or wrong.
     #[error("{path}:{line}: {field}{reason}", path = path.display())]
@@ -53,7 +57,7 @@ pub enum ConfigError {
 }
 
 /// The settings of a gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GatewayConfig {
     /// `[routes.NAME]`: what is served, by the first label of the hostname. At least one, at most 1024.
     pub routes: BTreeMap<RouteName, RouteConfig>,
@@ -67,12 +71,47 @@ pub struct GatewayConfig {
     pub log: String,
     /// `shutdown_timeout`: how long calls that run may take to end after a stop was asked for. Default `30s`.
     pub shutdown_timeout: Duration,
+    /// `tunnel_domain`: the tunnel that these routes are for. The set-up directory must agree. Default: whatever that
+    /// directory says.
+    pub tunnel_domain: Option<String>,
+    /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
+    pub certificate: Option<CertificateFiles>,
+    /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
+    /// when it has ended. Default false; true for the hosted proxy's file.
+    pub log_request_start: bool,
+    /// What the file asks for and what is different here, one sentence each.
+    pub(crate) notes: Vec<String>,
+    /// Where each setting stands.
+    pub(crate) places: Places,
+}
+
+/// A certificate and its key, which are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// `cert_file`: the certificate in PEM, with intermediates after it if there are any.
+    pub cert_file: PathBuf,
+    /// `key_file`: its private key in PEM.
+    pub key_file: PathBuf,
+}
+
+impl CertificateFiles {
+    /// The setting that an error is about.
+    pub(crate) fn blamed(&self, error: &IdentityError) -> &'static str {
+        match error {
+            IdentityError::Read { path, .. } | IdentityError::TooLarge { path } if *path == self.key_file => {
+                "tls.key_file"
+            }
+            IdentityError::NoKey { .. } => "tls.key_file",
+            _ => "tls.cert_file",
+        }
+    }
 }
 
 /// The settings of one route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
-    /// `upstream`: where calls go, `http://host:port`, `https://host:port` or `builtin:files`. Required.
+    /// `upstream`: where calls go, `http://host:port`, `https://host:port`, `unix:PATH`, a list of these, or
+    /// `builtin:files`. Required.
     pub upstream: Upstream,
     /// `authorization`: whether the caller's `Authorization` header reaches the upstream, `strip` (default) or `forward`.
     pub authorization: Authorization,
@@ -86,10 +125,23 @@ pub struct RouteConfig {
     pub root: Option<PathBuf>,
     /// `deadline`: longest wait for the head of the upstream's response. Default: none, since calls may take hours.
     pub deadline: Option<Duration>,
+    /// `protocol`: what requests are held to, `auto` (default), `mcp` or `http`.
+    pub protocol: Protocol,
+    /// `connect_timeout`: longest wait for a connection to one server. Default: that of `[upstream]`.
+    pub connect_timeout: Option<Duration>,
+    /// `idle_timeout`: longest silence of the upstream within the body of an answer, which then breaks off. Default:
+    /// none.
+    pub idle_timeout: Option<Duration>,
+    /// `keepalive`: how long an event stream may be quiet before a comment is put in. Default `20s`; `"0"` for none.
+    pub keepalive: Option<Duration>,
+    /// `max_request_body`: largest request body in bytes. Default: that of the whole gateway.
+    pub max_request_body: Option<u64>,
+    /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
+    pub tls: RouteTls,
 }
 
 /// How upstreams are dialled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     /// `allowed_ips`: address ranges or single addresses that upstreams may have. Replaces the default: RFC 1918 and
     /// fc00::/7.
@@ -102,30 +154,8 @@ pub struct UpstreamConfig {
     pub include_system_cas: bool,
 }
 
-/// Where calls of a route go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// A server that is dialled.
-    Server(Server),
-    /// The built-in server of a directory, within this process.
-    Files,
-}
-
-/// A server that is dialled: `scheme://host:port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// Whether it speaks TLS.
-    pub tls: bool,
-    /// Its host and port as written.
-    pub authority: Authority,
-    /// Its host: a name, or an address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
 /// What happens to the caller's `Authorization` header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Authorization {
     /// It ends here.
@@ -135,27 +165,42 @@ pub enum Authorization {
     Forward,
 }
 
+/// What the requests of a route are held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// A POST in JSON that speaks JSON-RPC is held to the rules of MCP; everything else streams through.
+    #[default]
+    Auto,
+    /// Every POST has to be MCP.
+    Mcp,
+    /// Bodies stream through unseen.
+    Http,
+}
+
 impl GatewayConfig {
     /// Reads a file. Blocks. Paths in it are relative to the directory that the file is in.
     ///
     /// # Errors
     /// The file cannot be read, or a setting is unknown, missing or wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-            return Err(ConfigError::Yaml { path: path.to_owned() });
-        }
-        let failed = |cause| ConfigError::Read { path: path.to_owned(), cause };
-        if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
-            return Err(failed(std::io::Error::other("it is larger than 1 MiB")));
-        }
-        Self::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+        let text = read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        Self::parse(&text, path)
     }
 
-    /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from.
+    /// Reads settings from text; `path` is what errors name, and whose directory relative paths start from. One that
+    /// ends in `.yaml` or `.yml` has the form of the hosted proxy.
     ///
     /// # Errors
     /// A setting is unknown, missing or wrong.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            return yaml::parse(text, path);
+        }
+        Self::parse_toml(text, path)
+    }
+
+    fn parse_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let source = Source { text, path };
         let raw: Raw = toml::from_str(text).map_err(|error| source.unreadable(&error))?;
         let base = path.parent().unwrap_or(Path::new(""));
@@ -169,9 +214,16 @@ impl GatewayConfig {
             return Err(source.wrong(Some(raw.routes.span()), "routes", reason));
         }
         let trusts = raw.upstream.tls.ca_file.is_some() || raw.upstream.tls.include_system_cas;
+        let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
             routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+        }
+        let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
+        if !fits(&announced.collect::<Vec<_>>()) {
+            let reason = "their names are too long to be announced together; shorten them, or split them over several \
+                          tunnels";
+            return Err(source.wrong(Some(at_routes), "routes", reason));
         }
         Ok(Self {
             routes,
@@ -180,46 +232,23 @@ impl GatewayConfig {
             max_request_body: raw.max_request_body,
             log: raw.log,
             shutdown_timeout: raw.shutdown_timeout.0,
+            tunnel_domain: raw.tunnel_domain,
+            certificate: raw
+                .tls
+                .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            log_request_start: raw.log_request_start,
+            notes: Vec::new(),
+            places: Places::of_toml(text, path),
         })
     }
-}
 
-impl FromStr for Upstream {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(builtin) = text.strip_prefix("builtin:") {
-            return match builtin {
-                "files" => Ok(Self::Files),
-                _ => Err(format!("there is no built-in upstream `{builtin}`; the one there is is builtin:files")),
-            };
-        }
-        let malformed = || format!("`{text}`: invalid upstream (must be scheme://host:port)");
-        let (tls, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            _ => return Err(malformed()),
-        };
-        if rest.contains(['/', '?', '#', '@']) {
-            return Err(malformed());
-        }
-        let authority: Authority = rest.parse().map_err(|_| malformed())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        match authority.port_u16() {
-            Some(port) if port != 0 && !host.is_empty() => Ok(Self::Server(Server { tls, authority, host, port })),
-            _ => Err(malformed()),
-        }
-    }
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Upstream::Server(server) => {
-                write!(f, "{}://{}", if server.tls { "https" } else { "http" }, server.authority)
-            }
-            Upstream::Files => f.write_str("builtin:files"),
-        }
+    /// The files that the settings name and whose content is part of what is served.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let routes = self.routes.values().flat_map(|route| {
+            let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
+            route.client_ca_file.iter().cloned().chain(trusted)
+        });
+        self.upstream.ca_file.iter().cloned().chain(routes).collect()
     }
 }
 
@@ -255,27 +284,61 @@ impl Source<'_> {
     }
 }
 
-/// The file as it is written.
-#[derive(Deserialize)]
+/// The settings of a gateway, as its TOML file has them.
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "sortie gateway")]
 struct Raw {
+    /// What is served, by the first label of the hostname: 1 to 48 of a-z, 0-9 and single dashes inside. At least one, at
+    /// most 1024.
+    #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// How upstreams are dialled, for all routes.
     #[serde(default)]
-    upstream: RawUpstream,
+    upstream: RawDialling,
+    /// How the edge is reached.
     #[serde(default)]
     link: RawLink,
+    /// Largest request body, in bytes; a larger one is answered 413.
     #[serde(default = "default_max_request_body")]
     max_request_body: u64,
+    /// What is logged: a level (error, warn, info, debug, trace) or a list of target=level. The flag --log comes first.
     #[serde(default = "default_log")]
     log: String,
+    /// Whether the log has a line `request started` for each call when it begins, beside the one when it has ended.
+    #[serde(default)]
+    log_request_start: bool,
+    /// How long running calls may take to end after a stop was asked for.
     #[serde(default = "default_shutdown_timeout")]
     shutdown_timeout: Span,
+    /// The tunnel that these routes are for; the set-up directory must agree. Default: whatever that directory says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel_domain: Option<String>,
+    /// The certificate of inner TLS, where it is not the one of the set-up directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<RawCertificate>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Certificate")]
+struct RawCertificate {
+    /// The certificate in PEM, with intermediates after it if there are any.
+    cert_file: PathBuf,
+    /// Its private key in PEM.
+    key_file: PathBuf,
+}
+
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Link")]
 struct RawLink {
+    /// An HTTP proxy, http://host:port, that the link goes through by CONNECT; with one set, nothing is dialled directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     proxy: Option<Spanned<String>>,
+    /// Holds the value of the header Proxy-Authorization, like `Basic ...`; read at each dial.
+    #[serde(skip_serializing_if = "Option::is_none")]
     proxy_authorization_file: Option<PathBuf>,
 }
 
@@ -293,18 +356,56 @@ impl RawLink {
     }
 }
 
-#[derive(Deserialize)]
+/// One route.
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Route")]
 struct RawRoute {
-    upstream: Spanned<String>,
+    /// Where calls go: http://host:port, https://host:port, unix:PATH, a list of at most 16 of these, or builtin:files. The
+    /// port must be written; no path. Of a list, calls go to the first server that can be connected.
+    #[schemars(with = "RawUpstream")]
+    upstream: Spanned<RawUpstream>,
+    /// Whether the caller's Authorization header reaches the upstream.
     #[serde(default)]
     authorization: Authorization,
+    /// The Host header that the upstream gets. Default: the upstream's host:port; for builtin:files the public hostname.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     host: Option<Spanned<String>>,
+    /// Who ends the client's TLS: the hub (terminated), or this gateway (sealed).
     #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["terminated", "sealed"], "default" = "terminated"))]
     mode: RouteMode,
+    /// CA certificates (PEM) of the clients of a sealed route; required there, refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     client_ca_file: Option<Spanned<PathBuf>>,
+    /// The directory that builtin:files serves; required there, refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     root: Option<Spanned<PathBuf>>,
+    /// Longest wait for the head of the answer; then 504. Without it a call may take as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Span>,
+    /// What requests are held to: MCP where they speak it (auto), always (mcp), or to nothing (http).
+    #[serde(default)]
+    protocol: Protocol,
+    /// Longest wait for a connection to one server; then 504. Default: that of upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_timeout: Option<Span>,
+    /// Longest silence of the upstream within the body of an answer, which then breaks off. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout: Option<Span>,
+    /// How long an event stream may be quiet before a comment is put in; "0" puts in none.
+    #[serde(default)]
+    keepalive: Keepalive,
+    /// Largest request body of this route, in bytes. Default: that at the top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_request_body: Option<u64>,
+    /// For https upstreams: whom to trust, and what is shown to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RawRouteTls>")]
+    tls: Option<Spanned<RawRouteTls>>,
 }
 
 impl RawRoute {
@@ -317,15 +418,26 @@ impl RawRoute {
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
-        let upstream: Upstream = self
-            .upstream
-            .get_ref()
-            .parse()
-            .map_err(|reason: String| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
+        let checked = self.upstream.get_ref().check(base);
+        let upstream = checked.map_err(|reason| source.wrong(at_upstream.clone(), &field("upstream"), reason))?;
 
-        if matches!(&upstream, Upstream::Server(server) if server.tls) && !trusts {
-            let reason = "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true \
-                          under [upstream.tls]";
+        let https = matches!(&upstream, Upstream::Servers(servers) if servers.iter().any(Server::tls));
+        let tls = match self.tls {
+            None => RouteTls::default(),
+            Some(tls) if !https => {
+                let reason = "only https upstreams are spoken TLS with; remove it, or dial them by https://host:port";
+                return Err(source.wrong(Some(tls.span()), &field("tls"), reason));
+            }
+            Some(tls) => tls
+                .into_inner()
+                .check(base)
+                .map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&format!("tls.{setting}")), reason))?,
+        };
+        if https && !tls.trust.as_ref().map_or(trusts, Trust::is_some) {
+            let reason = format!(
+                "an https upstream needs to know whom to trust; set ca_file or include_system_cas = true under \
+                 [upstream.tls] or [routes.{name}.tls]"
+            );
             return Err(source.wrong(at_upstream, &field("upstream"), reason));
         }
         match (&upstream, &self.root) {
@@ -333,7 +445,7 @@ impl RawRoute {
                 let reason = "builtin:files needs the directory that it serves; set root = \"DIR\"";
                 return Err(source.wrong(at_upstream, &field("root"), reason));
             }
-            (Upstream::Server(_), Some(root)) => {
+            (Upstream::Servers(_), Some(root)) => {
                 let reason = "only builtin:files serves a directory; remove it, or set upstream = \"builtin:files\"";
                 return Err(source.wrong(Some(root.span()), &field("root"), reason));
             }
@@ -366,28 +478,46 @@ impl RawRoute {
             client_ca_file: self.client_ca_file.map(|file| base.join(file.get_ref())),
             root: self.root.map(|root| base.join(root.get_ref())),
             deadline,
+            protocol: self.protocol,
+            connect_timeout: self.connect_timeout.map(|span| span.0),
+            idle_timeout: self.idle_timeout.map(|span| span.0),
+            keepalive: self.keepalive.0,
+            max_request_body: self.max_request_body,
+            tls,
         })
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RawUpstream {
+#[schemars(rename = "Upstream")]
+struct RawDialling {
+    /// Address ranges or single addresses that upstreams may have. Replaces the default: 10.0.0.0/8, 172.16.0.0/12,
+    /// 192.168.0.0/16 and fc00::/7.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
     allowed_ips: Option<Vec<Spanned<String>>>,
+    /// Longest wait for name resolution, TCP and TLS together. Default 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
     connect_timeout: Option<Span>,
+    /// For https upstreams, which need one of the two.
     #[serde(default)]
     tls: RawTls,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "UpstreamTls")]
 struct RawTls {
+    /// CA certificates (PEM) that upstreams may chain to.
+    #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<PathBuf>,
+    /// Whether the machine's own CAs are trusted, too.
     #[serde(default)]
     include_system_cas: bool,
 }
 
-impl RawUpstream {
+impl RawDialling {
     fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
         let range =
             |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
@@ -416,9 +546,16 @@ impl RawUpstream {
 }
 
 /// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(rename = "Duration", extend("pattern" = "^[0-9]+(ms|s|m|h)$"))]
 struct Span(Duration);
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        span_text(span.0)
+    }
+}
 
 impl TryFrom<String> for Span {
     type Error = String;
@@ -439,6 +576,15 @@ impl TryFrom<String> for Span {
         } else {
             Err(format!("`{text}` is not a duration such as 500ms, 30s, 5m or 1h, above zero and at most 24h"))
         }
+    }
+}
+
+/// A duration of at least a millisecond, in the largest unit that says it as a whole number.
+fn span_text(span: Duration) -> String {
+    let millis = span.as_millis();
+    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", millis / unit),
+        None => format!("{millis}ms"),
     }
 }
 
@@ -481,7 +627,7 @@ mod tests {
         let page = include_str!("../../../docs/gateway-config.md");
         let example = page.rsplit_once("```toml").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
         let config = GatewayConfig::parse(example, Path::new("/etc/sortie/gateway.toml")).expect("accepted");
-        assert_eq!(config.routes.len(), 4);
+        assert_eq!(config.routes.len(), 6);
         assert_eq!(config.link.proxy.map(|proxy| proxy.port), Some(3128));
     }
 
@@ -504,11 +650,17 @@ mod tests {
             max_request_body = 1000
             log = "debug"
             shutdown_timeout = "5s"
+            log_request_start = true
+            tunnel_domain = "abcd1234.tunnel.example"
+            [tls]
+            cert_file = "own.crt"
+            key_file = "/run/own.key"
             [routes.docs]
             upstream = "https://wiki.internal:8443"
             authorization = "forward"
             host = "wiki.example.test"
             deadline = "300s"
+            protocol = "mcp"
             [routes.files]
             upstream = "builtin:files"
             root = "shared"
@@ -528,11 +680,19 @@ mod tests {
         let route = |name: &str| &config.routes[&name.parse::<RouteName>().expect("name")];
         assert_eq!(route("docs").authorization, Authorization::Forward);
         assert_eq!(route("docs").deadline, Some(Duration::from_secs(300)));
+        assert_eq!((route("docs").protocol, route("files").protocol), (Protocol::Mcp, Protocol::Auto));
         assert_eq!(route("files").root.as_deref(), Some(Path::new("/etc/sortie/shared")));
-        let Upstream::Server(server) = &route("raw").upstream else { panic!("server") };
-        assert_eq!((server.host.as_str(), server.port), ("fd00::5", 80));
+        let Upstream::Servers(servers) = &route("raw").upstream else { panic!("servers") };
+        let [Server::Tcp { host, port, .. }] = servers.as_slice() else { panic!("one server") };
+        assert_eq!((host.as_str(), *port), ("fd00::5", 80));
         assert_eq!(config.upstream.ca_file.as_deref(), Some(Path::new("/etc/sortie/ca.pem")));
         assert_eq!(config.upstream.allowed_ips.len(), 2);
+        assert_eq!(
+            (config.log_request_start, config.tunnel_domain.as_deref()),
+            (true, Some("abcd1234.tunnel.example"))
+        );
+        let (cert_file, key_file) = ("/etc/sortie/own.crt".into(), "/run/own.key".into());
+        assert_eq!(config.certificate, Some(CertificateFiles { cert_file, key_file }));
     }
 
     #[test]
@@ -566,6 +726,10 @@ mod tests {
                 "[routes.docs]\nupstream = \"http://a:80\"\ndeadline = \"soon\"",
                 ":3: deadline: `soon` is not a duration",
             ),
+            (
+                "[routes.docs]\nupstream = \"http://a:80\"\nprotocol = \"soap\"",
+                ":3: protocol: unknown variant `soap`, expected one of `auto`, `mcp`, `http`",
+            ),
             ("[routes.docs]\nupstream = \"http://a:80\"\ncolour = 1", ":3: unknown field `colour`"),
             (
                 "[routes.docs]\nupstream = \"http://a:80\"\n[upstream]\nallowed_ips = [\"10/8\"]",
@@ -574,6 +738,7 @@ mod tests {
             ("shutdown_timeout = \"0s\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: shutdown_timeout: `0s`"),
             ("[link]\nproxy = \"proxy:1\"\n[routes.docs]\nupstream = \"http://a:80\"", ":2: link.proxy: `proxy:1`"),
             ("max_request_body = -1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: max_request_body: "),
+            ("[tls]\ncert_file = \"a\"\n[routes.docs]\nupstream = \"http://a:80\"", ":1: missing field `key_file`"),
             ("log = 1\n[routes.docs]\nupstream = \"http://a:80\"", ":1: log: "),
             ("[routes.docs\n", ":1: "),
         ] {
@@ -583,9 +748,18 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_refused_in_words() {
-        let error = GatewayConfig::load(Path::new("proxy.yaml")).expect_err("yaml").to_string();
-        assert_eq!(error, "proxy.yaml: YAML is not supported yet; write TOML");
+    fn routes_that_no_edge_could_be_told_of_are_refused() {
+        let with = |length: usize| {
+            let routes = (0..MAX_ROUTES).map(|n| format!("[routes.{n:0length$}]\nupstream = \"http://a:1\"\n"));
+            parse(&routes.collect::<String>())
+        };
+        assert_eq!(with(20).expect("short names").routes.len(), MAX_ROUTES);
+        let error = with(48).expect_err("long names").to_string();
+        assert!(error.contains("routes: their names are too long to be announced together"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_absent_is_named() {
         let error = GatewayConfig::load(Path::new("/nonexistent/gateway.toml")).expect_err("absent").to_string();
         assert!(error.starts_with("cannot read /nonexistent/gateway.toml"), "{error}");
     }

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sortie_ids::Digest;
-use sortie_link::protos::{FromEdge, GatewayHello, Route as Announced, VERSION};
+use sortie_link::protos::{FromEdge, FromGateway, GatewayHello, Route as Announced, VERSION};
 use sortie_link::{EstablishError, Event, GatewayLink};
 use sortie_runtime::{Backoff, TaskSet};
 use sortie_tls::{ClientConfig, TlsConnector, explain_io};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::gateway::Shared;
 use crate::inner;
 use crate::link_state::LinkUp;
 use crate::probe::printable;
-use crate::proxy::LinkConfig;
 use crate::record::Open;
 use crate::setup::{EdgeAddr, LoadError, TokenSource};
 
@@ -27,6 +26,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A link that lived this long starts the waits over.
 const STABLE: Duration = Duration::from_secs(30);
+/// How long after the edge took no message it is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// How often the token file is looked at while the token in it is refused.
 const TOKEN_TICK: Duration = Duration::from_secs(1);
 
@@ -57,7 +58,6 @@ enum DialError {
 pub(crate) struct Connector {
     pub(crate) shared: Arc<Shared>,
     pub(crate) edges: Vec<EdgeAddr>,
-    pub(crate) link: LinkConfig,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) token: TokenSource,
     /// Which process this is, for the edge.
@@ -79,11 +79,11 @@ impl Connector {
                 () = self.tasks.stopping() => return,
             };
             let (wait, refused) = match tried {
-                Ok(link) => {
+                Ok((link, announced)) => {
                     count_attempt("established");
                     last_trouble.clear();
                     let began = Instant::now();
-                    self.serve(edge, link).await;
+                    self.serve(edge, link, announced).await;
                     if began.elapsed() >= STABLE {
                         backoff.reset();
                     }
@@ -138,12 +138,13 @@ impl Connector {
         Ok(read.map_err(|_| DialError::Interrupted)??)
     }
 
-    async fn dial(&self, edge: &EdgeAddr) -> Result<GatewayLink, DialError> {
+    async fn dial(&self, edge: &EdgeAddr) -> Result<(GatewayLink, Announcer), DialError> {
         let token = self.read_token().await?;
         let text = || edge.text.clone();
         let timeout = |_| DialError::Timeout { edge: text() };
         // Names are resolved at each dial: an edge may have moved.
-        let tcp = tokio::time::timeout(DIAL_DEADLINE, self.link.connect(edge, &self.tasks));
+        let (announcer, served) = (Announcer::new(&self.shared), self.shared.served());
+        let tcp = tokio::time::timeout(DIAL_DEADLINE, served.config.link.connect(edge, &self.tasks));
         let tcp = tcp.await.map_err(timeout)?.map_err(|cause| DialError::Tcp { edge: text(), cause })?;
         let _ = tcp.set_nodelay(true);
         let connector = TlsConnector::from(self.tls.clone());
@@ -160,9 +161,10 @@ impl Connector {
             token: token.expose().to_owned(),
             gateway_instance: self.instance.clone(),
             software: concat!("sortie/", env!("CARGO_PKG_VERSION")).to_owned(),
-            routes: self.announced(),
+            routes: announcer.told.clone(),
         };
-        sortie_link::establish(tls, &hello, &self.shared.tasks).await.map_err(|cause| match cause {
+        let link = sortie_link::establish(tls, &hello, &self.shared.tasks).await;
+        link.map(|link| (link, announcer)).map_err(|cause| match cause {
             EstablishError::Refused { reason, retry: false } => {
                 DialError::Refused { edge: text(), reason: printable(&reason), token: token.digest() }
             }
@@ -174,32 +176,81 @@ impl Connector {
         })
     }
 
-    fn announced(&self) -> Vec<Announced> {
-        let routes = self.shared.routes.iter();
-        routes.map(|route| Announced { name: route.name.clone(), mode: route.mode() }).collect()
-    }
-
     /// Serves a link in a task of its own; returns when another one is needed: it has ended, or the edge drains.
-    async fn serve(&self, edge: &EdgeAddr, link: GatewayLink) {
+    async fn serve(&self, edge: &EdgeAddr, link: GatewayLink, announced: Announcer) {
         let since = (self.shared.clock)();
         let (id, teller) = (link.id().clone(), link.teller());
         tracing::info!(edge = edge.text, link = %id, "link up");
         self.shared.link.up(LinkUp { id, edge: edge.text.clone(), since, teller });
         let (another, needed) = oneshot::channel();
         let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
-        self.tasks.spawn("link-serve", run_link(shared, tasks, link, another));
+        self.tasks.spawn("link-serve", run_link(shared, tasks, link, announced, another));
         // An error means that the task is gone, and the link with it.
         let _ = needed.await;
     }
 }
 
-async fn run_link(shared: Arc<Shared>, tasks: TaskSet, mut link: GatewayLink, another: oneshot::Sender<()>) {
+/// Tells an edge which routes there are, each time they have changed.
+struct Announcer {
+    changes: watch::Receiver<()>,
+    told: Vec<Announced>,
+    /// When to try again, after the edge took no message.
+    again: Option<Instant>,
+}
+
+impl Announcer {
+    /// `told` is for the hello. What changes from here on is told later.
+    fn new(shared: &Shared) -> Self {
+        let changes = shared.changes.subscribe();
+        Self { changes, told: announced(shared), again: None }
+    }
+
+    /// Completes when the edge is to be told. Cancel-safe.
+    async fn outdated(&mut self) {
+        if let Some(again) = self.again {
+            return tokio::time::sleep_until(again).await;
+        }
+        if self.changes.changed().await.is_err() {
+            // The sender lives as long as the gateway.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn tell(&mut self, shared: &Shared, link: &GatewayLink) {
+        let routes = announced(shared);
+        self.again = None;
+        if routes != self.told {
+            if link.teller().tell(FromGateway::Routes { routes: routes.clone() }) {
+                self.told = routes;
+            } else {
+                self.again = Some(Instant::now() + TELL_AGAIN);
+            }
+        }
+    }
+}
+
+fn announced(shared: &Shared) -> Vec<Announced> {
+    let served = shared.served();
+    served.routes.iter().map(|route| Announced { name: route.name.clone(), mode: route.mode() }).collect()
+}
+
+async fn run_link(
+    shared: Arc<Shared>,
+    tasks: TaskSet,
+    mut link: GatewayLink,
+    mut announced: Announcer,
+    another: oneshot::Sender<()>,
+) {
     let _up = Open::new("sortie_gateway_link_up");
     let mut another = Some(another);
     let mut draining = false;
     loop {
         let event = tokio::select! {
             event = link.next() => event,
+            () = announced.outdated() => {
+                announced.tell(&shared, &link);
+                continue;
+            }
             () = tasks.stopping(), if !draining => {
                 draining = true;
                 link.drain();

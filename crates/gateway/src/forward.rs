@@ -1,6 +1,7 @@
 //! One call: whose it is, where it goes, and both bodies on their way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -8,23 +9,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER};
+use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
+use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
+use tokio::sync::Notify;
 
+use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
+use crate::intake;
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
-use crate::upstream::{DialError, uri_for};
+use crate::served::Served;
+use crate::sessions::Caller;
+use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
 const PROBE_HEADER: &str = "sortie-probe";
-/// Bytes of names and values of headers in one request.
-pub(crate) const MAX_HEADERS: usize = 64 * 1024;
 /// The name under which the public API tells the id of a call.
 const PUBLIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -34,7 +39,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>),
+    Client(Arc<Route>, Caller),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -51,12 +56,16 @@ where
 {
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
-        Peer::Client(_) => None,
+        Peer::Client(..) => None,
     };
     let request_id = request_id.unwrap_or_else(RequestId::random);
     let mut record = Record::begin(request_id.clone(), request.method().clone());
     let head_only = request.method() == Method::HEAD;
-    let (response, hop) = match serve(&shared, &peer, request, &mut record).await {
+    let served = shared.served();
+    if served.config.log_request_start {
+        tracing::info!(%request_id, method = %request.method(), "request started");
+    }
+    let (response, hop) = match serve(&shared, &served, &peer, request, &mut record).await {
         Ok(response) => (response, None),
         Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),
     };
@@ -67,6 +76,7 @@ where
 
 async fn serve<B>(
     shared: &Shared,
+    served: &Served,
     peer: &Peer,
     request: Request<B>,
     record: &mut Record,
@@ -78,12 +88,17 @@ where
     let announced = request.body().size_hint().lower();
     let jsonrpc = speaks_jsonrpc(&request);
     let (head, body) = request.into_parts();
-    let body = RequestBody::new(body, shared.max_request_body, jsonrpc);
     let request = Request::from_parts(head, ());
 
-    let checked = admit(shared, peer, &request, record).and_then(|admitted| {
-        if announced > shared.max_request_body {
-            return Err(too_large(shared.max_request_body));
+    let admitted = admit(shared, served, peer, &request, record);
+    let limit = match &admitted {
+        Ok(Admitted::Call(route, _)) => route.max_request_body,
+        _ => served.config.max_request_body,
+    };
+    let body = RequestBody::new(body, limit, jsonrpc);
+    let checked = admitted.and_then(|admitted| {
+        if announced > limit {
+            return Err(too_large(limit));
         }
         Ok(admitted)
     });
@@ -93,7 +108,9 @@ where
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Ok(Admitted::Call(route)) => forward(shared, &route, request, &body, &record.request_id).await,
+        Ok(Admitted::Call(route, caller)) => {
+            call(shared, &route, peer, caller, request, &body, &record.request_id).await
+        }
         Err(error) => Err(error),
     };
     match outcome {
@@ -107,23 +124,31 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>),
+    Call(Arc<Route>, Caller),
     Probe,
 }
 
 /// Finds the route and checks who is calling.
-fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Record) -> Result<Admitted, HopError> {
-    // HTTP/1 buffers are bounded only to about twice this.
-    if request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() > MAX_HEADERS {
-        let error = HopError::new(Hop::Route, format!("the headers are larger than {MAX_HEADERS} bytes"));
+fn admit(
+    shared: &Shared,
+    served: &Served,
+    peer: &Peer,
+    request: &Request<()>,
+    record: &mut Record,
+) -> Result<Admitted, HopError> {
+    // HTTP/1 buffers are bounded only to about twice this, and HTTP/2 has no bound of their number.
+    let size = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    if size > MAX_HEAD || request.headers().len() > MAX_INNER_HEADERS {
+        let reason = format!("the headers are more than {MAX_INNER_HEADERS}, or larger than {MAX_HEAD} bytes");
+        let error = HopError::new(Hop::Route, reason);
         return Err(error.with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let host = requested_host(request);
-    let route = host.as_deref().and_then(|host| shared.routes.by_host(host));
+    let route = host.as_deref().and_then(|host| served.routes.by_host(host));
     let route = match (peer, route) {
         (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
-        (Peer::Client(proven), Some(route)) if Arc::ptr_eq(proven, route) => route,
-        (Peer::Client(proven), _) => {
+        (Peer::Client(proven, _), Some(route)) if proven.proves(route) => route,
+        (Peer::Client(proven, _), _) => {
             record.routed(proven.clone());
             let reason = "this connection serves only the host that it was opened for";
             return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
@@ -135,28 +160,58 @@ fn admit(shared: &Shared, peer: &Peer, request: &Request<()>, record: &mut Recor
         }
     };
     record.routed(route.clone());
-    if matches!(peer, Peer::Unproven) {
-        let caller = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+    let caller = if let Peer::Client(_, caller) = peer {
+        *caller
+    } else {
+        let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
             HopError::new(Hop::Identity, format!("caller identity {unknown}"))
         })?;
-        if caller.sub == PROBE_SUBJECT {
+        if claims.sub == PROBE_SUBJECT {
             return match request.headers().get(PROBE_HEADER) {
                 Some(_) => Ok(Admitted::Probe),
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
+        Caller::of_claims(&claims)
+    };
+    // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        let error = HopError::new(Hop::Route, format!("the method {} is not served", request.method()));
+        return Err(error.with_status(StatusCode::NOT_IMPLEMENTED));
     }
-    if request.method() == Method::CONNECT {
-        let error = HopError::new(Hop::Route, "routes carry HTTP requests, not tunnels");
-        return Err(error.with_status(StatusCode::METHOD_NOT_ALLOWED));
+    if !is_plainly_framed(request.headers()) {
+        let reason = "the only transfer coding that is understood is `chunked`, once and alone";
+        return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::NOT_IMPLEMENTED));
     }
-    Ok(Admitted::Call(route.clone()))
+    Ok(Admitted::Call(route.clone(), caller))
+}
+
+/// A call of a caller who is known: its message and its session are looked at before it goes on.
+async fn call<B>(
+    shared: &Shared,
+    route: &Route,
+    peer: &Peer,
+    caller: Caller,
+    request: Request<()>,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+) -> Result<Response<CallBody>, HopError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    intake::judge(route.protocol, &request, body, &shared.memory).await?;
+    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
+    let method = request.method().clone();
+    let response = forward(route, peer, request, body, request_id).await?;
+    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+    Ok(response)
 }
 
 async fn forward<B>(
-    shared: &Shared,
     route: &Route,
+    peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -166,39 +221,47 @@ where
     B::Error: Into<BodyError>,
 {
     let (mut head, ()) = request.into_parts();
+    let from_hub = matches!(peer, Peer::Unproven);
+    let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
         host: &route.upstream_host,
         public_host: &route.host,
         authorization: route.authorization,
         request_id,
+        length: body.size_hint().exact(),
     };
     rewrite.apply(&mut head.headers);
 
-    let mut upstream = Request::new(body.clone().boxed());
-    *upstream.method_mut() = head.method;
-    *upstream.headers_mut() = head.headers;
-    let unusable = |_| HopError::new(Hop::Route, "the request's target cannot be passed on");
     let answering = async {
         match &route.target {
-            Target::Server(server) => {
-                *upstream.uri_mut() = uri_for(server, &head.uri).map_err(unusable)?;
-                let response = shared.client.request(upstream).await;
-                let response = response.map_err(|error| failure(&error, shared, route, body, request_id))?;
-                Ok(response.map(|body| body.map_err(Into::into).boxed()))
+            Target::Servers(servers) => {
+                let (head, too_many) = bound_interim(head);
+                let answered = tokio::select! {
+                    answered = servers.send(head, || body.clone().boxed()) => answered,
+                    () = too_many.notified() => {
+                        let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
+                        return Err(HopError::new(Hop::Upstream, reason));
+                    }
+                };
+                let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
+                let response = answered.response.map(|body| body.map_err(Into::into).boxed());
+                Ok((response, Some((servers.as_ref(), answered.server))))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
-                *upstream.uri_mut() = path
-                    .map_or_else(
-                        || Ok("/".parse().unwrap_or_default()),
-                        |path| http::Uri::builder().path_and_query(path).build(),
-                    )
-                    .map_err(unusable)?;
-                Ok(local.call(upstream).await)
+                let uri = path.map_or_else(
+                    || Ok("/".parse().unwrap_or_default()),
+                    |path| http::Uri::builder().path_and_query(path).build(),
+                );
+                let mut request = Request::new(body.clone().boxed());
+                *request.uri_mut() = uri.map_err(|_| unusable_target())?;
+                *request.method_mut() = head.method;
+                *request.headers_mut() = head.headers;
+                Ok((local.call(request).await, None))
             }
         }
     };
-    let mut response = match route.deadline {
+    let (mut response, from) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -206,42 +269,62 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(shared.max_request_body));
+        return Err(too_large(route.max_request_body));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
         return Err(HopError::new(Hop::Upstream, reason));
     }
+    if !is_framed_once(response.headers()) {
+        let reason = format!("the upstream of route `{}` does not say in one way how long its answer is", route.name);
+        return Err(HopError::new(Hop::Upstream, reason));
+    }
     answer(response.headers_mut());
-    Ok(response)
+    Ok(shaping.shape(response, from))
+}
+
+/// The head, and what tells when an upstream has sent more interim answers to it than are read.
+fn bound_interim(head: http::request::Parts) -> (http::request::Parts, Arc<Notify>) {
+    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
+    let teller = too_many.clone();
+    let mut request = Request::from_parts(head, ());
+    hyper::ext::on_informational(&mut request, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+            teller.notify_one();
+        }
+    });
+    (request.into_parts().0, too_many)
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
-fn failure<B>(
-    error: &hyper_util::client::legacy::Error,
-    shared: &Shared,
-    route: &Route,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> HopError
+fn failure<B>(error: &SendError, route: &Route, body: &RequestBody<B>, request_id: &RequestId) -> HopError
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(shared.max_request_body);
+        return too_large(route.max_request_body);
     }
+    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
     if let Some(dial) = DialError::beneath(error) {
         tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        return HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
+        return match dial {
+            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+            _ => error,
+        };
     }
     let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
     tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
     HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
-fn too_large(limit: u64) -> HopError {
+fn unusable_target() -> HopError {
+    HopError::new(Hop::Route, "the request's target cannot be passed on")
+}
+
+pub(crate) fn too_large(limit: u64) -> HopError {
     HopError::new(Hop::Route, format!("the request body is larger than {limit} bytes"))
         .with_status(StatusCode::PAYLOAD_TOO_LARGE)
 }

@@ -1,36 +1,37 @@
 //! Putting the parts together, starting and stopping them.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::HeaderValue;
+use arc_swap::ArcSwap;
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::{Metrics, TaskSet};
-use sortie_tls::{ReloadingIdentity, ServerConfig, TlsError, Versions, covers, server_config};
-use tokio::sync::Semaphore;
+use sortie_tls::{IdentityError, TlsError, Versions, covers};
+use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::config::{Authorization, GatewayConfig, RouteConfig, Upstream};
+use crate::client_certificates;
+use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
 use crate::link_state::LinkBoard;
+use crate::memory::Memory;
 use crate::probe::{ProbeReport, Prober};
-use crate::routes::{Route, RouteTable, Target};
+use crate::reload::{ConfigReport, Watcher};
+use crate::served::{Builder, Served};
+use crate::sessions::Sessions;
 use crate::setup::{EdgeAddr, Setup};
-use crate::upstream::{Dialer, LocalUpstream, UpstreamClient, client};
+use crate::upstream::OpenLocal;
 
 /// How often the certificate's files are looked at.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
-/// Largest CA file, in bytes.
-const MAX_CA_FILE: u64 = 1024 * 1024;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,20 +65,62 @@ pub enum GatewayError {
         /// Why.
         cause: TlsError,
     },
+    /// The certificate that a route shows to its upstream cannot be used.
+    #[error("routes.{route}.tls.client_cert_file, client_key_file: {cause}")]
+    ClientCertificate {
+        /// The route.
+        route: RouteName,
+        /// Why.
+        cause: IdentityError,
+    },
     /// The certificate is for other hosts.
-    #[error("the gateway's certificate does not cover `{host}`; run sortie setup renew-cert, and check tunnel-domain")]
+    #[error("the gateway's certificate does not cover `{host}`; {way_out}")]
     NotCovered {
         /// The host of a route.
         host: String,
+        /// What helps.
+        way_out: &'static str,
     },
-    /// A built-in upstream was not given.
-    #[error("routes.{route}.upstream: the built-in upstream `{upstream}` is not part of this program")]
-    NoLocal {
+    /// The settings are for another tunnel.
+    #[error(
+        "tunnel_domain: `{stated}` is not the domain of the set-up directory, `{actual}`; correct it, or give the \
+         set-up directory of `{stated}` with --setup-dir"
+    )]
+    OtherTunnel {
+        /// What the settings say.
+        stated: String,
+        /// What the set-up directory says.
+        actual: String,
+    },
+    /// The certificate that the settings name cannot be used.
+    #[error("{setting}: {cause}")]
+    Certificate {
+        /// Which of the two files it is about.
+        setting: &'static str,
+        /// What is wrong.
+        cause: IdentityError,
+    },
+    /// A built-in upstream cannot be opened.
+    #[error("routes.{route}.upstream: {upstream}: {reason}")]
+    Local {
         /// The route.
         route: RouteName,
         /// The upstream.
         upstream: Upstream,
+        /// Why.
+        reason: String,
     },
+    /// One of the others, with the place of the setting that it is about.
+    #[error("{place}: {cause}")]
+    At {
+        /// `file:line`.
+        place: String,
+        /// What is wrong.
+        cause: Box<GatewayError>,
+    },
+    /// Reading files was cut short, since the program is ending.
+    #[error("the gateway is stopping")]
+    Interrupted,
     /// The health address cannot be listened on.
     #[error("cannot listen on {address} for health: {cause}; name another address with --health")]
     Health {
@@ -88,16 +131,32 @@ pub enum GatewayError {
     },
 }
 
+impl GatewayError {
+    /// The same with the place of the setting that it is about, if it is about one.
+    pub(crate) fn at(self, places: &Places) -> Self {
+        let setting = match &self {
+            Self::CaFile { setting, .. } | Self::Tls { setting, .. } => setting.clone(),
+            Self::Local { route, .. } => format!("routes.{route}.upstream"),
+            Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
+            Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
+            Self::ClientCertificate { route, .. } => format!("routes.{route}.tls.client_cert_file"),
+            Self::Certificate { setting, .. } => (*setting).to_owned(),
+            _ => return self,
+        };
+        Self::At { place: places.of(&setting), cause: Box::new(self) }
+    }
+}
+
 /// What every part of a running gateway needs.
 pub(crate) struct Shared {
-    pub(crate) routes: RouteTable,
+    served: ArcSwap<Served>,
+    config: Mutex<ConfigReport>,
+    /// Marked whenever other settings are in force.
+    pub(crate) changes: watch::Sender<()>,
+    reload: Notify,
     pub(crate) keys: IdentityKeys,
-    pub(crate) identity: Arc<ReloadingIdentity>,
-    pub(crate) hub_tls: Arc<ServerConfig>,
-    pub(crate) client: UpstreamClient,
-    pub(crate) dialer: Dialer,
-    /// In bytes.
-    pub(crate) max_request_body: u64,
+    pub(crate) memory: Memory,
+    pub(crate) sessions: Sessions,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -106,12 +165,42 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskSet,
 }
 
+impl Shared {
+    /// What is served now. Whoever begins something (a call, a handshake, a dial) takes it once and keeps it to the
+    /// end, so that nothing sees half of a change.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.served.load_full()
+    }
+
+    pub(crate) fn put_in_force(&self, served: Served) {
+        self.served.store(Arc::new(served));
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigReport::now((self.clock)());
+        self.changes.send_replace(());
+    }
+
+    /// Notes that the newest settings are not in force.
+    pub(crate) fn reload_failed(&self, reason: String) {
+        let mut report = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        report.ok = false;
+        report.reason = Some(reason);
+    }
+
+    pub(crate) fn config_report(&self) -> ConfigReport {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes when somebody has asked for the settings to be read again.
+    pub(crate) async fn reload_asked(&self) {
+        self.reload.notified().await;
+    }
+}
+
 /// A running gateway. It stops with [`Gateway::drain`], or with the task set that it was started in; dropping this
 /// value alone does not stop it.
 pub struct Gateway {
     shared: Arc<Shared>,
+    builder: Arc<Builder>,
     health: Option<SocketAddr>,
-    shutdown_timeout: Duration,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -125,7 +214,7 @@ impl Gateway {
     /// link; [`Gateway::ready`] does.
     ///
     /// `edges` (`host:port`), if there are any, are dialled instead of those of the set-up. `health` is where health
-    /// and metrics are answered, in plain HTTP. `local` holds the built-in upstreams by the name of their route.
+    /// and metrics are answered, in plain HTTP. `local` opens the built-in upstreams that routes name.
     ///
     /// # Errors
     /// A setting, a file that it names, or the health address cannot be used: see [`GatewayError`].
@@ -134,7 +223,7 @@ impl Gateway {
         setup: Setup,
         edges: Vec<String>,
         health: Option<SocketAddr>,
-        local: HashMap<String, Arc<dyn LocalUpstream>>,
+        local: OpenLocal,
         tasks: TaskSet,
     ) -> Result<Self, GatewayError> {
         let metrics = Metrics::install();
@@ -150,15 +239,10 @@ impl Gateway {
             .map_err(|cause| GatewayError::EdgeCa { path: setup.edge_ca_path.clone(), cause })?;
         let token = setup.token_source();
 
-        let hub_tls = server_config(setup.identity.clone(), Versions::Tls13, &inner::ALPN, None)
-            .map_err(|cause| GatewayError::Tls { setting: "inner TLS".to_owned(), cause })?;
-        let routes = routes(&config, &setup, &local).await?;
-        let ca = match &config.upstream.ca_file {
-            None => None,
-            Some(path) => Some(read_ca("upstream.tls.ca_file", path).await?),
-        };
-        let dialer = Dialer::new(&config.upstream, ca.as_deref())
-            .map_err(|cause| GatewayError::Tls { setting: "upstream.tls".to_owned(), cause })?;
+        let builder = Arc::new(Builder::new(&setup, local, tasks.clone()));
+        let building = builder.clone();
+        let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
+        let served = served.map_err(|_| GatewayError::Interrupted)??;
         let listener = match health {
             None => None,
             Some(address) => {
@@ -167,23 +251,20 @@ impl Gateway {
         };
 
         let shared = Arc::new(Shared {
-            routes: RouteTable::new(routes),
+            served: ArcSwap::from_pointee(served),
+            config: Mutex::new(ConfigReport::now(unix_now())),
+            changes: watch::Sender::new(()),
+            reload: Notify::new(),
             keys: setup.keys,
-            identity: setup.identity,
-            hub_tls,
-            client: client(dialer.clone(), tasks.clone()),
-            dialer,
-            max_request_body: config.max_request_body,
+            memory: Memory::default(),
+            sessions: Sessions::default(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),
             clock: unix_now,
             tasks: tasks.clone(),
         });
-        for route in shared.routes.iter() {
-            let upstream = config.routes.get(&route.name).map(|config| config.upstream.to_string()).unwrap_or_default();
-            tracing::info!(route = %route.name, host = route.host, upstream, mode = ?route.mode(), "route configured");
-        }
+        shared.served().log();
         let health = match listener {
             None => None,
             Some((listener, address)) => {
@@ -192,11 +273,25 @@ impl Gateway {
             }
         };
         tasks.spawn("certificate", watch_certificate(shared.clone()));
+        tasks.spawn("client-certificates", client_certificates::watch(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
-        let link = config.link.clone();
-        let connector = Connector { shared: shared.clone(), edges, link, tls, token, instance, tasks: tasks.clone() };
+        let connector = Connector { shared: shared.clone(), edges, tls, token, instance, tasks: tasks.clone() };
         tasks.spawn("connector", connector.run());
-        Ok(Self { shared, health, shutdown_timeout: config.shutdown_timeout })
+        Ok(Self { shared, builder, health })
+    }
+
+    /// From here on, what the file at `path` holds is in force soon after it has changed; the same goes for the files
+    /// that it names. The one that the gateway was started with is expected there; to be called once.
+    ///
+    /// A content that cannot be used changes nothing: it is told of once, and shown in [`Gateway::readiness`].
+    pub fn watch(&self, path: PathBuf) {
+        let watcher = Watcher { shared: self.shared.clone(), builder: self.builder.clone(), path };
+        self.shared.tasks.spawn("config", watcher.run());
+    }
+
+    /// Has a watched file read at once, whether or not it has changed. Does not wait for it.
+    pub fn reload(&self) {
+        self.shared.reload.notify_one();
     }
 
     /// Where health is answered.
@@ -207,15 +302,13 @@ impl Gateway {
     /// Completes when the whole path works: a link is up, and a probe over the first terminated route came back. Where
     /// every route is sealed, the link is enough.
     pub async fn ready(&self) {
-        let terminated = self.shared.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
-        let Some(route) = terminated else {
-            self.shared.link.wait_up().await;
-            return;
-        };
         let mut said = None;
         let mut wait = PROBE_AGAIN;
         loop {
             self.shared.link.wait_up().await;
+            let served = self.shared.served();
+            let terminated = served.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
+            let Some(route) = terminated else { return };
             let report = self.shared.prober.noted(&self.shared.link, &route.name).await;
             if report.ok {
                 return;
@@ -244,6 +337,11 @@ impl Gateway {
         self.shared.prober.probe(&self.shared.link, route).await
     }
 
+    /// How long running calls may take to end after a stop was asked for, as the settings in force say.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shared.served().config.shutdown_timeout
+    }
+
     /// Stops: no new stream begins, running calls may end until `shutdown_timeout`, then all is dropped. To be called
     /// before the shutdown of the task set, which otherwise waits for the pool of upstream connections.
     pub async fn drain(&self) {
@@ -254,79 +352,12 @@ impl Gateway {
             self.shared.link.wait_down().await;
             drop(self.shared.inner_connections.acquire_many(all).await);
         };
-        if tokio::time::timeout(self.shutdown_timeout, ending).await.is_err() {
-            tracing::warn!(timeout_s = self.shutdown_timeout.as_secs_f64(), "calls were still running and are dropped");
+        let timeout = self.shutdown_timeout();
+        if tokio::time::timeout(timeout, ending).await.is_err() {
+            tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
         }
         self.shared.tasks.abort();
     }
-}
-
-/// The routes as they are served, with the files that they name read.
-async fn routes(
-    config: &GatewayConfig,
-    setup: &Setup,
-    local: &HashMap<String, Arc<dyn LocalUpstream>>,
-) -> Result<Vec<Route>, GatewayError> {
-    let leaf = setup.identity.leaf();
-    let mut routes = Vec::with_capacity(config.routes.len());
-    for (name, route) in &config.routes {
-        let host = setup.domain.route_host(name);
-        if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
-            return Err(GatewayError::NotCovered { host });
-        }
-        let target = match &route.upstream {
-            Upstream::Server(server) => Target::Server(server.clone()),
-            upstream => Target::Local(
-                local
-                    .get(name.as_str())
-                    .cloned()
-                    .ok_or_else(|| GatewayError::NoLocal { route: name.clone(), upstream: upstream.clone() })?,
-            ),
-        };
-        routes.push(Route {
-            upstream_host: upstream_host(route, &host),
-            sealed: sealed_tls(name, route, setup).await?,
-            label: name.as_str().into(),
-            name: name.clone(),
-            host,
-            target,
-            authorization: route.authorization == Authorization::Forward,
-            deadline: route.deadline,
-        });
-    }
-    Ok(routes)
-}
-
-/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
-fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
-    let text = match &route.upstream {
-        Upstream::Server(server) => server.authority.as_str(),
-        Upstream::Files => host,
-    };
-    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    route.host.clone().unwrap_or(own)
-}
-
-async fn sealed_tls(
-    name: &RouteName,
-    route: &RouteConfig,
-    setup: &Setup,
-) -> Result<Option<Arc<ServerConfig>>, GatewayError> {
-    let Some(path) = &route.client_ca_file else { return Ok(None) };
-    let setting = format!("routes.{name}.client_ca_file");
-    let pem = read_ca(&setting, path).await?;
-    let config = server_config(setup.identity.clone(), Versions::Tls13, &inner::ALPN, Some(&pem));
-    config.map(Some).map_err(|cause| GatewayError::Tls { setting, cause })
-}
-
-async fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
-    let reading = async {
-        if tokio::fs::metadata(path).await?.len() > MAX_CA_FILE {
-            return Err(std::io::Error::other("it is larger than 1 MiB"));
-        }
-        tokio::fs::read_to_string(path).await
-    };
-    reading.await.map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
 }
 
 /// Puts renewed certificates in force. A broken one is told of once, and the old one stays.
@@ -337,16 +368,17 @@ async fn watch_certificate(shared: Arc<Shared>) {
             () = tokio::time::sleep(RELOAD_EVERY) => {}
             () = shared.tasks.stopping() => return,
         }
-        let identity = shared.identity.clone();
-        let Ok(reloaded) = tokio::task::spawn_blocking(move || identity.reload()).await else { continue };
+        let identity = shared.served().identity.clone();
+        let reloading = identity.clone();
+        let Ok(reloaded) = tokio::task::spawn_blocking(move || reloading.reload()).await else { continue };
         match reloaded {
             Ok(false) => said.clear(),
             Ok(true) => {
                 said.clear();
                 metrics::counter!("sortie_gateway_certificate_reloads_total", "result" => "ok").increment(1);
-                tracing::info!(days_left = shared.identity.days_left((shared.clock)()), "certificate renewed");
-                let leaf = shared.identity.leaf();
-                for route in shared.routes.iter() {
+                tracing::info!(days_left = identity.days_left((shared.clock)()), "certificate renewed");
+                let leaf = identity.leaf();
+                for route in shared.served().routes.iter() {
                     if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &route.host)) {
                         tracing::error!(host = route.host, "the new certificate does not cover this host");
                     }

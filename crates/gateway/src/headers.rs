@@ -5,7 +5,7 @@
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sortie_api::{REQUEST_ID_HEADER, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
+use sortie_api::{REQUEST_ID_HEADER, frame_request, join_cookies, remove_beginning, strip_hop_by_hop, strip_ours};
 use sortie_ids::RequestId;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -21,6 +21,8 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) authorization: bool,
     /// The id of the call.
     pub(crate) request_id: &'a RequestId,
+    /// The length of the body in bytes, where it is known.
+    pub(crate) length: Option<u64>,
 }
 
 impl Rewrite<'_> {
@@ -28,6 +30,7 @@ impl Rewrite<'_> {
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         strip_hop_by_hop(headers);
         strip_ours(headers);
+        frame_request(headers, self.length);
         remove_beginning(headers, "x-forwarded-");
         headers.remove(FORWARDED);
         if !self.authorization {
@@ -67,8 +70,10 @@ mod tests {
         let mut headers = headers(pairs);
         let request_id = "req_1".parse().expect("id");
         let host = HeaderValue::from_static("10.0.0.5:8080");
-        Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id }
-            .apply(&mut headers);
+        let length = headers.get("content-length").map_or(Some(0), |value| value.to_str().ok()?.parse().ok());
+        let rewrite =
+            Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id, length };
+        rewrite.apply(&mut headers);
         headers
     }
 

@@ -14,18 +14,18 @@ use serde::Serialize;
 use sortie_api::Hop;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::Metrics;
+use sortie_runtime::http::{HEAD_DEADLINE, MAX_HEADERS};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::body::{CallBody, whole};
 use crate::gateway::Shared;
 use crate::probe::ProbeReport;
+use crate::reload::ConfigReport;
 use crate::routes::Target;
 
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take, which also ends idle connections.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Whether the gateway serves, and what each part of the path says.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +41,8 @@ pub struct Readiness {
     pub inner_tls: InnerTlsReport,
     /// The hub's keys.
     pub identity: IdentityReport,
+    /// The settings.
+    pub config: ConfigReport,
     /// The newest probe over the whole path; absent before the first one and where every route is sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeReport>,
@@ -87,7 +89,8 @@ impl Shared {
 
     /// The same after a probe, unless there was one within the last two seconds.
     pub(crate) async fn fresh_readiness(&self) -> Readiness {
-        let route = self.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
+        let served = self.served();
+        let route = served.routes.iter().find(|route| route.mode() == RouteMode::Terminated);
         let probe = match route {
             Some(route) => Some(self.prober.fresh(&self.link, &route.name).await),
             None => None,
@@ -97,8 +100,9 @@ impl Shared {
 
     fn judge(&self, probe: Option<ProbeReport>) -> Readiness {
         let link = self.link.now();
-        let days_left = self.identity.days_left((self.clock)());
-        let probed = self.routes.iter().any(|route| route.mode() == RouteMode::Terminated);
+        let served = self.served();
+        let days_left = served.identity.days_left((self.clock)());
+        let probed = served.routes.iter().any(|route| route.mode() == RouteMode::Terminated);
         let reason = match (&link.up, &probe) {
             (None, _) => Some(format!("link: {}", link.trouble.clone().unwrap_or_else(|| "no link is up".to_owned()))),
             (Some(_), Some(probe)) if !probe.ok => Some(format!(
@@ -120,20 +124,21 @@ impl Shared {
             },
             inner_tls: InnerTlsReport { days_left },
             identity: IdentityReport { keys: self.keys.len() },
+            config: self.config_report(),
             probe,
             upstream: None,
         }
     }
+}
 
-    /// Dials the upstream of a route under the guard, and hangs up.
-    async fn dial_upstream(&self, target: &Target) -> ProbeReport {
-        match target {
-            Target::Local(_) => ProbeReport::good(),
-            Target::Server(server) => match self.dialer.dial(server.tls, &server.host, server.port).await {
-                Ok(_) => ProbeReport::good(),
-                Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
-            },
-        }
+/// Dials the upstream of a route under the guard, and hangs up.
+async fn dial_upstream(target: &Target) -> ProbeReport {
+    match target {
+        Target::Local(_) => ProbeReport::good(),
+        Target::Servers(servers) => match servers.dial().await {
+            Ok(()) => ProbeReport::good(),
+            Err(error) => ProbeReport::failed(Hop::UpstreamConnect, error.to_string()),
+        },
     }
 }
 
@@ -167,7 +172,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, metrics: Metrics) {
         async move { Ok::<_, Infallible>(respond(&shared, &metrics, &request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(16 * 1024)
+        .max_headers(MAX_HEADERS);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -204,16 +213,17 @@ async fn respond<B>(shared: &Shared, metrics: &Metrics, request: &Request<B>) ->
 }
 
 async fn readyz(shared: &Shared, route: Option<&str>) -> Response<CallBody> {
+    let served = shared.served();
     let route = match route {
         None => None,
-        Some(name) => match shared.routes.by_name(name) {
+        Some(name) => match served.routes.by_name(name) {
             Some(route) => Some(route),
             None => return text(StatusCode::NOT_FOUND, "no route of this name is configured\n"),
         },
     };
     let mut readiness = shared.fresh_readiness().await;
     if let Some(route) = route {
-        let report = shared.dial_upstream(&route.target).await;
+        let report = dial_upstream(&route.target).await;
         if readiness.ready && !report.ok {
             readiness.ready = false;
             let hop = report.hop.as_deref().unwrap_or_default();

@@ -15,12 +15,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
+use sortie_runtime::http::{
+    CONNECTION_WINDOW, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
+    MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
+};
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::forward::{MAX_HEADERS, Peer, handle};
+use crate::forward::{Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
+use crate::sessions::Caller;
 use crate::upstream::InTasks;
 
 /// Inner connections open at once; more are refused, which the edge tells its caller.
@@ -35,11 +40,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long the hub may take to close the connections that it keeps, when the gateway stops. Whoever closes a connection
 /// that the other side may just be writing to loses a call.
 const LAST_CALLS: Duration = Duration::from_millis(500);
-/// Calls at once on one HTTP/2 connection.
-const MAX_CALLS: u32 = 256;
-/// Window of one call's request body, and of all calls of a connection together, in bytes.
-const CALL_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = CALL_WINDOW * MAX_CALLS;
 
 /// Serves a stream until it ends; with the gateway stopping, until its running calls have ended.
 pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
@@ -80,19 +80,22 @@ enum Accepted {
 }
 
 async fn from_hub(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
-    let stream = TlsAcceptor::from(shared.hub_tls.clone()).accept(stream).await;
+    let stream = TlsAcceptor::from(shared.served().hub_tls.clone()).accept(stream).await;
     stream.map(Accepted::Hub).map_err(|error| explain_io(&error))
 }
 
 /// The SNI tells which route's CA the client has to satisfy; only sealed routes have one.
 async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, String> {
     let (hello, stream) = read_hello(stream, MAX_HELLO).await.map_err(|error| error.to_string())?;
-    let route = hello.sni.as_deref().and_then(|host| shared.routes.by_host(host));
+    let served = shared.served();
+    let route = hello.sni.as_deref().and_then(|host| served.routes.by_host(host));
     let (Some(route), Some(config)) = (route, route.and_then(|route| route.sealed.clone())) else {
         return Err("the client asks for no sealed route of this gateway".to_owned());
     };
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
-    Ok(Accepted::Client(Peer::Client(route.clone()), stream))
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?);
+    Ok(Accepted::Client(Peer::Client(route.clone(), caller), stream))
 }
 
 async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)
@@ -124,7 +127,9 @@ where
         })
     });
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_HEADERS).header_read_timeout(None);
+    // The wait for the next head has no end here: who keeps a connection open without a request is the hub's to say, and
+    // a sealed client's own.
+    builder.max_buf_size(MAX_HEAD).max_headers(MAX_INNER_HEADERS).header_read_timeout(None);
     let ended = {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(&mut stream), service));
         tokio::select! {
@@ -153,11 +158,15 @@ where
     });
     let mut builder = http2::Builder::new(InTasks::new(shared.tasks.clone(), "inner-http2"));
     builder
-        .max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_CALLS)
-        .initial_stream_window_size(CALL_WINDOW)
+        .max_header_list_size(MAX_HEAD_U32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_HEADERS);
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_MISTAKES)
+        .keep_alive_interval(None);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = connection.as_mut() => ended,

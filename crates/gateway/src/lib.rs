@@ -5,36 +5,52 @@
 //! byte of the edge: a caller counts only by an identity that the hub signed for this very route, or, on sealed
 //! routes, by a client certificate.
 //!
-//! It must never open a port for callers, follow a redirect, replay a call, collect a body, or log a payload, a
+//! It must never open a port for callers, follow a redirect, replay a call, write a body anew, or log a payload, a
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod answer;
 mod body;
+mod client_certificates;
 mod config;
 mod connector;
+mod endpoint;
 #[cfg(test)]
 mod fixtures;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gateway;
 mod guard;
 mod headers;
 mod health;
 mod identity;
 mod inner;
+mod intake;
 mod link_state;
+mod memory;
 mod probe;
 mod proxy;
+mod quiet;
 mod record;
+mod reload;
 mod routes;
+mod served;
+mod sessions;
 mod setup;
+mod sse;
 mod upstream;
 
 pub use body::{BodyError, CallBody};
-pub use config::{Authorization, ConfigError, GatewayConfig, RouteConfig, Server, Upstream, UpstreamConfig};
+pub use config::{
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
+    Upstream, UpstreamConfig,
+};
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
+pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
-pub use upstream::LocalUpstream;
+pub use upstream::{LocalUpstream, OpenLocal};

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use crate::setup::EdgeAddr;
 
 /// `[link]`: how the edge is reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkConfig {
     /// `link.proxy`: an HTTP proxy that the link goes through, `http://host:port`. Default none: the edge is dialled
     /// directly.
@@ -49,6 +49,16 @@ impl std::str::FromStr for ProxyAddr {
             return Err(wrong());
         }
         Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl std::fmt::Display for ProxyAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "http://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "http://{}:{}", self.host, self.port)
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl Record {
     /// The end of the answer's body.
     pub(crate) fn finish(mut self, end: End) {
         self.end = end;
-        if end == End::Broken {
+        if matches!(end, End::Broken | End::Silent) {
             self.hop = Some(Hop::Upstream);
         }
     }

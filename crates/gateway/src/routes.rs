@@ -10,8 +10,8 @@ use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
-use crate::config::Server;
-use crate::upstream::LocalUpstream;
+use crate::config::{Protocol, RouteConfig};
+use crate::upstream::{LocalUpstream, Servers};
 
 /// A route as it is served.
 pub(crate) struct Route {
@@ -23,19 +23,57 @@ pub(crate) struct Route {
     pub(crate) upstream_host: HeaderValue,
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) protocol: Protocol,
+    /// In bytes.
+    pub(crate) max_request_body: u64,
     /// `Some` for sealed routes: TLS that demands a certificate of the route's client CA.
     pub(crate) sealed: Option<Arc<ServerConfig>>,
+    /// The text of that CA's file.
+    pub(crate) client_ca: Option<String>,
+    /// The settings as they were read.
+    pub(crate) settings: RouteConfig,
     /// The name as a metric's label.
     pub(crate) label: Arc<str>,
 }
 
 /// Where calls go.
 pub(crate) enum Target {
-    Server(Server),
+    Servers(Arc<Servers>),
     Local(Arc<dyn LocalUpstream>),
 }
 
+impl Target {
+    /// What is the same for all routes to the same servers, and for no others.
+    pub(crate) fn identity(&self, route: &Route) -> String {
+        match self {
+            Target::Servers(_) => route.settings.upstream.to_string(),
+            Target::Local(_) => format!("builtin:{}", route.name),
+        }
+    }
+}
+
 impl Route {
+    /// Whether a client that proved itself to `self` has thereby proved itself to `other`: a sealed route that demands
+    /// the very same.
+    pub(crate) fn proves(&self, other: &Self) -> bool {
+        let same_tls = self.sealed.as_ref().zip(other.sealed.as_ref()).is_some_and(|(one, two)| Arc::ptr_eq(one, two));
+        same_tls && self.host == other.host
+    }
+
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let same_servers = match (&self.target, &other.target) {
+            (Target::Servers(one), Target::Servers(two)) => one.same(two),
+            _ => true,
+        };
+        same_servers && self.settings == other.settings && self.host == other.host && self.client_ca == other.client_ca
+    }
+
+    pub(crate) fn log(&self) {
+        let upstream = &self.settings.upstream;
+        tracing::info!(route = %self.name, host = self.host, %upstream, mode = ?self.mode(), "route configured");
+    }
+
     pub(crate) fn mode(&self) -> RouteMode {
         if self.sealed.is_some() { RouteMode::Sealed } else { RouteMode::Terminated }
     }

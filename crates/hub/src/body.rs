@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use sortie_api::strip_ours;
+use sortie_api::clean_trailers;
 
 use crate::idle::Open;
 use crate::inner::{Inner, Pool, Shared};
 
-/// Trailers are taken from nobody either where they look like ours.
+/// Trailers pass, except what they must not say.
 fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        strip_ours(trailers);
+        clean_trailers(trailers);
     }
     frame
 }
@@ -186,12 +186,15 @@ impl HttpBody for ResponseBody {
 /// An answer's body on its way to the caller: as long as it is there, its request is open.
 pub(crate) struct Answering {
     body: ResponseBody,
-    _open: Open,
+    /// Whether the caller has all of it.
+    complete: bool,
+    open: Open,
 }
 
 impl Answering {
-    pub(crate) fn new(body: ResponseBody, open: Open) -> Self {
-        Self { body, _open: open }
+    /// `head_only`: the caller gets no body, as for HEAD.
+    pub(crate) fn new(body: ResponseBody, head_only: bool, open: Open) -> Self {
+        Self { body, complete: head_only, open }
     }
 }
 
@@ -200,7 +203,10 @@ impl HttpBody for Answering {
     type Error = <ResponseBody as HttpBody>::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        this.complete |= frame.is_none();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -209,5 +215,13 @@ impl HttpBody for Answering {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.complete || self.body.is_end_stream() {
+            self.open.complete();
+        }
     }
 }

@@ -7,11 +7,13 @@ use axum::body::Body;
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use sortie_api::{
-    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, join_cookies, strip_hop_by_hop, strip_ours,
+    HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER, frame_request, is_framed_once,
+    join_cookies, strip_hop_by_hop, strip_ours,
 };
 use sortie_ids::{RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
@@ -110,6 +112,7 @@ impl Calls {
         };
         *request.version_mut() = http::Version::HTTP_11;
         *request.uri_mut() = target.path.clone().into();
+        let length = request.body().size_hint().exact();
         let headers = request.headers_mut();
         if let Some(key) = headers.remove(carrier) {
             drop_copies(headers, key.as_bytes());
@@ -118,6 +121,7 @@ impl Calls {
             headers.remove(header::COOKIE);
         }
         strip(headers);
+        frame_request(headers, length);
         join_cookies(headers);
         let own = [(IDENTITY_HEADER, Some(identity)), (REQUEST_ID_HEADER, HeaderValue::from_str(id.as_str()).ok())];
         for (name, value) in own {
@@ -127,6 +131,11 @@ impl Calls {
         }
         if let Ok(value) = HeaderValue::from_str(&host) {
             headers.insert(header::HOST, value);
+        }
+        if target.on_api_origin
+            && let Ok(prefix) = HeaderValue::from_str(&format!("/t/{}/{}", target.label, target.route))
+        {
+            headers.insert(HeaderName::from_static(PATH_PREFIX_HEADER), prefix);
         }
         self.send(request, &tunnel, &host).await
     }
@@ -167,7 +176,9 @@ impl Calls {
                 Err(error) => return Err(Refusal::of(error, request)),
                 Ok(None) => {}
                 Ok(Some(shared)) => match shared.send(request).await {
-                    Ok(response) => return Ok(answer(response, |body| GatewayBody::shared(body, shared))),
+                    Ok(response) => {
+                        return answer(response, |body| GatewayBody::shared(body, shared)).map_err(Refusal::from);
+                    }
                     Err(mut failed) => request = failed.take_message().ok_or_else(|| broke(failed.error()))?,
                 },
             }
@@ -186,7 +197,8 @@ impl Calls {
                     if sending.is_some_and(|sending| sending.is_going_on()) {
                         inner.detach(&self.pool);
                     }
-                    return Ok(answer(response, |body| GatewayBody::own(body, inner, self.pool.clone())));
+                    let answered = answer(response, |body| GatewayBody::own(body, inner, self.pool.clone()));
+                    return answered.map_err(Refusal::from);
                 }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,
@@ -270,20 +282,27 @@ fn reason(body: &[u8]) -> Option<String> {
 }
 
 /// A gateway's answer, without what only we may say.
-fn answer(response: Response<Incoming>, body: impl FnOnce(Incoming) -> GatewayBody) -> Response<ResponseBody> {
+fn answer(
+    response: Response<Incoming>,
+    body: impl FnOnce(Incoming) -> GatewayBody,
+) -> Result<Response<ResponseBody>, HopError> {
     let (mut head, incoming) = response.into_parts();
+    if !is_framed_once(&head.headers) {
+        let reason = "the gateway does not say in one way how long its answer is";
+        return Err(HopError::new(Hop::Link, reason).with_status(StatusCode::BAD_GATEWAY));
+    }
     let hop = head.headers.remove(HOP_HEADER);
     strip(&mut head.headers);
     if let Some(hop) = hop {
         head.headers.insert(HOP_HEADER, hop);
     }
-    Response::from_parts(head, ResponseBody::Gateway(body(incoming)))
+    Ok(Response::from_parts(head, ResponseBody::Gateway(body(incoming))))
 }
 
 fn broke(error: &hyper::Error) -> Refusal {
     tracing::debug!(%error, "a call broke");
     let reason = "the connection to the gateway broke during the call; it may have run, and is not repeated";
-    Refusal { error: HopError::new(Hop::Link, reason), request: None }
+    HopError::new(Hop::Link, reason).into()
 }
 
 /// Removes what concerns one connection, and every header that only we may set.
@@ -300,7 +319,7 @@ fn drop_copies(headers: &mut HeaderMap, key: &[u8]) {
     }
 }
 
-fn class(status: u16) -> &'static str {
+pub(crate) fn class(status: u16) -> &'static str {
     match status {
         0..=199 => "1xx",
         200..=299 => "2xx",
@@ -319,6 +338,13 @@ fn known_hop(text: &str) -> Option<&'static str> {
 pub(crate) struct Refusal {
     pub(crate) error: HopError,
     pub(crate) request: Option<Request<Incoming>>,
+}
+
+impl From<HopError> for Refusal {
+    /// Of a call whose request is gone.
+    fn from(error: HopError) -> Self {
+        Self { error, request: None }
+    }
 }
 
 impl Refusal {

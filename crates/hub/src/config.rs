@@ -27,6 +27,9 @@ pub struct HubConfig {
     pub allowed_origins: Vec<String>,
     /// Serve the API without TLS also beyond loopback.
     pub insecure_http: bool,
+    /// How many percent of the places for connections one source address may hold, on the API's listener and of each
+    /// kind on the edge's port, 1 to 100.
+    pub address_share: u8,
     /// Bounds on what callers may create and ask for.
     pub limits: Limits,
 }

@@ -18,45 +18,39 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sortie_api::{Hop, HopError};
-use sortie_edge::{ClientConnection, Links, Terminator};
+use sortie_edge::{ClientConnection, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
-use sortie_runtime::{Metrics, TaskSet};
+use sortie_runtime::http::{
+    CONNECTION_WINDOW, HEAD_DEADLINE, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
+    MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
+};
+use sortie_runtime::{Metrics, Places, TaskSet, notice_absence};
 use sortie_tls::{ServerConfig, ServerStream, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
-use crate::api::authenticate;
+use crate::api::{Own, authenticate, own};
 use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
-use crate::hosts::{Hosts, bare};
+use crate::hosts::Hosts;
 use crate::idle::Requests;
+use crate::request;
 
-/// Connections held at once on the API's listener.
-const MAX_CONNECTIONS: usize = 10_000;
 /// Connections held at once on the health listener: the operator's own machinery needs few.
 const MAX_HEALTH_CONNECTIONS: usize = 64;
-/// How long a client may take for its TLS handshake, and for the head of each request.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may keep a connection, HTTP/2 above all, without any request on it.
 const IDLE: Duration = Duration::from_secs(90);
 /// How long a client that never sent a request may take to close its end.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long to wait for more of a beginning that came in pieces.
 const PEEK_AGAIN: Duration = Duration::from_millis(20);
-/// Largest head of a request, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-/// Concurrent requests on one HTTP/2 connection.
-const MAX_HTTP2_STREAMS: u32 = 256;
 
 /// Answers requests on every listener of the hub.
 pub(crate) struct Front {
     pub(crate) calls: Calls,
-    pub(crate) links: Links,
-    pub(crate) edge_port: u16,
     pub(crate) api: Router,
     pub(crate) base: BaseDomain,
     pub(crate) api_hosts: Hosts,
@@ -67,13 +61,18 @@ pub(crate) struct Front {
 
 impl Front {
     /// Accepts connections on the API's listener until the set is stopped.
-    pub(crate) async fn serve_api(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
-        self.accept(listener, tls, Place::Api, MAX_CONNECTIONS).await;
+    pub(crate) async fn serve_api(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        places: Places,
+    ) {
+        self.accept(listener, tls, Place::Api, places).await;
     }
 
     /// Accepts connections on the health listener until the set is stopped.
     pub(crate) async fn serve_health(self: Arc<Self>, listener: TcpListener) {
-        self.accept(listener, None, Place::Health, MAX_HEALTH_CONNECTIONS).await;
+        self.accept(listener, None, Place::Health, Places::new(MAX_HEALTH_CONNECTIONS, 100)).await;
     }
 
     async fn accept(
@@ -81,28 +80,37 @@ impl Front {
         listener: TcpListener,
         tls: Option<Arc<ServerConfig>>,
         place: Place,
-        connections: usize,
+        places: Places,
     ) {
         let tls = tls.map(TlsAcceptor::from);
-        let room = Arc::new(Semaphore::new(connections));
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
-                accepted = listener.accept() => accepted,
+                accepted = async {
+                    places.free().await;
+                    listener.accept().await
+                } => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, ?place, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
-            let _ = stream.set_nodelay(true);
+            let held = match places.take(peer.ip()) {
+                Ok(held) => held,
+                Err(why) => {
+                    metrics::counter!("sortie_hub_connections_refused_total", "reason" => why.as_str()).increment(1);
+                    tracing::debug!(%peer, ?place, "closed: {why}");
+                    continue;
+                }
+            };
+            notice_absence(&stream);
             let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
             self.tasks.spawn("api-connection", async move {
-                let _permit = permit;
+                let _held = held;
                 // On the heap, here and below: a connection would keep the room of its handshake for ever.
                 match tls {
                     None => match Box::pin(tokio::time::timeout(HEAD_DEADLINE, begins_as_http2(&stream))).await {
@@ -137,7 +145,8 @@ impl Front {
     {
         let requests = Requests::default();
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(MAX_HEAD);
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+        builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
         let connection = builder.serve_connection(TokioIo::new(stream), self.service(place, &requests));
         let mut connection = std::pin::pin!(connection);
         self.until_idle(&requests, connection.as_mut(), http1::Connection::graceful_shutdown).await;
@@ -151,8 +160,15 @@ impl Front {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_HTTP2_STREAMS)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD_U32)
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_local_error_reset_streams(MAX_MISTAKES)
+            .keep_alive_interval(None);
         let connection = builder.serve_connection(TokioIo::new(stream), self.service(place, &requests));
         let mut connection = std::pin::pin!(connection);
         self.until_idle(&requests, connection.as_mut(), http2::Connection::graceful_shutdown).await;
@@ -168,8 +184,9 @@ impl Front {
             let (front, place, open) = (front.clone(), place.clone(), requests.begin());
             // On the heap, and gone with the head of the answer: a connection keeps the room of its future for ever.
             Box::pin(async move {
+                let head_only = request.method() == http::Method::HEAD;
                 let answer = front.answer(request, &place).await;
-                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, open)))
+                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, head_only, open)))
             })
         })
     }
@@ -184,6 +201,11 @@ impl Front {
             () = self.tasks.stopping() => {
                 goodbye(connection.as_mut());
                 connection.await
+            }
+            () = requests.too_many_given_up() => {
+                metrics::counter!("sortie_hub_connections_refused_total", "reason" => "resets").increment(1);
+                tracing::debug!("a client gave up too many requests: its connection is closed");
+                return;
             }
             // Whoever opens connections and says nothing would otherwise take the places of all others. The deadlines
             // of HTTP know no idle HTTP/2.
@@ -203,15 +225,11 @@ impl Front {
 
     async fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
         let target = match place {
-            Place::Api => {
-                let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
-                let host = host.or_else(|| text(request.headers().get(header::HOST)).map(ToOwned::to_owned));
-                match self.api_hosts.check(host.as_deref().unwrap_or(""), request.headers()) {
-                    Err(error) => Err(error),
-                    Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
-                    Ok(()) => return Box::pin(self.own(request)).await,
-                }
-            }
+            Place::Api => match self.api_request(&request) {
+                Err(error) => Err(error),
+                Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
+                Ok(()) => return Box::pin(self.own(request)).await,
+            },
             Place::Edge(sni) => self.edge_target(&request, sni),
             Place::Health => return Box::pin(self.health(request.uri().path())).await,
         };
@@ -221,11 +239,16 @@ impl Front {
         }
     }
 
+    /// Whether the API's listener answers a request at all.
+    fn api_request(&self, request: &Request<Incoming>) -> Result<(), HopError> {
+        request::check(request)?;
+        self.api_hosts.check(&request::host(request)?, request.headers())
+    }
+
     /// The route that a request on the edge's port names, by the same name in TLS and in HTTP.
     fn edge_target(&self, request: &Request<Incoming>, sni: &str) -> Result<Target, HopError> {
-        let named = request.uri().authority().map(|authority| authority.as_str());
-        let named = named.or_else(|| text(request.headers().get(header::HOST))).unwrap_or("");
-        let host = bare(named).to_ascii_lowercase();
+        request::check(request)?;
+        let host = request::host(request)?;
         if host != sni {
             let reason = "the Host differs from the name that this connection was opened for";
             return Err(HopError::new(Hop::Edge, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
@@ -248,45 +271,20 @@ impl Front {
 
     /// What the hub answers itself.
     async fn own(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        match request.uri().path() {
-            "/healthz" => plain(StatusCode::OK, "text/plain", "ok\n".into()),
-            "/readyz" => self.ready().await,
-            "/metrics" => match authenticate(&self.calls.store, request.headers()).await {
+        match own(request.uri().path()) {
+            Some(Own::Health) => plain(StatusCode::OK, "text/plain", "ok\n".into()),
+            Some(Own::Ready) => self.ready().await,
+            Some(Own::Metrics) => match authenticate(&self.calls.store, request.headers()).await {
                 Ok(caller) if caller.key.kind == sortie_api::KeyKind::Manage => self.metrics(),
                 Ok(_) => refuse(&HopError::new(Hop::Policy, "metrics need a manage key")),
                 Err(error) => refuse(&HopError::new(Hop::Identity, error.message.clone()).with_status(error.status)),
             },
-            "/v1/sortie/routes" if request.method() == http::Method::GET => self.routes(&request).await,
-            _ => {
+            Some(Own::Call) | None => {
                 let answered = self.api.clone().oneshot(request.map(Body::new)).await;
                 let answered = answered.unwrap_or_else(|never| match never {});
                 answered.map(ResponseBody::Own)
             }
         }
-    }
-
-    /// The URL of a hostname on the edge's port.
-    pub(crate) fn https_url(&self, host: &str) -> String {
-        if self.edge_port == 443 { format!("https://{host}") } else { format!("https://{host}:{}", self.edge_port) }
-    }
-
-    async fn routes(&self, request: &Request<Incoming>) -> Response<ResponseBody> {
-        let id = RequestId::random();
-        let listed = match authenticate(&self.calls.store, request.headers()).await {
-            Ok(caller) => crate::routes::list(self, &caller).await,
-            Err(error) => Err(error),
-        };
-        let mut response = match listed {
-            Ok(list) => plain(StatusCode::OK, "application/json", serde_json::json!(list).to_string()),
-            Err(error) => {
-                let body = String::from_utf8_lossy(&error.body(id.as_str())).into_owned();
-                plain(error.status, "application/json", body)
-            }
-        };
-        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-            response.headers_mut().insert("request-id", value);
-        }
-        response
     }
 
     fn metrics(&self) -> Response<ResponseBody> {
@@ -357,7 +355,7 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// The route of a path `/t/<label>/<route>/...`, with what follows it.
-fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
+pub(crate) fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     let text = path.map_or("", PathAndQuery::as_str);
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
     let mut parts = path.strip_prefix("/t/").unwrap_or("").splitn(3, '/');
@@ -371,10 +369,6 @@ fn path_target(path: Option<&PathAndQuery>) -> Result<Target, HopError> {
     }
     let path = rest.parse().map_err(|_| HopError::no_route())?;
     Ok(Target { label, route, path, on_api_origin: true })
-}
-
-fn text(value: Option<&HeaderValue>) -> Option<&str> {
-    value.and_then(|value| value.to_str().ok())
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<ResponseBody> {

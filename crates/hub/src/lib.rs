@@ -12,11 +12,13 @@ mod body;
 mod call;
 mod config;
 mod front;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hosts;
 mod identity;
 mod idle;
 mod inner;
-mod routes;
+mod request;
 mod start;
 mod tunnels;
 

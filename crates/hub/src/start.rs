@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
-use sortie_runtime::{Metrics, TaskSet};
+use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
 use tokio::net::TcpListener;
@@ -27,8 +27,10 @@ use crate::tunnels::Tunnels;
 
 /// Validity of the CA of the edge's own certificates, in days.
 const EDGE_CA_DAYS: u32 = 3650;
-/// Connections of gateways and clients on the edge's port.
+/// Connections of gateways and clients on the edge's port, and half of the files that the process may open at most.
 const MAX_EDGE_CONNECTIONS: usize = 20_000;
+/// Connections on the API's listener, and a quarter of the files at most.
+const MAX_API_CONNECTIONS: usize = 10_000;
 /// How often unused inner connections are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -154,11 +156,11 @@ impl Hub {
             limits: config.limits,
             check_ca,
             discovery,
+            links: links.clone(),
+            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
             calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
-            links: links.clone(),
-            edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
             api: router,
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),
@@ -166,10 +168,12 @@ impl Hub {
             metrics,
             tasks: tasks.clone(),
         });
+        let files = raise_open_files();
         let edge_config = EdgeConfig {
             identity: identity.clone(),
             base_domain: config.base_domain.clone(),
-            max_connections: MAX_EDGE_CONNECTIONS,
+            max_connections: MAX_EDGE_CONNECTIONS.min(files / 2),
+            address_share: config.address_share,
         };
         let server = Edge::new(edge_config, links.clone(), tunnels, front.clone())?;
         let tls = match api_tls {
@@ -197,7 +201,8 @@ impl Hub {
         });
         let inside = tasks.clone();
         tasks.spawn("edge", async move { server.serve(edge, inside).await });
-        tasks.spawn("api", front.serve_api(api, tls));
+        let places = Places::new(MAX_API_CONNECTIONS.min(files / 4), config.address_share);
+        tasks.spawn("api", front.serve_api(api, tls, places));
         let stop = tasks.clone();
         tasks.spawn("sweep", async move {
             let mut tick = tokio::time::interval(SWEEP_EVERY);
@@ -258,7 +263,7 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
         Err(source) => return Err(HubError::File { path, source }),
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
-    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new() };
+    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
     let workspace = store.default_workspace().clone();
     let made = store.create_key(&workspace, new, &config.limits).await?;
     let text = format!("{}\n", made.secret.expose());

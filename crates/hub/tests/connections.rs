@@ -32,6 +32,7 @@ async fn a_connection_without_a_request_is_let_go() {
         advertised_edge: None,
         allowed_origins: Vec::new(),
         insecure_http: false,
+        address_share: 100,
         limits: Limits::default(),
     };
     let hub = Hub::start(config, &tasks).await.expect("started");

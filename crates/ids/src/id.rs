@@ -1,8 +1,10 @@
 //! Every kind of identifier, in one list.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -56,6 +58,20 @@ macro_rules! id {
                     let given = text.chars().take(MAX_LEN).collect();
                     Err(IdError { given, expected: concat!("a ", $what, " id (", $prefix, "...)") })
                 }
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "pattern": concat!("^", $prefix, "[A-Za-z0-9-]+$")})
             }
         }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A name that breaks a rule of its kind.
@@ -54,8 +55,9 @@ macro_rules! text_name {
 }
 
 /// The name of a route within its tunnel: one DNS label (RFC 1123) of at most 48 characters, without `--`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("pattern" = "^[a-z0-9]+(-[a-z0-9]+)*$", "maxLength" = 48))]
 pub struct RouteName(Arc<str>);
 
 text_name!(RouteName);
@@ -81,8 +83,9 @@ impl FromStr for RouteName {
 }
 
 /// The random part of a tunnel's domain: 4 to 32 of `a-z0-9`. Never reused, also after the tunnel is archived.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("pattern" = "^[a-z0-9]{4,32}$"))]
 pub struct TunnelLabel(Arc<str>);
 
 text_name!(TunnelLabel);

@@ -10,6 +10,7 @@ use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Uri};
 use sortie_ids::{LinkId, RouteName};
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::MAX_MISTAKES;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -118,6 +119,7 @@ where
         .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(0)
         .max_concurrent_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_MISTAKES))
         .enable_push(false)
         .handshake::<_, Bytes>(io);
     let exchange = async {

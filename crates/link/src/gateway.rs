@@ -9,6 +9,7 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use sortie_ids::LinkId;
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::MAX_MISTAKES;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -21,8 +22,9 @@ use crate::{LINK_WINDOW, MAX_FRAME, MAX_HEADERS, MAX_RESETS, MAX_STREAMS, STREAM
 /// How long the edge may take from the end of outer TLS to its verdict on the token.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 const CONTROL_QUEUE: usize = 16;
-/// Streams that wait for the gateway to take them; further ones are refused.
-const CALL_QUEUE: usize = 64;
+/// Streams that wait for the gateway to take them; further ones are refused. As many as may be open: a crowd of callers
+/// comes in one piece, before whoever takes the streams had a turn.
+const CALL_QUEUE: usize = MAX_STREAMS as usize;
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,7 @@ where
             .max_header_list_size(MAX_HEADERS)
             .max_concurrent_streams(MAX_STREAMS)
             .max_concurrent_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(Some(MAX_MISTAKES))
             .max_pending_accept_reset_streams(MAX_RESETS)
             .handshake::<_, Bytes>(io)
             .await?;

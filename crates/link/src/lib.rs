@@ -14,6 +14,8 @@
 
 mod control;
 mod edge;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gateway;
 mod liveness;
 pub mod protos;

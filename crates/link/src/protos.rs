@@ -114,6 +114,11 @@ pub enum RouteMode {
     Sealed,
 }
 
+/// Whether these routes can be announced: in one line of the control stream, with room for the rest of a hello.
+pub fn fits(routes: &[Route]) -> bool {
+    serde_json::to_vec(routes).is_ok_and(|text| text.len() <= MAX_LINE - 4096)
+}
+
 /// What the edge says after the hellos.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -124,6 +124,29 @@ async fn a_slow_reader_is_held_back_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_comes_in_one_piece_is_taken_to_the_last() {
+    const CROWD: usize = 1000;
+    let mut pair = pair().await;
+    let mut near = Vec::new();
+    for number in 0..CROWD {
+        let mut stream = pair.edge.open(Kind::Hub, &format!("r{number}.abcd.test")).await.expect("opened");
+        stream.write_all(b"x").await.expect("written");
+        near.push(stream);
+    }
+    // Time enough for all to arrive before the first is taken.
+    for _ in 0..10 * CROWD {
+        tokio::task::yield_now().await;
+    }
+    let taking = async {
+        for number in 0..CROWD {
+            let mut taken = call(&mut pair.gateway).await;
+            assert_eq!(taken.stream.read_u8().await.unwrap_or_else(|error| panic!("{number}: {error}")), b'x');
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taking).await.expect("in time");
+}
+
+#[tokio::test]
 async fn messages_pass_and_routes_are_kept() {
     let mut pair = pair().await;
     assert!(pair.edge.tell(FromEdge::Draining));

@@ -1,4 +1,4 @@
-//! `SIGTERM` and `SIGINT`: the first drains, a second ends the process at once.
+//! `SIGTERM` and `SIGINT`: the first drains, a second ends the process at once. `SIGHUP`: read the configuration again.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,25 @@ pub async fn stop_signal() -> std::io::Result<Stop> {
     };
     exit_on(terminate, interrupt);
     Ok(first)
+}
+
+/// `SIGHUP`, which ends the process no more while this listens, nor after.
+#[derive(Debug)]
+pub struct ReloadSignal(tokio::signal::unix::Signal);
+
+impl ReloadSignal {
+    /// Begins to listen.
+    pub fn listen() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one. Several that come at once count as one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime is ending.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the second signal is a request to skip draining")]

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId};
+use sortie_api::{CreateCertificate, DisplayName, Limits};
+use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, about, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// How results are printed: `table` or `json`. For `setup`: where the files go, `dir:DIR`.
+    /// How results are printed: `table` or `json`; `toml` for `config show`. For `setup`: where the files go, `dir:DIR`.
     #[arg(long, global = true, value_name = "HOW", value_parser = Output::parse)]
     pub(crate) output: Option<Output>,
     /// What is logged on standard error: a level, or a list of target=level.
@@ -35,6 +36,8 @@ pub(crate) enum Output {
     Table,
     /// JSON, for programs.
     Json,
+    /// A configuration file, for `config show`.
+    Toml,
     /// Files in a directory, for `setup`.
     Dir(PathBuf),
 }
@@ -44,8 +47,9 @@ impl Output {
         match (text, text.strip_prefix("dir:")) {
             ("table", _) => Ok(Self::Table),
             ("json", _) => Ok(Self::Json),
+            ("toml", _) => Ok(Self::Toml),
             (_, Some(dir)) if !dir.is_empty() => Ok(Self::Dir(dir.into())),
-            _ => Err("write table, json, or for setup dir:DIR".to_owned()),
+            _ => Err("write table, json, for config show toml, or for setup dir:DIR".to_owned()),
         }
     }
 }
@@ -89,12 +93,18 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Workspaces: what tunnels and keys belong to.
+    #[command(subcommand)]
+    Workspaces(WorkspacesCommand),
     /// Routes that connected gateways serve.
     #[command(subcommand)]
     Routes(RoutesCommand),
     /// Call the tools of private MCP servers.
     #[command(subcommand)]
     Mcp(McpCommand),
+    /// The gateway's configuration files. Needs no hub.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print a completion script.
     Completions {
         /// The shell.
@@ -153,12 +163,73 @@ pub(crate) struct HubArgs {
     /// Serve the API without TLS also beyond loopback.
     #[arg(long)]
     pub(crate) insecure_http: bool,
+    /// How much of the places for connections one source address may hold, in percent; raise it where many clients or
+    /// gateways come from one address.
+    #[arg(long, value_name = "PERCENT", default_value_t = sortie_runtime::DEFAULT_SHARE,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) address_share: u8,
     /// Written, mode 0600, when the hub serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
     /// How long calls that run may take to end after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Bounds on what callers of the API may create and ask for.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Active tunnels, over all workspaces.
+    #[arg(long, env = "SORTIE_MAX_TUNNELS", value_name = "COUNT",
+        default_value_t = Limits::default().tunnels_per_organization)]
+    max_tunnels: u32,
+    /// Active CA certificates of one tunnel; replacing one needs two.
+    #[arg(long, env = "SORTIE_MAX_CERTIFICATES", value_name = "COUNT",
+        default_value_t = Limits::default().certificates_per_tunnel)]
+    max_certificates: u32,
+    /// Active keys of one workspace.
+    #[arg(long, env = "SORTIE_MAX_KEYS", value_name = "COUNT", default_value_t = Limits::default().keys_per_workspace)]
+    max_keys: u32,
+    /// Workspaces, the default one counted.
+    #[arg(long, env = "SORTIE_MAX_WORKSPACES", value_name = "COUNT",
+        default_value_t = Limits::default().workspaces_per_organization)]
+    max_workspaces: u32,
+    /// Bytes of a CA certificate in PEM form.
+    #[arg(long, env = "SORTIE_MAX_PEM_BYTES", value_name = "BYTES", default_value_t = Limits::default().pem_bytes,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(CreateCertificate::MAX_PEM_BYTES)))]
+    max_pem_bytes: u32,
+    /// Characters of the name of a tunnel, key or workspace.
+    #[arg(long, env = "SORTIE_MAX_NAME", value_name = "COUNT", default_value_t = Limits::default().name_characters,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(DisplayName::MAX_CHARACTERS)))]
+    max_name: u32,
+    /// Objects on a page of a list when the caller does not say; never more than --max-page-size.
+    #[arg(long, env = "SORTIE_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().default_page,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    page_size: u32,
+    /// Objects on a page at most.
+    #[arg(long, env = "SORTIE_MAX_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().largest_page,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().largest_page)))]
+    max_page_size: u32,
+}
+
+impl LimitArgs {
+    /// The bounds as the hub takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            tunnels_per_organization: self.max_tunnels,
+            certificates_per_tunnel: self.max_certificates,
+            keys_per_workspace: self.max_keys,
+            workspaces_per_organization: self.max_workspaces,
+            pem_bytes: self.max_pem_bytes,
+            name_characters: self.max_name,
+            default_page: self.page_size.min(self.max_page_size),
+            largest_page: self.max_page_size,
+            ..Limits::default()
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -307,11 +378,25 @@ pub(crate) enum KeysCommand {
         /// From when on it is refused, like 2027-01-31T00:00:00Z.
         #[arg(long, value_name = "TIME")]
         expires_at: Option<jiff::Timestamp>,
+        /// Make it in this workspace instead of the own one; from the default workspace, with --manage.
+        #[arg(long, value_name = "ID", conflicts_with = "grant")]
+        workspace: Option<WorkspaceId>,
     },
     /// Withdraw a key at once.
     Archive {
         /// The key.
         key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspacesCommand {
+    /// List workspaces, newest first. Needs a manage key of the default workspace.
+    List,
+    /// Create a workspace. `sortie keys create --manage --workspace` makes the first key of it.
+    Create {
+        /// What to call it.
+        name: String,
     },
 }
 
@@ -342,6 +427,25 @@ pub(crate) enum McpCommand {
         #[command(flatten)]
         at: McpAt,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is wrong with a file, and with the files that it names. Exit code 2 if anything is.
+    Check {
+        /// TOML, or the hosted proxy's YAML.
+        file: PathBuf,
+        /// Resolve the hosts of upstreams, too, and judge their addresses. Nothing is dialled.
+        #[arg(long)]
+        online: bool,
+    },
+    /// Show the settings in force, defaults included; --output toml writes a file that says the same.
+    Show {
+        /// TOML, or the hosted proxy's YAML.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the TOML file.
+    Schema,
 }
 
 #[derive(Args, Debug)]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod config;
 mod error;
 mod operate;
 mod output;
@@ -13,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use sortie_gateway::GatewayConfig;
 use sortie_runtime::{LogFormat, init_logs};
 
 use crate::cli::{Cli, Command, LogStyle, Output};
@@ -34,11 +36,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
     let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
-    let configured = match &cli.command {
-        Command::Gateway(args) => Some(roles::gateway_log(args)?),
+    // Read before anything is logged, since it says what is.
+    let gateway = match &cli.command {
+        Command::Gateway(args) => Some(GatewayConfig::load(&args.config).map_err(Failure::usage)?),
         _ => None,
     };
-    let level = cli.log.as_deref().or(configured.as_deref()).unwrap_or(if serving { quiet } else { "error" });
+    let configured = gateway.as_ref().map(|config| config.log.as_str());
+    let level = cli.log.as_deref().or(configured).unwrap_or(if serving { quiet } else { "error" });
     let format = if cli.log_format == LogStyle::Json { LogFormat::Json } else { LogFormat::Text };
     // What libraries say about messages is theirs to know: their lines could hold content of calls.
     let filter = format!("{level},rmcp=warn,h2=warn,hyper=warn,sqlx=warn");
@@ -57,19 +61,24 @@ fn run(cli: Cli) -> Result<(), Failure> {
         None => Ok(Style::Table),
         Some(Output::Table) => Ok(Style::Table),
         Some(Output::Json) => Ok(Style::Json),
+        Some(Output::Toml) => Err(Failure::usage("--output toml is for config show; write table or json")),
         Some(Output::Dir(_)) => Err(Failure::usage("--output dir:DIR is for setup; write table or json")),
     };
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => roles::up(args).await,
             Command::Hub(args) => roles::hub(args).await,
-            Command::Gateway(args) => roles::gateway(args).await,
+            Command::Gateway(args) => {
+                roles::gateway(args, gateway.expect("the settings of this command were read above")).await
+            }
             Command::Setup(command) => setup::run(command, &cli.hub, cli.output).await,
             Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, style?).await,
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
+            Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
+            Command::Config(command) => config::run(command, cli.output).await,
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

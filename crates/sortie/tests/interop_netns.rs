@@ -275,6 +275,43 @@ async fn a_cut_line_is_noticed_and_heals_by_itself() {
     assert_eq!(sites.network.counted("new_inbound"), 0, "nothing new was let in");
 }
 
+/// A call that reports once and is then quiet for longer than any test waits; returns it once it runs.
+async fn quiet_call(sites: &Sites) -> Process {
+    let mut running = sites.call("progress", r#"{"count": 2, "interval_ms": 600000}"#).spawn().expect("call");
+    let log = sites.home.join("echo.log");
+    let begun = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("started")).then_some(());
+    assert!(eventually(LATE, begun).await.is_some(), "{}", running.output());
+    assert!(running.exit(Duration::from_millis(100)).await.is_err(), "it runs: {}", running.output());
+    running
+}
+
+/// How long a peer that vanished may go unnoticed.
+const ABSENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_client_that_vanished_is_noticed_and_its_call_ends_at_the_server() {
+    let Some(sites) = Sites::open(Exit::Direct).await else { return };
+    let running = quiet_call(&sites).await;
+    sites.network.swallow_outside(API_PORT);
+    let log = sites.home.join("echo.log");
+    let left = || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        (log.contains("cancelled") || log.contains("disconnected")).then_some(())
+    };
+    assert!(left().is_none(), "nobody has left yet");
+    assert!(eventually(ABSENCE, left).await.is_some(), "the server still works for nobody: {}", running.output());
+}
+
+#[tokio::test]
+async fn an_upstream_that_vanished_is_noticed_and_its_call_breaks() {
+    let Some(sites) = Sites::open(Exit::Direct).await else { return };
+    let mut running = quiet_call(&sites).await;
+    sites.network.swallow_inside(sites.server_port);
+    let status = running.exit(ABSENCE).await.expect("the call ends");
+    assert!(!status.success(), "nothing can have answered: {}", running.output());
+    assert_eq!(sites.gateway_metric("sortie_gateway_calls_total{route=\"echo\",status=\"2xx\",hop=\"upstream\"}"), 1);
+}
+
 #[tokio::test]
 async fn a_proxy_may_be_the_only_way_out() {
     let Some(python) = tool("SORTIE_TEST_PYTHON_MCP1") else { return };

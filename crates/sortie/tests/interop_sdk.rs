@@ -7,7 +7,7 @@ mod interop;
 use std::path::Path;
 
 use serde_json::Value;
-use sortie_testkit::{TempHome, tool};
+use sortie_testkit::{Program, TempHome, tool};
 use sortie_tls::Authority;
 
 use interop::{Hub, python, succeeds};
@@ -33,6 +33,45 @@ async fn the_official_sdk_manages_tunnels_unmodified() {
     assert_eq!(ids(&left), [id], "the script leaves only archived tunnels behind");
     let all = hub.json(&home, ["tunnels", "list", "--include-archived"]);
     assert!(ids(&all).len() > 4, "what the SDK archived is kept: {all}");
+}
+
+#[tokio::test]
+async fn the_official_typescript_sdk_does_the_same() {
+    let Some(sdk) = tool("SORTIE_TEST_NODE_ANTHROPIC") else { return };
+    let home = TempHome::new().expect("home");
+    let hub = Hub::start(&home).await;
+    let tunnel = hub.json(&home, ["tunnels", "create"]);
+    let id = text(&tunnel, "id");
+    let key = hub.json(&home, ["keys", "create", "calls", "--grant", id]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/node/tunnels_api.mjs");
+    let program = home.apply(Program::new("node")).arg(script).arg(sdk);
+    let program = program.args([hub.text("api_url"), hub.text("api_key"), text(&key, "secret")]);
+    let said = succeeds(program.args([ca(&home, "first"), ca(&home, "second")])).await;
+    assert!(said.contains("all as expected"), "{said}");
+    assert_eq!(ids(&hub.json(&home, ["tunnels", "list"])), [id], "the script leaves only archived tunnels behind");
+}
+
+#[tokio::test]
+async fn workspaces_are_made_and_handed_over_by_an_administrator() {
+    let home = TempHome::new().expect("home");
+    let hub = Hub::start_with(&home, ["--max-tunnels", "1", "--page-size", "1"]).await;
+    let made = hub.json(&home, ["workspaces", "create", "second"]);
+    assert_eq!((text(&made, "type"), text(&made, "name")), ("workspace", "second"));
+    let listed = hub.json(&home, ["workspaces", "list"]);
+    assert_eq!((ids(&listed)[0], ids(&listed).len()), (text(&made, "id"), 2));
+    let key = hub.json(&home, ["keys", "create", "theirs", "--manage", "--workspace", text(&made, "id")]);
+    assert_eq!(text(&key, "workspace_id"), text(&made, "id"));
+    let refused = hub.operator(&home, ["keys", "create", "x", "--grant", "tnl_1", "--workspace", text(&made, "id")]);
+    assert_eq!(refused.status.code(), Some(2), "only a manage key is made in another workspace");
+
+    hub.json(&home, ["tunnels", "create"]);
+    let theirs = hub.operator_with(&home, text(&key, "secret"), ["tunnels", "create"]);
+    let said = String::from_utf8_lossy(&theirs.stderr);
+    assert_eq!(theirs.status.code(), Some(1));
+    assert!(said.contains("Organization already has the maximum of 1 non-archived Tunnels"), "{said}");
+    let theirs = hub.operator_with(&home, text(&key, "secret"), ["tunnels", "list", "--output", "json"]);
+    let theirs: Value = serde_json::from_slice(&theirs.stdout).expect("json");
+    assert!(ids(&theirs).is_empty(), "ours are not theirs");
 }
 
 #[tokio::test]

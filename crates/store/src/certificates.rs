@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
 use crate::error::During as _;
+use crate::repeats::{Made, Once};
 use crate::store::{Change, Page, to_the_end};
 use crate::{Object, Store, StoreError, rows, tunnels};
 
@@ -63,43 +64,90 @@ impl Store {
         let limit = limits.certificates_per_tunnel;
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            if tunnels::find(&mut *transaction, &workspace, &tunnel).await?.archived_at.is_some() {
-                return Err(StoreError::Archived(Object::Tunnel));
-            }
-            let active = active(&mut transaction, &tunnel).await?;
-            let count = active.len();
-            if let Some(certificate) = active.into_iter().find(|known| known.fingerprint == new.fingerprint) {
-                return Ok(AddedCertificate { certificate, fresh: false });
-            }
-            if count >= usize::try_from(limit).unwrap_or(usize::MAX) {
-                return Err(StoreError::TooManyCertificates(limit));
-            }
-            let certificate = TunnelCertificate {
-                id: CertificateId::random(),
-                tunnel_id: tunnel,
-                fingerprint: new.fingerprint,
-                created_at: store.now(),
-                expires_at: new.expires_at,
-                archived_at: None,
-            };
-            sqlx::query(
-                "INSERT INTO certificates (id, tunnel_id, pem, fingerprint, created_at, expires_at) \
-                 VALUES (?, ?, ?, ?, ?, ?)",
-            )
-            .bind(certificate.id.as_str())
-            .bind(certificate.tunnel_id.as_str())
-            .bind(new.pem)
-            .bind(certificate.fingerprint.as_bytes().as_slice())
-            .bind(certificate.created_at.as_second())
-            .bind(certificate.expires_at.map(Timestamp::as_second))
-            .execute(&mut *transaction)
-            .await
-            .during("storing a certificate")?;
+            let added = store.register(&mut transaction, &workspace, tunnel, new, limit).await?;
             transaction.commit().await.during("committing")?;
-            store.announce(Change::CertificatesChanged(certificate.tunnel_id.clone()));
-            Ok(AddedCertificate { certificate, fresh: true })
+            store.announce_added(&added);
+            Ok(added)
         })
         .await
+    }
+
+    /// The same once for each idempotency key.
+    ///
+    /// # Errors
+    /// As [`Store::add_certificate`], and [`StoreError::IdempotencyKeyReused`] or
+    /// [`StoreError::TooManyIdempotencyKeys`].
+    pub async fn add_certificate_once(
+        &self,
+        workspace: &WorkspaceId,
+        tunnel: &TunnelId,
+        new: NewCertificate,
+        limits: &Limits,
+        once: Once<AddedCertificate>,
+    ) -> Result<Made<AddedCertificate>, StoreError> {
+        let (store, workspace, tunnel) = (self.clone(), workspace.clone(), tunnel.clone());
+        let limit = limits.certificates_per_tunnel;
+        to_the_end(async move {
+            let mut transaction = store.begin().await?;
+            if let Some(answered) = store.answered(&mut transaction, &workspace, &once).await? {
+                return Ok(answered);
+            }
+            let added = store.register(&mut transaction, &workspace, tunnel, new, limit).await?;
+            store.keep_answer(&mut transaction, &workspace, once, &added).await?;
+            transaction.commit().await.during("committing")?;
+            store.announce_added(&added);
+            Ok(Made::Now(added))
+        })
+        .await
+    }
+
+    async fn register(
+        &self,
+        database: &mut SqliteConnection,
+        workspace: &WorkspaceId,
+        tunnel: TunnelId,
+        new: NewCertificate,
+        limit: u32,
+    ) -> Result<AddedCertificate, StoreError> {
+        if tunnels::find(&mut *database, workspace, &tunnel).await?.archived_at.is_some() {
+            return Err(StoreError::Archived(Object::Tunnel));
+        }
+        let active = active(&mut *database, &tunnel).await?;
+        let count = active.len();
+        if let Some(certificate) = active.into_iter().find(|known| known.fingerprint == new.fingerprint) {
+            return Ok(AddedCertificate { certificate, fresh: false });
+        }
+        if count >= usize::try_from(limit).unwrap_or(usize::MAX) {
+            return Err(StoreError::TooManyCertificates(limit));
+        }
+        let certificate = TunnelCertificate {
+            id: CertificateId::random(),
+            tunnel_id: tunnel,
+            fingerprint: new.fingerprint,
+            created_at: self.now(),
+            expires_at: new.expires_at,
+            archived_at: None,
+        };
+        sqlx::query(
+            "INSERT INTO certificates (id, tunnel_id, pem, fingerprint, created_at, expires_at) \
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(certificate.id.as_str())
+        .bind(certificate.tunnel_id.as_str())
+        .bind(new.pem)
+        .bind(certificate.fingerprint.as_bytes().as_slice())
+        .bind(certificate.created_at.as_second())
+        .bind(certificate.expires_at.map(Timestamp::as_second))
+        .execute(database)
+        .await
+        .during("storing a certificate")?;
+        Ok(AddedCertificate { certificate, fresh: true })
+    }
+
+    fn announce_added(&self, added: &AddedCertificate) {
+        if added.fresh {
+            self.announce(Change::CertificatesChanged(added.certificate.tunnel_id.clone()));
+        }
     }
 
     /// The certificates of a tunnel, newest first.

@@ -20,6 +20,13 @@ pub enum Object {
     Key,
 }
 
+impl Object {
+    /// What objects of this kind are looked for in.
+    fn owner(self) -> &'static str {
+        if self == Object::Workspace { "organization" } else { "workspace" }
+    }
+}
+
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -35,7 +42,7 @@ impl fmt::Display for Object {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No such object in the workspace.
-    #[error("the workspace has no {0} with this id")]
+    #[error("the {owner} has no {0} with this id", owner = .0.owner())]
     NotFound(Object),
     /// The object is archived, and what was asked needs a live one.
     #[error("the {0} is archived, and that is final")]
@@ -46,6 +53,9 @@ pub enum StoreError {
     /// The tunnel's limit of certificates is reached.
     #[error("Tunnel already has the maximum of {0} non-archived certificates; archive one first")]
     TooManyCertificates(u32),
+    /// The organisation's limit of workspaces is reached.
+    #[error("Organization already has the maximum of {0} Workspaces")]
+    TooManyWorkspaces(u32),
     /// The workspace's limit of keys is reached.
     #[error("Workspace already has the maximum of {0} non-archived keys; archive one first")]
     TooManyKeys(u32),
@@ -55,6 +65,12 @@ pub enum StoreError {
     /// A grant that names no live tunnel of the workspace.
     #[error("grants: the workspace has no active tunnel {0}")]
     GrantOfNothing(TunnelId),
+    /// Another request came under the same idempotency key before.
+    #[error("the Idempotency-Key was used for another request within 24 hours; take a new one for each request")]
+    IdempotencyKeyReused,
+    /// The workspace's answers under idempotency keys fill their place.
+    #[error("the workspace used {0} idempotency keys within 24 hours; send the request without one, or later")]
+    TooManyIdempotencyKeys(u32),
     /// A file or directory of the store cannot be used.
     #[error("{doing} {path} failed")]
     File {

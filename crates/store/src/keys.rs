@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
 use crate::error::During as _;
+use crate::repeats::{Made, Once};
 use crate::store::{Change, Page, to_the_end};
 use crate::{Object, Store, StoreError, rows, tunnels};
 
@@ -61,7 +62,10 @@ pub struct ArchivedKey {
 /// The columns that [`Key`] is made of, its grants aside.
 macro_rules! select_key {
     ($rest:literal) => {
-        concat!("SELECT seq, id, kind, name, created_at, expires_at, archived_at, last_used_at FROM keys ", $rest)
+        concat!(
+            "SELECT seq, id, workspace_id, kind, name, created_at, expires_at, archived_at, last_used_at FROM keys ",
+            $rest
+        )
     };
 }
 
@@ -83,37 +87,38 @@ impl Store {
         let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.keys_per_workspace);
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            let row = sqlx::query("SELECT count(*) AS count FROM keys WHERE workspace_id = ? AND archived_at IS NULL")
-                .bind(workspace.as_str())
-                .fetch_one(&mut *transaction)
-                .await
-                .during("counting keys")?;
-            if rows::integer(&row, "count")? >= i64::from(limit) {
-                return Err(StoreError::TooManyKeys(limit));
-            }
-            for grant in &new.grants {
-                match tunnels::find(&mut *transaction, &workspace, &grant.tunnel_id).await {
-                    Ok(tunnel) if tunnel.archived_at.is_none() => {}
-                    Ok(_) | Err(StoreError::NotFound(_)) => {
-                        return Err(StoreError::GrantOfNothing(grant.tunnel_id.clone()));
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            let secret = ApiKey::random(new.kind.as_str());
-            let key = Key {
-                id: KeyId::random(),
-                kind: new.kind,
-                name: new.name,
-                grants: new.grants,
-                created_at: now,
-                expires_at: new.expires_at,
-                archived_at: None,
-                last_used_at: None,
-            };
-            insert(&mut transaction, &workspace, &key, &secret.digest()).await?;
+            let made = insert_new(&mut transaction, workspace, new, limit, now).await?;
             transaction.commit().await.during("committing")?;
-            Ok(CreatedKey { key, secret })
+            Ok(made)
+        })
+        .await
+    }
+
+    /// The same once for each idempotency key, of which `home` is the workspace that it was sent in.
+    ///
+    /// # Errors
+    /// As [`Store::create_key`], and [`StoreError::IdempotencyKeyReused`] or [`StoreError::TooManyIdempotencyKeys`].
+    pub async fn create_key_once(
+        &self,
+        home: &WorkspaceId,
+        workspace: &WorkspaceId,
+        new: CreateKey,
+        limits: &Limits,
+        once: Once<CreatedKey>,
+    ) -> Result<Made<CreatedKey>, StoreError> {
+        self.organization_of(workspace).await?;
+        let (store, home, workspace, limits) = (self.clone(), home.clone(), workspace.clone(), *limits);
+        to_the_end(async move {
+            let mut transaction = store.begin().await?;
+            if let Some(answered) = store.answered(&mut transaction, &home, &once).await? {
+                return Ok(answered);
+            }
+            let now = store.now();
+            check(&new, now, &limits)?;
+            let made = insert_new(&mut transaction, workspace, new, limits.keys_per_workspace, now).await?;
+            store.keep_answer(&mut transaction, &home, once, &made).await?;
+            transaction.commit().await.during("committing")?;
+            Ok(Made::Now(made))
         })
         .await
     }
@@ -270,17 +275,50 @@ fn check(new: &CreateKey, now: Timestamp, limits: &Limits) -> Result<(), StoreEr
     }
 }
 
-async fn insert(
+async fn insert_new(
     database: &mut SqliteConnection,
-    workspace: &WorkspaceId,
-    key: &Key,
-    digest: &Digest,
-) -> Result<(), StoreError> {
+    workspace: WorkspaceId,
+    new: CreateKey,
+    limit: u32,
+    now: Timestamp,
+) -> Result<CreatedKey, StoreError> {
+    let row = sqlx::query("SELECT count(*) AS count FROM keys WHERE workspace_id = ? AND archived_at IS NULL")
+        .bind(workspace.as_str())
+        .fetch_one(&mut *database)
+        .await
+        .during("counting keys")?;
+    if rows::integer(&row, "count")? >= i64::from(limit) {
+        return Err(StoreError::TooManyKeys(limit));
+    }
+    for grant in &new.grants {
+        match tunnels::find(&mut *database, &workspace, &grant.tunnel_id).await {
+            Ok(tunnel) if tunnel.archived_at.is_none() => {}
+            Ok(_) | Err(StoreError::NotFound(_)) => return Err(StoreError::GrantOfNothing(grant.tunnel_id.clone())),
+            Err(error) => return Err(error),
+        }
+    }
+    let secret = ApiKey::random(new.kind.as_str());
+    let key = Key {
+        id: KeyId::random(),
+        workspace_id: workspace,
+        kind: new.kind,
+        name: new.name,
+        grants: new.grants,
+        created_at: now,
+        expires_at: new.expires_at,
+        archived_at: None,
+        last_used_at: None,
+    };
+    insert(database, &key, &secret.digest()).await?;
+    Ok(CreatedKey { key, secret })
+}
+
+async fn insert(database: &mut SqliteConnection, key: &Key, digest: &Digest) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO keys (id, workspace_id, kind, name, digest, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(key.id.as_str())
-    .bind(workspace.as_str())
+    .bind(key.workspace_id.as_str())
     .bind(key.kind.as_str())
     .bind(key.name.as_str())
     .bind(digest.as_bytes().as_slice())
@@ -315,6 +353,7 @@ async fn find(database: &mut SqliteConnection, workspace: &WorkspaceId, id: &Key
 async fn with_grants(database: &mut SqliteConnection, row: &SqliteRow) -> Result<Key, StoreError> {
     let id: KeyId = rows::parsed(row, "id")?;
     Ok(Key {
+        workspace_id: rows::parsed(row, "workspace_id")?,
         kind: kind(row)?,
         name: rows::parsed::<DisplayName>(row, "name")?,
         grants: grants(database, &id).await?,

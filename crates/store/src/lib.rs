@@ -12,16 +12,19 @@ mod error;
 mod keys;
 mod meta;
 mod open;
+mod repeats;
 mod rows;
 mod seal;
 mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod workspaces;
 
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use error::{Object, StoreError};
 pub use keys::{ArchivedKey, KnownKey};
 pub use open::Clock;
+pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
 use crate::error::During as _;
+use crate::repeats::{Made, Repeat};
 use crate::seal::MasterKey;
 use crate::store::{Change, Page, to_the_end};
 use crate::{Object, Store, StoreError, certificates, rows};
@@ -88,43 +89,91 @@ impl Store {
         let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.tunnels_per_organization);
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            let organization = organization(&mut *transaction, &workspace).await?;
-            let row = sqlx::query(
-                "SELECT count(*) AS count FROM tunnels t JOIN workspaces w ON w.id = t.workspace_id \
-                 WHERE w.organization_id = ? AND t.archived_at IS NULL",
-            )
-            .bind(organization.as_str())
-            .fetch_one(&mut *transaction)
-            .await
-            .during("counting tunnels")?;
-            if rows::integer(&row, "count")? >= i64::from(limit) {
-                return Err(StoreError::TooManyTunnels(limit));
-            }
-            let tunnel = TunnelRecord {
-                id: TunnelId::random(),
-                workspace,
-                // 60 random bits; should one ever meet a label that is taken, the unique index refuses it.
-                label: TunnelLabel::random(),
-                display_name,
-                created_at: store.now(),
-                archived_at: None,
+            let tunnel = store.insert_tunnel(&mut transaction, &workspace, display_name, limit).await?;
+            transaction.commit().await.during("committing")?;
+            Ok(tunnel)
+        })
+        .await
+    }
+
+    /// The same for a request that may come again. Writes take turns, so an attempt that comes while an earlier one runs
+    /// finds what that one made.
+    ///
+    /// # Errors
+    /// As [`Store::create_tunnel`], and [`StoreError::IdempotencyKeyReused`] or [`StoreError::TooManyIdempotencyKeys`].
+    pub async fn create_tunnel_once(
+        &self,
+        workspace: &WorkspaceId,
+        display_name: Option<DisplayName>,
+        limits: &Limits,
+        repeat: Repeat<TunnelRecord>,
+    ) -> Result<Made<TunnelRecord>, StoreError> {
+        let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.tunnels_per_organization);
+        to_the_end(async move {
+            let mut transaction = store.begin().await?;
+            let earlier = match &repeat {
+                Repeat::Once(once) => store.answered(&mut transaction, &workspace, once).await?,
+                Repeat::Attempt(attempt) => match store.earlier_attempt(&mut transaction, &workspace, attempt).await? {
+                    Some(id) => Some(Made::Before(find(&mut *transaction, &workspace, &id).await?)),
+                    None => None,
+                },
             };
-            sqlx::query(
-                "INSERT INTO tunnels (id, workspace_id, label, display_name, created_at) VALUES (?, ?, ?, ?, ?)",
-            )
+            if let Some(earlier) = earlier {
+                transaction.commit().await.during("committing")?;
+                return Ok(earlier);
+            }
+            let tunnel = store.insert_tunnel(&mut transaction, &workspace, display_name, limit).await?;
+            match repeat {
+                Repeat::Once(once) => store.keep_answer(&mut transaction, &workspace, once, &tunnel).await?,
+                Repeat::Attempt(attempt) => {
+                    store.leave_unclaimed(&mut transaction, &tunnel.id, &attempt).await?;
+                }
+            }
+            transaction.commit().await.during("committing")?;
+            Ok(Made::Now(tunnel))
+        })
+        .await
+    }
+
+    async fn insert_tunnel(
+        &self,
+        database: &mut SqliteConnection,
+        workspace: &WorkspaceId,
+        display_name: Option<DisplayName>,
+        limit: u32,
+    ) -> Result<TunnelRecord, StoreError> {
+        let organization = organization(&mut *database, workspace).await?;
+        let row = sqlx::query(
+            "SELECT count(*) AS count FROM tunnels t JOIN workspaces w ON w.id = t.workspace_id \
+             WHERE w.organization_id = ? AND t.archived_at IS NULL",
+        )
+        .bind(organization.as_str())
+        .fetch_one(&mut *database)
+        .await
+        .during("counting tunnels")?;
+        if rows::integer(&row, "count")? >= i64::from(limit) {
+            return Err(StoreError::TooManyTunnels(limit));
+        }
+        let tunnel = TunnelRecord {
+            id: TunnelId::random(),
+            workspace: workspace.clone(),
+            // 60 random bits; should one ever meet a label that is taken, the unique index refuses it.
+            label: TunnelLabel::random(),
+            display_name,
+            created_at: self.now(),
+            archived_at: None,
+        };
+        sqlx::query("INSERT INTO tunnels (id, workspace_id, label, display_name, created_at) VALUES (?, ?, ?, ?, ?)")
             .bind(tunnel.id.as_str())
             .bind(tunnel.workspace.as_str())
             .bind(tunnel.label.as_str())
             .bind(tunnel.display_name.as_ref().map(DisplayName::as_str))
             .bind(tunnel.created_at.as_second())
-            .execute(&mut *transaction)
+            .execute(&mut *database)
             .await
             .during("storing a tunnel")?;
-            new_token(&mut transaction, store.key(), &organization, &tunnel.id, None, store.now()).await?;
-            transaction.commit().await.during("committing")?;
-            Ok(tunnel)
-        })
-        .await
+        new_token(database, self.key(), &organization, &tunnel.id, None, tunnel.created_at).await?;
+        Ok(tunnel)
     }
 
     /// The workspace's tunnels, newest first.
@@ -185,6 +234,54 @@ impl Store {
             Ok(ArchivedTunnel { tunnel, certificates, fresh: true })
         })
         .await
+    }
+
+    /// The tunnels of an organisation, or of one workspace of it, newest first.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn list_organization_tunnels(
+        &self,
+        organization: &OrganizationId,
+        workspace: Option<&WorkspaceId>,
+        page: PageRequest,
+    ) -> Result<Page<TunnelRecord>, StoreError> {
+        let rows = sqlx::query(select_tunnel!(
+            "JOIN workspaces w ON w.id = t.workspace_id \
+             WHERE w.organization_id = ?1 AND (?2 IS NULL OR t.workspace_id = ?2) \
+             AND (?3 OR t.archived_at IS NULL) AND t.seq < ?4 ORDER BY t.seq DESC LIMIT ?5"
+        ))
+        .bind(organization.as_str())
+        .bind(workspace.map(WorkspaceId::as_str))
+        .bind(page.include_archived)
+        .bind(page.before.unwrap_or(i64::MAX))
+        .bind(i64::from(page.limit).saturating_add(1))
+        .fetch_all(self.readers())
+        .await
+        .during("listing tunnels")?;
+        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, TunnelRecord::from_row(row)?)));
+        Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
+    }
+
+    /// The workspace of a tunnel of this organisation.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the tunnel; database errors.
+    pub async fn workspace_of_tunnel(
+        &self,
+        organization: &OrganizationId,
+        id: &TunnelId,
+    ) -> Result<WorkspaceId, StoreError> {
+        let row = sqlx::query(
+            "SELECT t.workspace_id FROM tunnels t JOIN workspaces w ON w.id = t.workspace_id \
+             WHERE t.id = ? AND w.organization_id = ?",
+        )
+        .bind(id.as_str())
+        .bind(organization.as_str())
+        .fetch_optional(self.readers())
+        .await
+        .during("looking for a tunnel's workspace")?;
+        rows::parsed(&row.ok_or(StoreError::NotFound(Object::Tunnel))?, "workspace_id")
     }
 
     /// The current token of a tunnel.

@@ -13,7 +13,13 @@ pub fn cpu_us(pids: &[u32]) -> u64 {
 
 /// Resident memory of these processes in KiB; pages that several of them share are counted once for each.
 pub fn rss_kb(pids: &[u32]) -> u64 {
-    pids.iter().filter_map(|pid| resident_kb(*pid)).sum()
+    pids.iter().filter_map(|pid| status_kb(*pid, "VmRSS:")).sum()
+}
+
+/// The most resident memory that each of these processes has had so far, in KiB, summed as by [`rss_kb`]: what was held
+/// for a moment only shows here.
+pub fn peak_rss_kb(pids: &[u32]) -> u64 {
+    pids.iter().filter_map(|pid| status_kb(*pid, "VmHWM:")).sum()
 }
 
 /// The live processes of a process group, in no order.
@@ -47,9 +53,10 @@ fn stat_fields(pid: u32) -> Option<Vec<String>> {
     Some(rest.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
-fn resident_kb(pid: u32) -> Option<u64> {
+/// A line of `/proc/<pid>/status` that is in KiB.
+fn status_kb(pid: u32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -63,6 +70,7 @@ mod tests {
     fn this_process_uses_memory_and_time() {
         let me = [std::process::id()];
         assert!(rss_kb(&me) > 100);
+        assert!(peak_rss_kb(&me) > 100);
         let before = cpu_us(&me);
         let mut sum = 0u64;
         while cpu_us(&me) < before + 20_000 {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::server::{TlsError, Versions};
+use crate::server::{ReloadingIdentity, TlsError, Versions};
 use crate::{ServerIdentity, provider};
 
 /// A configuration for dialling servers whose certificates chain to `roots_pem` (any number of certificates in PEM)
@@ -61,6 +62,22 @@ pub fn client_config_with_identity(
     build(roots_pem, system_roots, versions, alpn, Some(identity))
 }
 
+/// A configuration for dialling servers of somebody else's: like [`client_config`], and with an identity shows its
+/// certificate, as it is in force at each handshake, to servers that ask for one.
+pub fn upstream_client_config(
+    roots_pem: &str,
+    system_roots: bool,
+    alpn: &[&[u8]],
+    identity: Option<Arc<ReloadingIdentity>>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = trusting(roots_pem, system_roots, Versions::Legacy)?;
+    let Some(identity) = identity else { return Ok(finished(builder.with_no_client_auth(), alpn)) };
+    let mut config = builder.with_client_cert_resolver(identity);
+    // A resumed session would go on under the certificate that it began with.
+    config.resumption = Resumption::disabled();
+    Ok(finished(config, alpn))
+}
+
 fn build(
     roots_pem: &str,
     system_roots: bool,
@@ -68,19 +85,8 @@ fn build(
     alpn: &[&[u8]],
     identity: Option<&ServerIdentity>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = roots_from_pem(roots_pem)?;
-    if system_roots {
-        // Machines carry certificates that cannot be read; what can be is enough.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if roots.is_empty() {
-        return Err(TlsError::NoRoots);
-    }
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions.list())
-        .map_err(TlsError::refused)?
-        .with_root_certificates(roots);
-    let mut config = match identity {
+    let builder = trusting(roots_pem, system_roots, versions)?;
+    let config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
             let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes())
@@ -91,8 +97,31 @@ fn build(
             builder.with_client_auth_cert(chain, key).map_err(TlsError::refused)?
         }
     };
+    Ok(finished(config, alpn))
+}
+
+fn trusting(
+    roots_pem: &str,
+    system_roots: bool,
+    versions: Versions,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let mut roots = roots_from_pem(roots_pem)?;
+    if system_roots {
+        // Machines carry certificates that cannot be read; what can be is enough.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions.list())
+        .map_err(TlsError::refused)?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+fn finished(mut config: ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// Checks client certificates against the CAs in `pem`; every client must have one.
@@ -104,6 +133,14 @@ pub(crate) fn client_verifier(pem: &str) -> Result<Arc<dyn rustls::server::dange
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::ClientCa(error.to_string()))
+}
+
+/// Whether a server could demand certificates of these CAs (PEM) from its clients.
+///
+/// # Errors
+/// A certificate cannot be read or used, or there is none.
+pub fn check_client_ca(pem: &str) -> Result<(), TlsError> {
+    client_verifier(pem).map(drop)
 }
 
 fn roots_from_pem(pem: &str) -> Result<RootCertStore, TlsError> {

@@ -25,7 +25,10 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use authority::{Authority, IssueError, MAX_LIFETIME, ServerIdentity};
-pub use client::{api_client_config, client_config, client_config_with_identity, is_certificate_refusal};
+pub use client::{
+    api_client_config, check_client_ca, client_config, client_config_with_identity, is_certificate_refusal,
+    upstream_client_config,
+};
 pub use edge::EdgeIdentity;
 pub use files::{write_private, write_public};
 pub use hello::{Hello, HelloError, MAX_HELLO, Prefixed, read_hello};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{ServerConfig, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
@@ -156,7 +157,7 @@ pub enum IdentityError {
     },
 }
 
-/// A server's certificate and key, replaced in place when their files change. Connections that exist keep what they
+/// A certificate and its key, of a server or of a client, replaced in place when their files change. Connections that exist keep what they
 /// have.
 pub struct ReloadingIdentity {
     files: Option<(PathBuf, PathBuf)>,
@@ -179,6 +180,19 @@ impl ReloadingIdentity {
         let files = (cert_path.as_ref().to_owned(), key_path.as_ref().to_owned());
         let loaded = Loaded::read(&files.0, &files.1)?;
         Ok(Self { files: Some(files), current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })
+    }
+
+    /// Like [`ReloadingIdentity::from_files`], for the certificate of a client: an expired one is refused, since servers
+    /// often do not say what they miss.
+    pub fn client_from_files(cert_path: impl AsRef<Path>, key_path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let identity = Self::from_files(cert_path, key_path)?;
+        let not_after = identity.not_after_unix();
+        match &identity.files {
+            Some((cert, _)) if not_after < unix_now() => {
+                Err(IdentityError::Expired { certificate: cert.display().to_string(), date: date(not_after) })
+            }
+            _ => Ok(identity),
+        }
     }
 
     /// Reads the files again; `true` when they hold something new, which is then in force.
@@ -219,6 +233,16 @@ impl ReloadingIdentity {
 impl ResolvesServerCert for ReloadingIdentity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.current.load().certified))
+    }
+}
+
+impl ResolvesClientCert for ReloadingIdentity {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().certified))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -322,6 +346,20 @@ mod tests {
             let (cert, key) = self.paths();
             ReloadingIdentity::from_files(cert, key).expect("identity")
         }
+    }
+
+    #[test]
+    fn an_expired_client_certificate_is_refused_from_the_start() {
+        let files = Files::new();
+        let (cert, key) = files.paths();
+        assert!(ReloadingIdentity::client_from_files(&cert, &key).is_ok());
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("key");
+        let day = std::time::Duration::from_secs(86_400);
+        let old = files.ca.issue_server_for(&pair, &names(&[HOST]), day, unix_now() - 2 * 86_400).expect("certificate");
+        files.write(&old);
+        let error = ReloadingIdentity::client_from_files(&cert, &key).expect_err("expired");
+        assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
+        assert!(ReloadingIdentity::from_files(&cert, &key).is_ok(), "a server starts with it all the same");
     }
 
     #[tokio::test]

@@ -42,14 +42,14 @@ async fn a_call_comes_through_as_it_is() {
         .header("authorization", "Bearer secret")
         .header("sortie-request-id", "req_given")
         .header("x-forwarded-for", "1.2.3.4")
-        .body(full(r#"{"id": 1.50 }"#))
+        .body(full(r#"{"jsonrpc":"2.0","method":"tools/call", "id": 1.50 }"#))
         .expect("request");
     let response = world.call(request).await;
     assert_eq!(response.status(), 201);
     assert_eq!(response.headers()["mcp-session-id"], "s-1");
     assert_eq!(response.headers()["x-late"], "1");
     assert!(!response.headers().contains_key("sortie-hop"));
-    assert_eq!(text(response).await, r#"{"id": 1.50 }"#);
+    assert_eq!(text(response).await, r#"{"jsonrpc":"2.0","method":"tools/call", "id": 1.50 }"#);
 
     let seen = upstream.seen.lock().expect("lock").pop().expect("request");
     assert_eq!(seen.uri, "/mcp/%7Ex?a=1&a=2&b=%20");
@@ -60,7 +60,7 @@ async fn a_call_comes_through_as_it_is() {
     assert_eq!(headers["origin"], "https://app.example");
     assert_eq!(headers["mcp-method"], "tools/call");
     assert_eq!(headers["sortie-request-id"], "req_given");
-    assert_eq!(headers["content-length"], "13");
+    assert_eq!(headers["content-length"], "52");
     for absent in ["authorization", "sortie-identity", "x-forwarded-for", "transfer-encoding"] {
         assert!(!headers.contains_key(absent), "{absent}");
     }

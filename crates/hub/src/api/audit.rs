@@ -1,6 +1,6 @@
 //! Management events for the log, under the names that the public contract gives them. Never a secret.
 
-use sortie_api::{Key, TunnelCertificate, TunnelToken};
+use sortie_api::{Key, TunnelCertificate, TunnelToken, Workspace};
 use sortie_ids::TunnelId;
 
 use super::frame::Call;
@@ -56,9 +56,15 @@ pub(super) fn certificate_revoked(call: &Call, certificate: &TunnelCertificate) 
     );
 }
 
+pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {
+    let name = workspace.name.as_str();
+    event!(call, "workspace_created", created_workspace_id = %workspace.id, created_workspace_name = name);
+}
+
 pub(super) fn key_minted(call: &Call, key: &Key) {
     let (name, kind) = (key.name.as_str(), key.kind.as_str());
-    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = name, token_kind = kind);
+    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = name, token_kind = kind,
+        token_workspace_id = %key.workspace_id);
 }
 
 pub(super) fn key_revoked(call: &Call, key: &Key) {

@@ -89,6 +89,7 @@ mod tests {
             name: "ops".parse().expect("name"),
             expires_at: None,
             grants: Vec::new(),
+            workspace_id: None,
         };
         let home = store.default_workspace().clone();
         let made = store.create_key(&home, new, &Limits::default()).await.expect("key");
@@ -136,14 +137,14 @@ mod tests {
         let tickets: RouteName = "tickets".parse().expect("route");
         let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: Some(files.clone()) }];
         let name: sortie_api::DisplayName = "agent".parse().expect("name");
-        let new = CreateKey { kind: KeyKind::Use, name: name.clone(), expires_at: None, grants };
+        let new = CreateKey { kind: KeyKind::Use, name: name.clone(), expires_at: None, grants, workspace_id: None };
         let made = store.create_key(&home, new, &limits).await.expect("key");
         let caller = authenticate(&store, &headers(&[("x-api-key", made.secret.expose())])).await.expect("known");
         assert!(caller.may_call(&tunnel, &files));
         assert!(!caller.may_call(&tunnel, &tickets));
         assert!(!caller.may_call(&other, &files));
 
-        let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new() };
+        let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
         let made = store.create_key(&home, new, &limits).await.expect("key");
         let caller = authenticate(&store, &headers(&[("x-api-key", made.secret.expose())])).await.expect("known");
         assert!(caller.may_call(&other, &tickets));

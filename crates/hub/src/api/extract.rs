@@ -1,10 +1,12 @@
-//! From outside text to checked values: ids in paths, queries of lists, JSON bodies.
+//! From outside text to checked values: ids in paths, queries of lists, JSON bodies, and what tells a repeated request.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
-use sortie_api::{ApiError, ListQuery};
+use sortie_api::ApiError;
+use sortie_ids::Digest;
 
 use super::MAX_BODY;
 use super::frame::{Failure, unreadable};
@@ -23,18 +25,60 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     }
 }
 
-/// The query of a list.
-pub(super) struct Listing(pub(super) ListQuery);
+/// A query that was read into its type.
+pub(super) struct Asked<T>(pub(super) T);
 
-impl<S: Sync> FromRequestParts<S> for Listing {
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        match Query::<ListQuery>::try_from_uri(&parts.uri) {
+        match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(query)) => Ok(Self(query)),
             Err(rejection) => Err(ApiError::invalid_request(shortened(&rejection.body_text())).into()),
         }
     }
+}
+
+/// A request that makes something, which may come again: by `idempotency-key`, or as a further attempt of an SDK, which
+/// counts them in `x-stainless-retry-count`.
+pub(super) struct Creation<T> {
+    pub(super) body: T,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) attempt: u32,
+    /// Over method, path and body, byte for byte: a repetition is the same request, not a similar one.
+    pub(super) digest: Digest,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Creation<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let idempotency_key = idempotency_key(request.headers())?;
+        let attempt = request.headers().get(ATTEMPT).and_then(|count| count.to_str().ok()?.parse().ok()).unwrap_or(0);
+        // Neither a method nor a path holds a line's end.
+        let mut whole = format!("{} {}\n", request.method(), request.uri().path()).into_bytes();
+        let bytes = read(request, state).await?;
+        whole.extend_from_slice(&bytes);
+        Ok(Self { body: parse(&bytes)?, idempotency_key, attempt, digest: Digest::of(&whole) })
+    }
+}
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const ATTEMPT: &str = "x-stainless-retry-count";
+/// Longest idempotency key, in characters.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().unwrap_or("");
+    let well_formed = (1..=MAX_IDEMPOTENCY_KEY).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if values.next().is_some() || !well_formed {
+        return Err(ApiError::invalid_request(format!(
+            "{IDEMPOTENCY_KEY}: must be sent once, with 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
+        )));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 /// A JSON object as body, whatever its content type says; an empty body is an empty object.
@@ -44,17 +88,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|rejection| unreadable(rejection.status(), MAX_BODY))?;
-        let text = match bytes.trim_ascii() {
-            b"" => b"{}",
-            // A JSON array would otherwise be taken for the fields in their order.
-            text if text.starts_with(b"{") => text,
-            _ => return Err(ApiError::invalid_request("The body must be a JSON object.").into()),
-        };
-        let parsed = serde_json::from_slice(text);
-        parsed.map(Self).map_err(|error| ApiError::invalid_request(shortened(&format!("body: {error}"))).into())
+        parse(&read(request, state).await?).map(Self)
     }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failure> {
+    let bytes = Bytes::from_request(request, state).await;
+    bytes.map_err(|rejection| unreadable(rejection.status(), MAX_BODY))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let text = match bytes.trim_ascii() {
+        b"" => b"{}",
+        // A JSON array would otherwise be taken for the fields in their order.
+        text if text.starts_with(b"{") => text,
+        _ => return Err(ApiError::invalid_request("The body must be a JSON object.").into()),
+    };
+    let parsed = serde_json::from_slice(text);
+    parsed.map_err(|error| ApiError::invalid_request(shortened(&format!("body: {error}"))).into())
 }
 
 /// A parser's words, which may repeat a part of what was sent, at a length that fits into an answer.

@@ -9,18 +9,19 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sortie_api::{ApiError, KeyKind};
-use sortie_ids::RequestId;
+use sortie_ids::{RequestId, TunnelId, WorkspaceId};
 use sortie_store::StoreError;
 use tracing::Instrument as _;
 
-use super::{API_VERSIONS, ApiState, Caller, authenticate};
+use super::operations::{Access, Operation};
+use super::{API_VERSIONS, ApiState, Caller, authenticate, betas};
+use crate::call::class;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
 const WORKSPACE_ID: HeaderName = HeaderName::from_static("anthropic-workspace-id");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const VERSION: &str = "anthropic-version";
-const BETA: &str = "anthropic-beta";
 
 /// A failed request on its way out; [`enclose`] gives it the body, since only there the request's id is known.
 #[derive(Clone, Debug)]
@@ -42,9 +43,12 @@ impl From<StoreError> for Failure {
         let public = match &error {
             StoreError::NotFound(_) => ApiError::not_found(capitalised(&sentence)),
             StoreError::Archived(_) => ApiError::conflict(capitalised(&sentence)),
-            StoreError::TooManyTunnels(_) | StoreError::TooManyCertificates(_) | StoreError::TooManyKeys(_) => {
-                ApiError::limit_reached(sentence)
-            }
+            StoreError::TooManyTunnels(_)
+            | StoreError::TooManyCertificates(_)
+            | StoreError::TooManyKeys(_)
+            | StoreError::TooManyWorkspaces(_) => ApiError::limit_reached(sentence),
+            StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
+            StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),
             StoreError::File { .. }
             | StoreError::MasterKeyMissing(_)
@@ -116,16 +120,34 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Lets a request pass that comes with a `manage` key and fitting headers; tells its handler who calls.
-pub(super) async fn admit(State(api): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
+/// Counts the answers of an operation, refusals included.
+pub(super) async fn count(
+    State((api, operation)): State<(Arc<ApiState>, &'static Operation)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = admit(&api, operation.access, request, next).await;
+    let status = class(response.status().as_u16());
+    metrics::counter!("sortie_hub_api_requests_total", "operation" => operation.id.as_str(), "status" => status)
+        .increment(1);
+    response
+}
+
+/// Lets a request pass whose sender may ask for this, with fitting headers; tells its handler who calls.
+async fn admit(api: &ApiState, access: Access, mut request: Request, next: Next) -> Response {
+    if access == Access::Anyone {
+        return next.run(request).await;
+    }
     let caller = match authenticate(&api.store, request.headers()).await {
         Ok(caller) => caller,
         Err(error) => return Failure::from(error).into_response(),
     };
     let (organization, workspace) = (caller.key.organization.clone(), caller.key.workspace.clone());
-    let mut response = match check(&caller, request.headers()) {
+    let permitted = permit(&caller, access, api.store.default_workspace());
+    let mut response = match permitted.and_then(|()| check(&caller, request.headers())) {
         Ok(()) => {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(access);
             next.run(request).await
         }
         Err(error) => Failure::from(error).into_response(),
@@ -135,11 +157,25 @@ pub(super) async fn admit(State(api): State<Arc<ApiState>>, mut request: Request
     response
 }
 
-fn check(caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
-    if caller.key.kind != KeyKind::Manage {
-        let kind = caller.key.kind.as_str();
-        return Err(ApiError::permission(format!("A {kind} key calls routes only; this needs a manage key.")));
+/// Judges the kind of the key, which says nothing about any object.
+fn permit(caller: &Caller, access: Access, default_workspace: &WorkspaceId) -> Result<(), ApiError> {
+    let manages = caller.key.kind == KeyKind::Manage;
+    match access {
+        Access::Anyone | Access::AnyKey => Ok(()),
+        Access::Manage | Access::Organization if !manages => {
+            let kind = caller.key.kind.as_str();
+            Err(ApiError::permission(format!("A {kind} key calls routes only; this needs a manage key.")))
+        }
+        Access::Organization if caller.key.workspace != *default_workspace => {
+            Err(ApiError::permission("This concerns the organization; it needs a manage key of the default workspace."))
+        }
+        Access::Manage | Access::Organization => Ok(()),
+        // Answered by another part of the hub, which judges each route.
+        Access::Route => Err(ApiError::permission("This is no path of the API.")),
     }
+}
+
+fn check(caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
     let workspace = caller.key.workspace.as_str();
     if headers.get_all(WORKSPACE_ID).iter().any(|sent| sent != workspace) {
         return Err(ApiError::permission(format!(
@@ -150,34 +186,44 @@ fn check(caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
         let [older, newer] = API_VERSIONS;
         return Err(ApiError::invalid_request(format!("{VERSION}: must be {older} or {newer}, or be left out")));
     }
-    // Any feature may be named, known here or not, so that one client can talk to several services.
-    let well_formed = |sent: &HeaderValue| {
-        sent.to_str().is_ok_and(|list| {
-            list.split(',').all(|name| {
-                let name = name.trim_ascii();
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-            })
-        })
-    };
-    if !headers.get_all(BETA).iter().all(well_formed) {
-        return Err(ApiError::invalid_request(format!("{BETA}: must be names of features, separated by commas")));
-    }
-    Ok(())
+    betas::check(headers)
 }
 
-/// An admitted request: who sent it, and its id.
+/// An admitted request: who sent it, what for, and its id.
 pub(super) struct Call {
     pub(super) caller: Caller,
     pub(super) request_id: RequestId,
+    access: Access,
+}
+
+impl Call {
+    /// The workspace of a tunnel that the request names: the key's own, or on the organisation's surface the tunnel's.
+    /// Who names a tunnel knows it, so that no later attempt to make one finds it.
+    ///
+    /// # Errors
+    /// 404 when the organisation has no such tunnel; database errors.
+    pub(super) async fn home(&self, api: &ApiState, tunnel: &TunnelId) -> Result<WorkspaceId, Failure> {
+        let key = &self.caller.key;
+        api.store.claim_tunnel(&key.id, tunnel).await?;
+        match self.access {
+            Access::Organization => Ok(api.store.workspace_of_tunnel(&key.organization, tunnel).await?),
+            _ => Ok(key.workspace.clone()),
+        }
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Call {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        let caller = parts.extensions.get::<Caller>().cloned();
-        let request_id = parts.extensions.get::<RequestId>().cloned();
-        caller.zip(request_id).map(|(caller, request_id)| Self { caller, request_id }).ok_or_else(|| Failure {
+        let known = parts.extensions.get::<Caller>().zip(parts.extensions.get::<RequestId>());
+        let access = parts.extensions.get::<Access>().copied();
+        let call = known.zip(access).map(|((caller, request_id), access)| Self {
+            caller: caller.clone(),
+            request_id: request_id.clone(),
+            access,
+        });
+        call.ok_or_else(|| Failure {
             error: ApiError::internal(),
             cause: Some("a handler was reached without admission".to_owned()),
         })

@@ -2,23 +2,59 @@
 
 use axum::extract::State;
 use axum::response::{Json, Response};
-use sortie_api::{ApiError, CreateKey, Key, List};
-use sortie_ids::KeyId;
+use sortie_api::{ApiError, CreateKey, CreatedKey, Key, KeyKind, List, ListQuery};
+use sortie_ids::{KeyId, WorkspaceId};
+use sortie_store::{Made, Object, StoreError};
 
-use super::extract::{At, Listing, Object};
+use super::extract::{Asked, At, Creation};
 use super::frame::{Call, Failure};
-use super::{Api, audit, unstored};
+use super::repeat::{again, once};
+use super::{Api, ApiState, audit, unstored};
 
 /// The list that cursors of keys belong to.
 const LIST: &str = "keys";
 
-pub(super) async fn create(State(api): Api, call: Call, Object(body): Object<CreateKey>) -> Result<Response, Failure> {
-    let created = api.store.create_key(&call.caller.key.workspace, body, &api.limits).await?;
-    audit::key_minted(&call, &created.key);
-    Ok(unstored(created))
+pub(super) async fn create(State(api): Api, call: Call, request: Creation<CreateKey>) -> Result<Response, Failure> {
+    let body = request.body;
+    api.limits.check_name("name", &body.name)?;
+    let workspace = workspace(&api, &call, &body).await?;
+    let home = &call.caller.key.workspace;
+    let made = match request.idempotency_key {
+        Some(key) => {
+            let once = once(key, request.digest, CreatedKey::clone);
+            api.store.create_key_once(home, &workspace, body, &api.limits, once).await?
+        }
+        None => Made::Now(api.store.create_key(&workspace, body, &api.limits).await?),
+    };
+    match made {
+        Made::Now(created) => {
+            audit::key_minted(&call, &created.key);
+            Ok(unstored(created))
+        }
+        earlier => Ok(again(earlier, CreatedKey::clone)),
+    }
 }
 
-pub(super) async fn list(State(api): Api, call: Call, Listing(query): Listing) -> Result<Json<List<Key>>, Failure> {
+/// The workspace of a new key. Another one than the caller's is there for administrators only.
+async fn workspace(api: &ApiState, call: &Call, body: &CreateKey) -> Result<WorkspaceId, Failure> {
+    let own = &call.caller.key.workspace;
+    let Some(asked) = body.workspace_id.as_ref().filter(|asked| *asked != own) else { return Ok(own.clone()) };
+    if own != api.store.default_workspace() {
+        return Err(StoreError::NotFound(Object::Workspace).into());
+    }
+    api.store.check_workspace(&call.caller.key.organization, asked).await?;
+    if body.kind != KeyKind::Manage {
+        let reason = "workspace_id: only a manage key can be made in another workspace; it makes the others there";
+        return Err(ApiError::invalid_request(reason).into());
+    }
+    Ok(asked.clone())
+}
+
+pub(super) async fn list(
+    State(api): Api,
+    call: Call,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<List<Key>>, Failure> {
     let page = query.check(LIST, &api.limits)?;
     let page = api.store.list_keys(&call.caller.key.workspace, page).await?;
     Ok(super::list(LIST, page, |key| key))

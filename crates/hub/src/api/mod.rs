@@ -1,16 +1,23 @@
 //! The HTTP API: tunnels as the public contract has them, and beside them, under `/v1/sortie/`, what Sortie adds.
 //!
-//! Every path needs a `manage` key. No secret is logged, and the two that are shown (a tunnel's token, a new key) are
+//! What is answered, and to whom, is one table (`operations.rs`). No secret is logged, and the two that are shown (a tunnel's token, a new key) are
 //! answered with `cache-control: no-store`. A failure inside is logged under the request's id and answered without its
 //! cause. Each request is a task that runs to its end, also when the caller goes away.
 
 mod audit;
 mod auth;
+mod betas;
 mod certificates;
 mod extract;
 mod frame;
 mod keys;
+mod openapi;
+mod operations;
+mod organization;
+mod repeat;
+mod routes;
 mod tunnels;
+mod workspaces;
 
 use std::sync::Arc;
 
@@ -19,15 +26,18 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Json, Response};
-use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
+use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
 use sortie_store::{Page, Store};
 
 pub use auth::{Caller, authenticate};
 use frame::Failure;
+pub use openapi::document;
+use operations::{OPERATIONS, Served};
+pub(crate) use operations::{Own, own};
 
 /// The values of the header `anthropic-version` that are understood; a request without one is taken, too.
 pub const API_VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
@@ -61,6 +71,10 @@ pub struct ApiState {
     pub check_ca: CaCheck,
     /// The answer of `GET /v1/sortie/discovery`.
     pub discovery: Discovery,
+    /// The gateways that are connected.
+    pub links: Links,
+    /// The port of the edge, as clients reach it.
+    pub edge_port: u16,
 }
 
 type Api = State<Arc<ApiState>>;
@@ -68,21 +82,16 @@ type Api = State<Arc<ApiState>>;
 /// The API as one service. It has a fallback (404 in the form of the API), so a router that it is merged into has none.
 pub fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
-    Router::new()
-        .route("/v1/tunnels", post(tunnels::create).get(tunnels::list))
-        .route("/v1/tunnels/{tunnel_id}", get(tunnels::retrieve))
-        .route("/v1/tunnels/{tunnel_id}/archive", post(tunnels::archive))
-        .route("/v1/tunnels/{tunnel_id}/reveal_token", post(tunnels::reveal_token))
-        .route("/v1/tunnels/{tunnel_id}/rotate_token", post(tunnels::rotate_token))
-        .route("/v1/tunnels/{tunnel_id}/certificates", post(certificates::create).get(certificates::list))
-        .route("/v1/tunnels/{tunnel_id}/certificates/{certificate_id}", get(certificates::retrieve))
-        .route("/v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive", post(certificates::archive))
-        .route("/v1/sortie/keys", post(keys::create).get(keys::list))
-        .route("/v1/sortie/keys/{key_id}", get(keys::retrieve))
-        .route("/v1/sortie/keys/{key_id}/archive", post(keys::archive))
-        .route("/v1/sortie/discovery", get(discovery))
+    let routed = OPERATIONS.iter().filter_map(|operation| match operation.served {
+        Served::Router(handler) => Some((operation, handler)),
+        Served::Front(_) => None,
+    });
+    routed
+        .fold(Router::new(), |router, (operation, handler)| {
+            let admission = middleware::from_fn_with_state((Arc::clone(&state), operation), frame::count);
+            router.route(&operation.path, handler().route_layer(admission))
+        })
         .method_not_allowed_fallback(wrong_method)
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&state), frame::admit))
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(frame::enclose))
@@ -108,9 +117,14 @@ fn list<T, U>(name: &str, page: Page<T>, object: impl Fn(T) -> U) -> Json<List<U
     Json(List { data: page.items.into_iter().map(object).collect(), next_page })
 }
 
+/// An answer that is not of one type with others of its handler.
+fn json(body: impl Serialize) -> Response {
+    Json(body).into_response()
+}
+
 /// An answer with a secret in it, which nobody on the way keeps.
 fn unstored(body: impl Serialize) -> Response {
-    let mut response = Json(body).into_response();
+    let mut response = json(body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

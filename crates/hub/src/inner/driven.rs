@@ -2,6 +2,7 @@
 //! where its caller's connection is served, and wakes nobody on its way.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
@@ -10,13 +11,11 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use sortie_link::LinkStream;
+use sortie_runtime::http::{MAX_ANSWER_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use sortie_tls::ClientStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::body::RequestBody;
-
-/// Largest head of a gateway's answer, in bytes.
-const MAX_HEAD: usize = 128 * 1024;
 
 type Io = TokioIo<ClientStream<LinkStream>>;
 
@@ -37,7 +36,8 @@ impl Driven {
     /// Begins HTTP on a stream whose TLS is done; cancelling `end` closes it, whatever is under way.
     pub(crate) async fn open(stream: ClientStream<LinkStream>, end: CancellationToken) -> hyper::Result<Self> {
         let io = TokioIo::new(stream);
-        let (sender, connection) = Builder::new().max_buf_size(MAX_HEAD).handshake(io).await?;
+        let (sender, connection) =
+            Builder::new().max_buf_size(MAX_ANSWER_HEAD).max_headers(MAX_INNER_HEADERS).handshake(io).await?;
         let ended = Box::pin(end.clone().cancelled_owned());
         Ok(Self { sender, wire: Wire { connection: Some(Box::new(connection)), end, ended } })
     }
@@ -45,8 +45,9 @@ impl Driven {
     /// Sends a request and waits for the head of the answer. For its body, [`Driven::wire`] has to be driven.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        bound_interim(&mut request, self.wire.end.clone());
         let mut answer = std::pin::pin!(self.sender.try_send_request(request));
         let wire = &mut self.wire;
         std::future::poll_fn(|cx| {
@@ -71,6 +72,16 @@ impl Driven {
     pub(crate) fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
+}
+
+/// Ends the connection when its gateway answers this request with too many interim answers. A gateway of ours sends none.
+fn bound_interim<B>(request: &mut Request<B>, end: CancellationToken) {
+    let count = AtomicUsize::new(0);
+    hyper::ext::on_informational(request, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+            end.cancel();
+        }
+    });
 }
 
 impl Wire {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HOST};
+use http::header::{ACCEPT, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use sortie_link::LinkStream;
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::{MAX_ANSWER_HEAD_U32, MAX_FRAME, MAX_GIVEN_UP, MAX_SEND_BUFFER};
 use sortie_tls::ClientStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -25,8 +26,6 @@ const MAX_CALLS: usize = 240;
 const CALL_WINDOW: u32 = 64 * 1024;
 /// Window of all answers together, so large that one caller that does not read holds up no other.
 const CONNECTION_WINDOW: u32 = CALL_WINDOW * 256;
-/// Largest head of a gateway's answer, in bytes.
-const MAX_HEAD: u32 = 128 * 1024;
 
 /// Whether a call is made to last: the stream of a session (2025-11-25 and before), or a subscription (2026-07-28).
 pub(crate) fn is_lasting<B>(request: &Request<B>) -> bool {
@@ -57,7 +56,11 @@ impl Shared {
         builder
             .initial_stream_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEAD);
+            .max_header_list_size(MAX_ANSWER_HEAD_U32)
+            .max_frame_size(MAX_FRAME)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_concurrent_reset_streams(MAX_GIVEN_UP)
+            .keep_alive_interval(None);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let ended = end.clone();
         tasks.spawn("inner-connection", async move {
@@ -86,6 +89,8 @@ impl Shared {
         let mut target = std::mem::take(request.uri_mut()).into_parts();
         target.scheme = Some(Scheme::HTTPS);
         target.authority = host;
+        // HTTP/2 has a framing of its own.
+        request.headers_mut().remove(TRANSFER_ENCODING);
         if let Ok(target) = Uri::from_parts(target) {
             *request.uri_mut() = target;
         }

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
+use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_store::Store;
@@ -46,6 +47,12 @@ impl Answer {
         (self.status.as_u16(), self.text("/error/type"), self.text("/error/message"))
     }
 
+    /// The objects of a list.
+    pub(crate) fn data(&self) -> &[Value] {
+        let data = self.body.get("data").and_then(Value::as_array);
+        data.unwrap_or_else(|| panic!("no list: {}", self.body))
+    }
+
     /// The text at this place (RFC 6901) of the body.
     pub(crate) fn text(&self, pointer: &str) -> &str {
         let found = self.body.pointer(pointer).and_then(Value::as_str);
@@ -62,7 +69,13 @@ impl Hub {
         let dir = tempfile::tempdir().expect("dir");
         let store = Store::open(dir.path()).await.expect("store");
         let home = store.default_workspace().clone();
-        let new = |kind, grants| CreateKey { kind, name: "test".parse().expect("name"), expires_at: None, grants };
+        let new = |kind, grants| CreateKey {
+            kind,
+            name: "test".parse().expect("name"),
+            expires_at: None,
+            grants,
+            workspace_id: None,
+        };
         let manage = store.create_key(&home, new(KeyKind::Manage, Vec::new()), &limits).await.expect("key");
         let tunnel = store.create_tunnel(&home, None, &limits).await.expect("tunnel");
         let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: None }];
@@ -76,7 +89,8 @@ impl Hub {
             api_version: "2026-10-21".to_owned(),
         };
         let base_domain = "sortie.localhost".parse().expect("base domain");
-        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery };
+        let (links, edge_port) = (Links::default(), 4443);
+        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery, links, edge_port };
         Self {
             router: router(state),
             store,

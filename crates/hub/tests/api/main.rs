@@ -1,6 +1,10 @@
 //! The HTTP API from outside: request by request, and with the official SDK.
 
+mod access;
 mod events;
 mod fixture;
-mod python_sdk;
+mod openapi;
+mod repeats;
 mod requests;
+mod sdks;
+mod workspaces;

@@ -107,8 +107,17 @@ async fn lists_of_tunnels_in_pages() {
         path = format!("/v1/tunnels?limit=2&page={next}");
     }
     assert_eq!((&seen, pages), (&made, 3));
+    // What happens between two pages moves nothing over their border.
+    let page = hub.get("/v1/tunnels?limit=2").await.body;
+    assert_eq!((page["data"][0]["id"].as_str(), page["data"][1]["id"].as_str()), (Some(&*made[0]), Some(&*made[1])));
+    hub.post(&format!("/v1/tunnels/{}/archive", made[1]), Value::Null).await;
+    hub.post(&format!("/v1/tunnels/{}/archive", tunnel(&hub).await), Value::Null).await;
+    tunnel(&hub).await;
+    let next = page["next_page"].as_str().expect("more");
+    let page = hub.get(&format!("/v1/tunnels?limit=2&page={next}")).await.body;
+    assert_eq!((page["data"][0]["id"].as_str(), page["data"][1]["id"].as_str()), (Some(&*made[2]), Some(&*made[3])));
     let all = hub.get("/v1/tunnels?include_archived=true&limit=1000&beta=true").await.body;
-    assert_eq!(all["data"].as_array().map(Vec::len), Some(6));
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(8));
     for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "page=page_x", "page=", "include_archived=maybe"] {
         let refused = hub.get(&format!("/v1/tunnels?{bad}")).await;
         assert_eq!(refused.error().0, 400, "{bad}");
@@ -179,16 +188,18 @@ async fn headers_of_clients_in_use_are_accepted() {
         vec![],
         vec![("anthropic-version", "2023-06-01"), ("anthropic-beta", "mcp-tunnels-2026-06-22")],
         vec![("anthropic-version", "2026-10-21"), ("anthropic-beta", "oauth-2025-04-20,mcp-tunnels-2026-06-22")],
-        vec![("anthropic-beta", "one, two.3"), ("anthropic-beta", "three"), ("anthropic-workspace-id", workspace)],
+        vec![("anthropic-beta", "skills-2025-10-02, mcp-tunnels-2026-05-19"), ("anthropic-workspace-id", workspace)],
+        vec![("anthropic-beta", "oauth-2025-04-20"), ("anthropic-beta", "mcp-tunnels-2026-06-22")],
     ] {
         let headers: Vec<_> = headers.into_iter().chain([("authorization", bearer.as_str())]).collect();
         let answer = hub.send_with(Method::GET, "/v1/tunnels", Value::Null, &headers).await;
         assert_eq!(answer.status, 200, "{headers:?}");
     }
-    for beta in ["", "a,,b", "a b", "a;b"] {
+    for beta in ["", "mcp-tunnels-2026-06-22,,", "mcp-tunnels-2026-06-22 x", "mcp-tunnels-2099-01-01"] {
         let headers = [("x-api-key", hub.manage.as_str()), ("anthropic-beta", beta)];
         let answer = hub.send_with(Method::GET, "/v1/tunnels", Value::Null, &headers).await;
-        assert_eq!(answer.error().0, 400, "{beta:?}");
+        assert_eq!((answer.error().0, answer.error().1), (400, "invalid_request_error"), "{beta:?}");
+        assert!(answer.error().2.contains("`anthropic-beta`"), "{}", answer.error().2);
     }
 }
 

@@ -24,10 +24,11 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 ]
             })
         }
-        KeysCommand::Create { name, manage, grant, expires_at } => {
+        KeysCommand::Create { name, manage, grant, expires_at, workspace } => {
             let grants = grant.iter().map(|text| parse_grant(text)).collect::<Result<_, _>>()?;
             let kind = if manage { KeyKind::Manage } else { KeyKind::Use };
-            let body = CreateKey { kind, name: name.parse().map_err(Failure::usage)?, expires_at, grants };
+            let name = name.parse().map_err(Failure::usage)?;
+            let body = CreateKey { kind, name, expires_at, grants, workspace_id: workspace };
             let made: CreatedKey = hub.post("/v1/sortie/keys", &body).await?;
             output::one(
                 output,
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 &[
                     ("id", made.key.id.to_string()),
                     ("kind", made.key.kind.as_str().to_owned()),
+                    ("workspace", made.key.workspace_id.to_string()),
                     ("may call", grants_or_all(&made.key)),
                     ("secret", made.secret.expose().to_owned()),
                 ],

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use sortie_api::Limits;
 use sortie_hub::{Hub, HubConfig, HubError};
 use sortie_runtime::TaskSet;
 
@@ -38,7 +37,8 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         advertised_edge: args.advertise_edge,
         allowed_origins: args.allow_origin,
         insecure_http: args.insecure_http,
-        limits: Limits::default(),
+        address_share: args.address_share,
+        limits: args.limits.limits(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
         HubError::Nameless(_) => Failure::usage(error),

@@ -4,7 +4,6 @@ mod gateway;
 mod hub;
 mod up;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -15,11 +14,11 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 use sortie_connectors::files::{FilesConfig, FilesLimits, FilesService, files};
-use sortie_gateway::{CallBody, GatewayConfig, LocalUpstream, Upstream};
+use sortie_gateway::{CallBody, LocalUpstream, OpenLocal, Upstream};
 
 use crate::error::Failure;
 
-pub(crate) use gateway::{gateway, log as gateway_log};
+pub(crate) use gateway::gateway;
 pub(crate) use hub::hub;
 pub(crate) use up::up;
 
@@ -86,17 +85,15 @@ impl LocalUpstream for Files {
     }
 }
 
-/// The built-in servers that a configuration asks for.
-fn local_upstreams(config: &GatewayConfig) -> Result<HashMap<String, Arc<dyn LocalUpstream>>, Failure> {
-    let mut local: HashMap<String, Arc<dyn LocalUpstream>> = HashMap::new();
-    for (name, route) in &config.routes {
-        if let (Upstream::Files, Some(root)) = (&route.upstream, &route.root) {
-            let service = files(FilesConfig { root: root.clone(), limits: FilesLimits::default() })
-                .map_err(|error| Failure::usage(format!("route `{name}`: {error}")))?;
-            local.insert(name.to_string(), Arc::new(Files(service)));
-        }
-    }
-    Ok(local)
+/// Opens the built-in servers that routes ask for.
+fn local_upstreams() -> OpenLocal {
+    Arc::new(|_, route| {
+        let (Upstream::Files, Some(root)) = (&route.upstream, &route.root) else {
+            return Err("it is not part of this program".to_owned());
+        };
+        let service = files(FilesConfig { root: root.clone(), limits: FilesLimits::default() });
+        Ok(Arc::new(Files(service.map_err(|error| error.to_string())?)))
+    })
 }
 
 /// Waits for SIGTERM or Ctrl-C.

@@ -9,7 +9,7 @@ use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
 use sortie_gateway::{Gateway, GatewayConfig, Setup};
 use sortie_hub::{Hub, HubConfig};
 use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
-use sortie_runtime::TaskSet;
+use sortie_runtime::{DEFAULT_SHARE, TaskSet};
 use sortie_tls::{SetupDir, SetupFile};
 use url::{Host, Url};
 
@@ -70,7 +70,6 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         }
     }
     let (config, asked) = gateway_config(&args)?;
-    let local = local_upstreams(&config)?;
     let data_dir = match args.data_dir {
         Some(dir) => dir,
         None => profile::data_dir()?,
@@ -90,6 +89,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         advertised_edge: None,
         allowed_origins: Vec::new(),
         insecure_http: false,
+        address_share: DEFAULT_SHARE,
         limits: Limits::default(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
@@ -98,8 +98,8 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let init = Init { display_name: Some("sortie up".into()), cert_duration: CERT_DURATION, ..Init::default() };
     let report = setup::init(&api, &setup_dir, &init).await?;
     let setup = Setup::load(&setup_dir).map_err(Failure::failed)?;
-    let gateway =
-        Gateway::start(config, setup, Vec::new(), None, local, gateway_tasks.clone()).await.map_err(Failure::failed)?;
+    let gateway = Gateway::start(config, setup, Vec::new(), None, local_upstreams(), gateway_tasks.clone()).await;
+    let gateway = gateway.map_err(Failure::failed)?;
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
     tokio::select! {
         stopped = stop_signal() => stopped?,
@@ -228,7 +228,7 @@ async fn use_key(api: &client::Hub, data_dir: &Path, tunnel: &TunnelId) -> Resul
         return Ok(secret);
     }
     let name = "sortie up".parse().map_err(Failure::failed)?;
-    let body = CreateKey { kind: KeyKind::Use, name, expires_at: None, grants: vec![wanted] };
+    let body = CreateKey { kind: KeyKind::Use, name, expires_at: None, grants: vec![wanted], workspace_id: None };
     let made: CreatedKey = api.post("/v1/sortie/keys", &body).await?;
     let kept = KeptKey { id: made.key.id, secret: made.secret.expose().to_owned() };
     let text = serde_json::to_vec(&kept).map_err(Failure::failed)?;

@@ -359,7 +359,7 @@ async fn a_wrong_setting_is_named_with_its_file() {
     let missing = world.home.join("missing.toml");
     run(gateway(&missing, &tunnel.dir)).await.failed(2, &["missing.toml"]);
     let yaml = world.home.write("proxy.yaml", "routes: {}\n").expect("file");
-    run(gateway(&yaml, &tunnel.dir)).await.failed(2, &["proxy.yaml", "YAML"]);
+    run(gateway(&yaml, &tunnel.dir)).await.failed(2, &["proxy.yaml:1: missing field `listen_addr`"]);
     // A set-up directory that lacks a file names it, and the way out.
     run(gateway(&good, &world.home.join("nowhere"))).await.failed(2, &["tunnel-token", "setup init"]);
     for file in ["tunnel-domain", "edge-addr", "edge-ca.crt", "hub-identity.jwks", "tls.crt", "tls.key"] {

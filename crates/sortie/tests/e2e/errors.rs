@@ -223,8 +223,8 @@ async fn a_body_that_is_too_large_is_answered_413() {
         world.request(Method::POST, &tunnel, "up", "/mcp").header("content-type", "application/json").body(body)
     };
     let answer = send(post(2000)).await;
-    // Its id is beyond what is read.
-    answer.refused(413, "route", "larger than 1000 bytes");
+    // Its id came early enough to be seen.
+    answer.rpc_refused(413, "route", "larger than 1000 bytes", &json!("big"));
     assert!(upstream.seen().is_empty(), "nothing of it went on");
     assert_eq!(send(post(100)).await.status, 200);
     // The hub's own API has a limit of its own.

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, clippy::indexing_slicing, reason = "each test program uses a part, on values that it made")]
 
+pub(crate) mod walk;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -72,8 +74,13 @@ pub(crate) struct Hub {
 impl Hub {
     /// Starts one on free loopback ports.
     pub(crate) async fn start(home: &TempHome) -> Self {
+        Self::start_with(home, []).await
+    }
+
+    /// The same with further flags.
+    pub(crate) async fn start_with<const N: usize>(home: &TempHome, flags: [&str; N]) -> Self {
         let ready_file = home.join("hub.json");
-        let program = sortie(home).args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0"]);
+        let program = sortie(home).args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0"]).args(flags);
         let program = program.arg("--data-dir").arg(home.join("hub")).arg("--ready-file").arg(&ready_file);
         let mut process = program.spawn().expect("hub");
         let ready = process.ready_file(&ready_file, LATE).await.expect("hub");
@@ -87,12 +94,22 @@ impl Hub {
 
     /// An operator command with this hub's manage key.
     pub(crate) fn operator<A: AsRef<OsStr>>(&self, home: &TempHome, args: impl IntoIterator<Item = A>) -> Output {
+        self.operator_with(home, self.text("api_key"), args)
+    }
+
+    /// An operator command with another key.
+    pub(crate) fn operator_with<A: AsRef<OsStr>>(
+        &self,
+        home: &TempHome,
+        key: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sortie"));
         for variable in UNSET {
             command.env_remove(variable);
         }
         command.env("HOME", home.path()).env("XDG_CONFIG_HOME", home.join(".config"));
-        command.env("SORTIE_API_URL", self.text("api_url")).env("SORTIE_API_KEY", self.text("api_key"));
+        command.env("SORTIE_API_URL", self.text("api_url")).env("SORTIE_API_KEY", key);
         command.args(args).stdin(Stdio::null()).output().expect("sortie runs")
     }
 

@@ -117,6 +117,29 @@ impl Network {
         }
     }
 
+    /// From now on swallows what is said over TCP to and from this port outside, be it within one machine.
+    pub(crate) fn swallow_outside(&self, port: u16) {
+        self.swallow(&self.outside, port);
+    }
+
+    /// The same inside.
+    pub(crate) fn swallow_inside(&self, port: u16) {
+        self.swallow(&self.inside, port);
+    }
+
+    fn swallow(&self, namespace: &str, port: u16) {
+        let rules = format!(
+            "table inet swallow {{
+                chain input {{
+                    type filter hook input priority -10; policy accept;
+                    tcp dport {port} drop
+                    tcp sport {port} drop
+                }}
+            }}"
+        );
+        done(self.command(namespace, "nft").arg(rules)).expect("rules");
+    }
+
     /// Packets that the inside's rules counted under this name.
     pub(crate) fn counted(&self, name: &str) -> u64 {
         let output = self.ask_inside("nft", &["-j", "list", "counter", "inet", "guard", name]);

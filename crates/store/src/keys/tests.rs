@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{Fixture, all, first};
 
 fn request(kind: KeyKind, grants: Vec<Grant>) -> CreateKey {
-    CreateKey { kind, name: "ci".parse().expect("name"), expires_at: None, grants }
+    CreateKey { kind, name: "ci".parse().expect("name"), expires_at: None, grants, workspace_id: None }
 }
 
 async fn manage(f: &Fixture) -> CreatedKey {

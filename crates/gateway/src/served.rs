@@ -1,0 +1,294 @@
+//! What is served by one file of settings: made whole, then put in force at once.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use sortie_ids::{RouteName, TunnelDomain};
+use sortie_runtime::TaskSet;
+use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
+
+use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
+use crate::gateway::GatewayError;
+use crate::inner;
+use crate::routes::{Route, RouteTable, Target};
+use crate::setup::Setup;
+use crate::upstream::{OpenLocal, Servers, Spec};
+
+/// Largest file of settings, and largest one that they name, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Everything that a change of the settings replaces.
+pub(crate) struct Served {
+    pub(crate) routes: RouteTable,
+    /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
+    pub(crate) identity: Arc<ReloadingIdentity>,
+    pub(crate) hub_tls: Arc<ServerConfig>,
+    /// The settings as they were read.
+    pub(crate) config: GatewayConfig,
+}
+
+impl Served {
+    /// One line for each route, and for what is different from what the settings ask for.
+    pub(crate) fn log(&self) {
+        self.log_notes();
+        self.routes.iter().for_each(|route| route.log());
+    }
+
+    fn log_notes(&self) {
+        self.config.notes.iter().for_each(|note| tracing::info!("{note}"));
+        if self.config.upstream.allowed_ips.iter().any(|range| range.prefix_len() == 0) {
+            tracing::warn!("upstream.allowed_ips holds every address: a route's name may lead anywhere");
+        }
+    }
+
+    /// One line for each route that is not as it was `before`, and for what has to wait.
+    pub(crate) fn log_changes(&self, before: &Served) {
+        for route in self.routes.iter() {
+            if before.routes.by_name(route.name.as_str()).is_none_or(|old| !old.same(route)) {
+                route.log();
+            }
+        }
+        let names = |served: &Served| served.routes.iter().map(|route| route.name.clone()).collect::<BTreeSet<_>>();
+        for name in names(before).difference(&names(self)) {
+            tracing::info!(route = %name, "route removed");
+        }
+        if self.config.notes != before.config.notes || self.config.upstream != before.config.upstream {
+            self.log_notes();
+        }
+        if self.config.link != before.config.link {
+            tracing::info!("the new settings under [link] are used when the edge is dialled next");
+        }
+        if self.config.log != before.config.log {
+            tracing::warn!("the new log level is used from the next start on");
+        }
+    }
+
+    /// Whether settings and files say the same.
+    pub(crate) fn same(&self, other: &Served) -> bool {
+        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
+    }
+}
+
+/// Makes [`Served`] of settings.
+pub(crate) struct Builder {
+    domain: TunnelDomain,
+    identity: Arc<ReloadingIdentity>,
+    local: OpenLocal,
+    tasks: TaskSet,
+}
+
+impl Builder {
+    pub(crate) fn new(setup: &Setup, local: OpenLocal, tasks: TaskSet) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, tasks }
+    }
+
+    /// Reads the files that the settings name, and changes nothing. Blocks.
+    ///
+    /// What `previous` has by the same settings and files is taken over: pools of connections, built-in upstreams, and
+    /// the proofs that clients of sealed routes have given.
+    pub(crate) fn build(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
+        let places = config.places.clone();
+        self.make(config, previous).map_err(|error| error.at(&places))
+    }
+
+    fn make(&self, config: GatewayConfig, previous: Option<&Served>) -> Result<Served, GatewayError> {
+        if let Some(stated) = &config.tunnel_domain
+            && *stated != self.domain.to_string()
+        {
+            return Err(GatewayError::OtherTunnel { stated: stated.clone(), actual: self.domain.to_string() });
+        }
+        let identity = self.identity(&config, previous)?;
+        let same_identity = previous.filter(|previous| Arc::ptr_eq(&previous.identity, &identity));
+        let hub_tls = match same_identity {
+            Some(previous) => previous.hub_tls.clone(),
+            None => server_config(identity.clone(), Versions::Tls13, &inner::ALPN, None)
+                .map_err(|cause| GatewayError::Tls { setting: "inner TLS".to_owned(), cause })?,
+        };
+        let upstream_ca = match &config.upstream.ca_file {
+            None => None,
+            Some(path) => Some(read_ca("upstream.tls.ca_file", path)?),
+        };
+        let leaf = identity.leaf();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for (name, settings) in &config.routes {
+            let host = self.domain.route_host(name);
+            if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
+                let way_out = match &config.certificate {
+                    None => "run sortie setup renew-cert, and check tunnel-domain",
+                    Some(_) => "see tls.cert_file",
+                };
+                return Err(GatewayError::NotCovered { host, way_out });
+            }
+            let before = previous.and_then(|previous| previous.routes.by_name(name.as_str()));
+            let client_ca = match &settings.client_ca_file {
+                None => None,
+                Some(path) => Some(read_ca(&format!("routes.{name}.client_ca_file"), path)?),
+            };
+            let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
+            routes.push(Route {
+                name: name.clone(),
+                upstream_host: upstream_host(settings, &host),
+                sealed: match proved {
+                    Some(route) => route.sealed.clone(),
+                    None => sealed_tls(name, client_ca.as_deref(), &identity)?,
+                },
+                client_ca,
+                target: self.target(name, settings, &config, &upstream_ca, before.map(AsRef::as_ref))?,
+                max_request_body: settings.max_request_body.unwrap_or(config.max_request_body),
+                authorization: settings.authorization == Authorization::Forward,
+                deadline: settings.deadline,
+                protocol: settings.protocol,
+                label: name.as_str().into(),
+                settings: settings.clone(),
+                host,
+            });
+        }
+
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, config })
+    }
+
+    /// The certificate that the settings name, or else that of the set-up directory.
+    fn identity(
+        &self,
+        config: &GatewayConfig,
+        previous: Option<&Served>,
+    ) -> Result<Arc<ReloadingIdentity>, GatewayError> {
+        let Some(files) = &config.certificate else { return Ok(self.identity.clone()) };
+        match previous.filter(|previous| previous.config.certificate.as_ref() == Some(files)) {
+            Some(previous) => Ok(previous.identity.clone()),
+            None => ReloadingIdentity::from_files(&files.cert_file, &files.key_file)
+                .map(Arc::new)
+                .map_err(|cause| GatewayError::Certificate { setting: files.blamed(&cause), cause }),
+        }
+    }
+
+    fn target(
+        &self,
+        name: &RouteName,
+        settings: &RouteConfig,
+        config: &GatewayConfig,
+        upstream_ca: &Option<String>,
+        before: Option<&Route>,
+    ) -> Result<Target, GatewayError> {
+        if let Upstream::Servers(servers) = &settings.upstream {
+            let spec = spec(name, settings, servers, config, upstream_ca)?;
+            let own_trust = settings.tls.trust.is_some();
+            return self.servers(name, spec, own_trust, before).map(Target::Servers);
+        }
+        if let Some(Route { target: Target::Local(local), settings: old, .. }) = before
+            && old.upstream == settings.upstream
+            && old.root == settings.root
+        {
+            return Ok(Target::Local(local.clone()));
+        }
+        (self.local)(name, settings).map(Target::Local).map_err(|reason| GatewayError::Local {
+            route: name.clone(),
+            upstream: settings.upstream.clone(),
+            reason,
+        })
+    }
+
+    /// The servers of a route; those until now, with their connections, where nothing about them has changed.
+    /// `own_trust`: whom to trust is what the route itself says.
+    fn servers(
+        &self,
+        name: &RouteName,
+        spec: Spec,
+        own_trust: bool,
+        before: Option<&Route>,
+    ) -> Result<Arc<Servers>, GatewayError> {
+        let previous = match before {
+            Some(Route { target: Target::Servers(servers), .. }) => Some(servers),
+            _ => None,
+        };
+        if let Some(same) = previous.filter(|previous| previous.serves(&spec)) {
+            return Ok(same.clone());
+        }
+        let identity = match &spec.client_files {
+            None => None,
+            Some((cert, key)) => {
+                let opened = ReloadingIdentity::client_from_files(cert, key);
+                Some(Arc::new(opened.map_err(|cause| GatewayError::ClientCertificate { route: name.clone(), cause })?))
+            }
+        };
+        let tls = if spec.https() {
+            let (ca, system) = (spec.trust.0.as_deref().unwrap_or(""), spec.trust.1);
+            let made = sortie_tls::upstream_client_config(ca, system, &[b"http/1.1"], identity.clone());
+            let setting = if own_trust { format!("routes.{name}.tls") } else { "upstream.tls".to_owned() };
+            Some(made.map_err(|cause| GatewayError::Tls { setting, cause })?)
+        } else {
+            None
+        };
+        let previous = previous.map(AsRef::as_ref);
+        Ok(Arc::new(Servers::new(spec, tls, identity, previous, self.tasks.clone())))
+    }
+}
+
+/// What decides how the servers of a route are dialled.
+fn spec(
+    name: &RouteName,
+    settings: &RouteConfig,
+    servers: &[Server],
+    config: &GatewayConfig,
+    upstream_ca: &Option<String>,
+) -> Result<Spec, GatewayError> {
+    let trust = match &settings.tls.trust {
+        None => (upstream_ca.clone(), config.upstream.include_system_cas),
+        Some(Trust { ca_file: None, include_system_cas }) => (None, *include_system_cas),
+        Some(Trust { ca_file: Some(path), include_system_cas }) => {
+            (Some(read_ca(&format!("routes.{name}.tls.ca_file"), path)?), *include_system_cas)
+        }
+    };
+    Ok(Spec {
+        servers: servers.to_vec(),
+        host: settings.host.clone(),
+        allowed_ips: config.upstream.allowed_ips.clone(),
+        connect_timeout: settings.connect_timeout.unwrap_or(config.upstream.connect_timeout),
+        trust,
+        client_files: settings.tls.client.clone(),
+        server_name: settings.tls.server_name.clone(),
+    })
+}
+
+/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
+fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
+    let text = match &route.upstream {
+        // Each of several gets its own.
+        Upstream::Servers(servers) => servers.first().map_or("", Server::authority),
+        Upstream::Files => host,
+    };
+    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    route.host.clone().unwrap_or(own)
+}
+
+fn sealed_tls(
+    name: &RouteName,
+    client_ca: Option<&str>,
+    identity: &Arc<ReloadingIdentity>,
+) -> Result<Option<Arc<ServerConfig>>, GatewayError> {
+    let Some(pem) = client_ca else { return Ok(None) };
+    let config = server_config(identity.clone(), Versions::Tls13, &inner::ALPN, Some(pem));
+    config.map(Some).map_err(|cause| GatewayError::Tls { setting: format!("routes.{name}.client_ca_file"), cause })
+}
+
+fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
+    read_text(path).map_err(|cause| GatewayError::CaFile { setting: setting.to_owned(), path: path.to_owned(), cause })
+}
+
+/// The same for one that has to be text. Blocks.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+}
+
+/// A file of settings, or one that they name. Blocks.
+pub(crate) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(..=MAX_FILE) => Ok(bytes),
+        _ => Err(std::io::Error::other("it is larger than 1 MiB")),
+    }
+}

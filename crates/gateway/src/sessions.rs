@@ -1,0 +1,267 @@
+//! Whose an MCP session is. A session id is a bearer secret of its server; here it is good only for the caller and the
+//! route that got it.
+//!
+//! A session belongs to whom the upstream gave it. One that was never seen (this process is younger than it) belongs to
+//! whoever uses it first. For anybody else it does not exist, which is what 404 says to a client of MCP: it then begins a
+//! session of its own. Only digests are kept. The time is an argument.
+//!
+//! Bounded: at most [`MOST`] sessions that were given, and as many that were only seen, so that made-up ids displace no
+//! real ones. Beyond that, and after 12 to 24 hours without use, the least recently used are forgotten, and belong to
+//! their next user.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use sortie_api::{Hop, HopError};
+use sortie_ids::Digest;
+
+use crate::identity::Claims;
+use crate::routes::Route;
+
+/// The header with the id of a session (MCP 2025-03-26 to 2025-11-25, transports, section "Session Management").
+pub(crate) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// Most sessions of either kind.
+const MOST: usize = 100_000;
+/// How long a session is kept without use, at least, in seconds; at most twice that.
+const IDLE: i64 = 12 * 3600;
+
+/// Who is calling, as far as sessions are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller(Digest);
+
+impl Caller {
+    /// A caller that the hub vouches for: the same subject in the same workspace.
+    pub(crate) fn of_claims(claims: &Claims) -> Self {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        Self(digest(&[
+            b"claims",
+            text(&claims.org).as_bytes(),
+            text(&claims.workspace).as_bytes(),
+            claims.sub.as_bytes(),
+        ]))
+    }
+
+    /// A caller with this client certificate, in DER.
+    pub(crate) fn of_certificate(der: &[u8]) -> Self {
+        Self(digest(&[b"certificate", der]))
+    }
+}
+
+/// The session that a request names.
+#[derive(Clone, Copy)]
+pub(crate) struct Named {
+    session: Digest,
+    /// It was not known before.
+    new: bool,
+}
+
+/// All sessions of this gateway.
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<Both>);
+
+#[derive(Default)]
+struct Both {
+    given: Table,
+    seen: Table,
+}
+
+impl Sessions {
+    /// The session that a request names, if the caller may use it.
+    ///
+    /// # Errors
+    /// 400 if it names more than one; 404 if the session is somebody else's, or another route's.
+    pub(crate) fn admit(
+        &self,
+        route: &Route,
+        caller: Caller,
+        headers: &HeaderMap,
+        now: i64,
+    ) -> Result<Option<Named>, HopError> {
+        let mut ids = headers.get_all(SESSION_HEADER).iter();
+        let Some(id) = ids.next() else { return Ok(None) };
+        if ids.next().is_some() {
+            let error = HopError::new(Hop::Route, "Mcp-Session-Id is given more than once");
+            return Err(error.with_status(StatusCode::BAD_REQUEST));
+        }
+        let session = session(route, id.as_bytes());
+        let owner = owner(route, caller);
+        let mut both = self.lock();
+        let known = both.given.get(session, now).or_else(|| both.seen.get(session, now));
+        match known {
+            Some(known) if known == owner => Ok(Some(Named { session, new: false })),
+            Some(_) => {
+                let error = HopError::new(Hop::Route, "this caller has no such session on this route; begin a new one");
+                Err(error.with_status(StatusCode::NOT_FOUND))
+            }
+            None => {
+                both.seen.put(session, owner, now);
+                Ok(Some(Named { session, new: true }))
+            }
+        }
+    }
+
+    /// Learns from an upstream's answer: a session was given, has ended, or never was.
+    pub(crate) fn answered<B>(
+        &self,
+        route: &Route,
+        caller: Caller,
+        named: Option<Named>,
+        method: &Method,
+        answer: &http::Response<B>,
+        now: i64,
+    ) {
+        let status = answer.status();
+        if let Some(named) = named {
+            let ended = method == Method::DELETE && (status.is_success() || status == StatusCode::NOT_FOUND);
+            if ended || named.new && status.is_client_error() {
+                self.lock().forget(named.session);
+                return;
+            }
+        }
+        if status.is_success() {
+            for id in answer.headers().get_all(SESSION_HEADER) {
+                // Whoever gets it now has it: a server that begins to count anew gives old ids to new callers.
+                let mut both = self.lock();
+                let session = session(route, id.as_bytes());
+                both.seen.remove(session);
+                both.given.put(session, owner(route, caller), now);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Both> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Both {
+    fn forget(&mut self, session: Digest) {
+        self.given.remove(session);
+        self.seen.remove(session);
+    }
+}
+
+/// The owners of sessions in two generations: what is used goes to the young one, and when that is full or old, the other
+/// is forgotten.
+#[derive(Default)]
+struct Table {
+    young: HashMap<Digest, Digest>,
+    old: HashMap<Digest, Digest>,
+    /// When the young generation began.
+    began: i64,
+}
+
+impl Table {
+    fn get(&mut self, session: Digest, now: i64) -> Option<Digest> {
+        self.age(now);
+        if let Some(owner) = self.young.get(&session) {
+            return Some(*owner);
+        }
+        let owner = self.old.remove(&session)?;
+        self.young.insert(session, owner);
+        Some(owner)
+    }
+
+    fn put(&mut self, session: Digest, owner: Digest, now: i64) {
+        self.age(now);
+        self.old.remove(&session);
+        self.young.insert(session, owner);
+    }
+
+    fn remove(&mut self, session: Digest) {
+        self.young.remove(&session);
+        self.old.remove(&session);
+    }
+
+    fn age(&mut self, now: i64) {
+        let age = now.saturating_sub(self.began);
+        if age >= 2 * IDLE {
+            self.young.clear();
+        }
+        if age >= IDLE || self.young.len() >= MOST / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.began = now;
+        }
+    }
+}
+
+/// A session is its upstream's: two routes to one server see one session, two servers may give one id.
+fn session(route: &Route, id: &[u8]) -> Digest {
+    digest(&[route.target.identity(route).as_bytes(), id])
+}
+
+fn owner(route: &Route, caller: Caller) -> Digest {
+    digest(&[route.name.as_str().as_bytes(), caller.0.as_bytes()])
+}
+
+/// A digest of several texts, told apart by their lengths.
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut whole = Vec::new();
+    for part in parts {
+        whole.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        whole.extend_from_slice(part);
+    }
+    Digest::of(&whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> Digest {
+        Digest::of(&number.to_be_bytes())
+    }
+
+    #[test]
+    fn what_is_used_stays_and_the_rest_is_forgotten() {
+        let mut table = Table::default();
+        let now = 1_800_000_000;
+        table.put(key(0), key(1), now);
+        table.put(key(2), key(3), now);
+        for hours in 1..100 {
+            let now = now + hours * 3600;
+            assert_eq!(table.get(key(0), now), Some(key(1)), "{hours}");
+        }
+        assert_eq!(table.get(key(2), now + 100 * 3600), None);
+        // Nothing outlives a long silence.
+        assert_eq!(table.get(key(0), now + 124 * 3600), None);
+    }
+
+    #[test]
+    fn tables_are_bounded_and_keep_the_newest() {
+        let mut table = Table::default();
+        table.put(key(0), key(1), 0);
+        for number in 1..MOST + 1000 {
+            table.put(key(number), key(1), 0);
+            assert_eq!(table.get(key(0), 0), Some(key(1)), "in use after {number}");
+        }
+        assert!(table.young.len() + table.old.len() <= MOST);
+        assert_eq!(table.get(key(MOST + 500), 0), Some(key(1)));
+        assert_eq!(table.get(key(1), 0), None);
+    }
+
+    #[test]
+    fn callers_differ_by_everything_that_makes_them() {
+        let claims = |org: &str, workspace: &str, sub: &str| Claims {
+            iss: "hub".to_owned(),
+            aud: "route".to_owned(),
+            sub: sub.to_owned(),
+            iat: 0,
+            exp: 0,
+            nbf: None,
+            jti: None,
+            org: Some(org.to_owned()),
+            workspace: Some(workspace.to_owned()),
+            via: None,
+        };
+        let caller = |org, workspace, sub| Caller::of_claims(&claims(org, workspace, sub));
+        let one = caller("o", "w", "key:1");
+        assert_eq!(one, caller("o", "w", "key:1"));
+        for other in [caller("o", "w", "key:2"), caller("o", "v", "key:1"), caller("ow", "", "key:1")] {
+            assert_ne!(one, other);
+        }
+        assert_ne!(Caller::of_certificate(b"a"), Caller::of_certificate(b"b"));
+    }
+}

@@ -1,0 +1,245 @@
+//! Every operation of the OpenAPI document against every kind of caller, on a running hub. An operation without a row
+//! fails the test, so that nothing is added without saying who may ask for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sortie_api::{CreateKey, Grant, KeyKind, Limits};
+use sortie_hub::{Hub, HubConfig};
+use sortie_ids::{Digest, WorkspaceId};
+use sortie_runtime::TaskSet;
+use sortie_store::{Made, NewCertificate, Store};
+use sortie_tls::Authority;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// The callers, in the order of the columns below.
+const CALLERS: [&str; 6] = ["nobody", "wrong key", "use key", "other workspace", "same workspace", "administrator"];
+
+/// The statuses that an operation on an object of the workspace, or none, answers to them.
+type Row = (&'static str, [u16; 6]);
+
+/// `use key` is granted one route; `same workspace` is a second `manage` key of the workspace that holds the objects,
+/// which is not the default one; `administrator` is the `manage` key of the default workspace.
+const ROWS: [Row; 38] = [
+    ("create_tunnel", [401, 401, 403, 200, 200, 200]),
+    ("list_tunnels", [401, 401, 403, 200, 200, 200]),
+    ("get_tunnel", [401, 401, 403, 404, 200, 404]),
+    ("reveal_tunnel_token", [401, 401, 403, 404, 200, 404]),
+    ("rotate_tunnel_token", [401, 401, 403, 404, 200, 404]),
+    ("list_tunnel_certificates", [401, 401, 403, 404, 200, 404]),
+    ("create_tunnel_certificate", [401, 401, 403, 404, 400, 404]),
+    ("get_tunnel_certificate", [401, 401, 403, 404, 200, 404]),
+    ("archive_tunnel_certificate", [401, 401, 403, 404, 200, 404]),
+    ("archive_tunnel", [401, 401, 403, 404, 200, 404]),
+    ("list_organization_tunnels", [401, 401, 403, 403, 403, 200]),
+    ("get_organization_tunnel", [401, 401, 403, 403, 403, 200]),
+    ("reveal_organization_tunnel_token", [401, 401, 403, 403, 403, 200]),
+    ("rotate_organization_tunnel_token", [401, 401, 403, 403, 403, 200]),
+    ("list_organization_tunnel_certificates", [401, 401, 403, 403, 403, 200]),
+    ("create_organization_tunnel_certificate", [401, 401, 403, 403, 403, 400]),
+    ("get_organization_tunnel_certificate", [401, 401, 403, 403, 403, 200]),
+    ("archive_organization_tunnel_certificate", [401, 401, 403, 403, 403, 200]),
+    ("archive_organization_tunnel", [401, 401, 403, 403, 403, 200]),
+    ("create_key", [401, 401, 403, 200, 200, 200]),
+    ("list_keys", [401, 401, 403, 200, 200, 200]),
+    ("get_key", [401, 401, 403, 404, 200, 404]),
+    ("archive_key", [401, 401, 403, 404, 200, 404]),
+    ("create_workspace", [401, 401, 403, 403, 403, 200]),
+    ("list_workspaces", [401, 401, 403, 403, 403, 200]),
+    ("list_routes", [401, 401, 200, 200, 200, 200]),
+    ("get_discovery", [401, 401, 403, 200, 200, 200]),
+    ("get_openapi", [200, 200, 200, 200, 200, 200]),
+    ("get_health", [200, 200, 200, 200, 200, 200]),
+    ("get_readiness", [200, 200, 200, 200, 200, 200]),
+    ("get_metrics", [401, 401, 403, 200, 200, 200]),
+    // No gateway is connected: 503 is a call that was allowed, 502 a route that there is not.
+    ("call_route_get", [401, 401, 503, 502, 503, 502]),
+    ("call_route_head", [401, 401, 503, 502, 503, 502]),
+    ("call_route_options", [401, 401, 503, 502, 503, 502]),
+    ("call_route_put", [401, 401, 503, 502, 503, 502]),
+    ("call_route_post", [401, 401, 503, 502, 503, 502]),
+    ("call_route_patch", [401, 401, 503, 502, 503, 502]),
+    ("call_route_delete", [401, 401, 503, 502, 503, 502]),
+];
+
+/// A hub with three workspaces. The objects lie in the middle one.
+struct Stage {
+    api: String,
+    keys: [Option<String>; 6],
+    places: BTreeMap<&'static str, String>,
+    tasks: TaskSet,
+    hub: Hub,
+    _dir: TempDir,
+}
+
+/// Made before the hub runs, since two processes do not share the store's memory of keys.
+async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeMap<&'static str, String>) {
+    let home = store.default_workspace().clone();
+    let organization = store.organization_of(&home).await.expect("organisation");
+    let workspace = async |name: &str| {
+        let name = name.parse().expect("name");
+        match store.create_workspace(&organization, name, limits, None).await.expect("workspace") {
+            Made::Now(made) => made.id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (middle, other) = (workspace("middle").await, workspace("other").await);
+    let key = async |workspace: &WorkspaceId, kind, grants: &[Grant]| {
+        let (name, grants) = ("test".parse().expect("name"), grants.to_vec());
+        let new = CreateKey { kind, name, expires_at: None, grants, workspace_id: None };
+        store.create_key(workspace, new, limits).await.expect("key")
+    };
+    let tunnel = store.create_tunnel(&middle, None, limits).await.expect("tunnel");
+    let ca = Authority::generate("test", 1).expect("CA");
+    let new = NewCertificate { pem: ca.cert_pem().to_owned(), fingerprint: Digest::of(b"test"), expires_at: None };
+    let added = store.add_certificate(&middle, &tunnel.id, new, limits).await.expect("certificate");
+    let grant = Grant { tunnel_id: tunnel.id.clone(), route: Some("files".parse().expect("route")) };
+    let spare = key(&middle, KeyKind::Use, std::slice::from_ref(&grant)).await;
+    let shown = |made: sortie_api::CreatedKey| Some(made.secret.expose().to_owned());
+    let keys = [
+        None,
+        Some("sortie-manage-guess".to_owned()),
+        shown(key(&middle, KeyKind::Use, &[grant]).await),
+        shown(key(&other, KeyKind::Manage, &[]).await),
+        shown(key(&middle, KeyKind::Manage, &[]).await),
+        shown(key(&home, KeyKind::Manage, &[]).await),
+    ];
+    let places = BTreeMap::from([
+        ("{tunnel_id}", tunnel.id.to_string()),
+        ("{certificate_id}", added.certificate.id.to_string()),
+        ("{key_id}", spare.key.id.to_string()),
+        ("{label}", tunnel.label.to_string()),
+        ("{route}", "files".to_owned()),
+        ("{path}", "mcp".to_owned()),
+    ]);
+    (keys, places)
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let limits = Limits::default();
+        let store = Store::open(dir.path()).await.expect("store");
+        let (keys, places) = furnish(&store, &limits).await;
+        store.close().await;
+        let tasks = TaskSet::new();
+        let here = ([127, 0, 0, 1], 0).into();
+        let config = HubConfig {
+            data_dir: dir.path().to_owned(),
+            api: here,
+            edge: here,
+            health: None,
+            base_domain: "sortie.localhost".parse().expect("base domain"),
+            names: Vec::new(),
+            advertised_edge: None,
+            allowed_origins: Vec::new(),
+            insecure_http: false,
+            address_share: 100,
+            limits,
+        };
+        let hub = Hub::start(config, &tasks).await.expect("started");
+        let api = hub.api_url.trim_start_matches("http://").to_owned();
+        Self { api, keys, places, tasks, hub, _dir: dir }
+    }
+
+    /// Sends a request; the status and the whole answer.
+    async fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
+        let path = self.places.iter().fold(path.to_owned(), |path, (place, value)| path.replace(place, value));
+        let key = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}content-length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = TcpStream::connect(&self.api).await.expect("connect");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("read");
+        let answer = String::from_utf8(answer).expect("text");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("{method} {path}: {answer:?}")), answer)
+    }
+}
+
+/// A body that the operation takes, as far as it can be made up here.
+fn body(operation: &str) -> Value {
+    match operation {
+        "create_key" => json!({"kind": "manage", "name": "made"}),
+        "create_workspace" => json!({"name": "made"}),
+        // Allowed callers get to the rules for certificates, and no further.
+        "create_tunnel_certificate" | "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": "x"}),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn every_operation_answers_every_caller_as_the_table_says() {
+    let stage = Stage::set().await;
+    let document = sortie_hub::api::document();
+    let mut operations: BTreeMap<&str, (String, &str)> = BTreeMap::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("operations") {
+            let id = operation["operationId"].as_str().expect("id");
+            operations.insert(id, (method.to_ascii_uppercase(), path));
+        }
+    }
+    let rows: BTreeSet<&str> = ROWS.iter().map(|(id, _)| *id).collect();
+    assert_eq!(rows, operations.keys().copied().collect(), "each operation has a row, each row an operation");
+
+    // What archives comes last, the tunnel itself after what lies in it.
+    let archives = |id: &str| (id.starts_with("archive_"), id.contains("tunnel") && !id.contains("certificate"));
+    let mut rows = ROWS;
+    rows.sort_by_key(|(id, _)| archives(id));
+    for (id, expected) in rows {
+        let (method, path) = &operations[id];
+        for ((caller, key), expected) in CALLERS.iter().zip(&stage.keys).zip(expected) {
+            let (status, answer) = stage.send(method, path, key.as_deref(), &body(id).to_string()).await;
+            assert_eq!(status, expected, "{id}, {caller}: {answer}");
+        }
+        let protected = document["paths"][*path][method.to_ascii_lowercase()]["security"] != json!([]);
+        assert_eq!(protected, expected[0] == 401, "{id}: what the document says about keys");
+    }
+    let metrics = stage.send("GET", "/metrics", stage.keys[5].as_deref(), "").await.1;
+    let counted = "sortie_hub_api_requests_total{operation=\"create_workspace\",status=\"4xx\"} 5";
+    assert!(metrics.contains(counted), "{metrics}");
+    let ended = stage.tasks.shutdown(Duration::from_secs(5)).await;
+    assert!(ended, "no request is left");
+    stage.hub.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_object_and_a_foreign_one_look_the_same() {
+    let stage = Stage::set().await;
+    let foreign = stage.keys[3].as_deref();
+    for path in [
+        "/v1/tunnels/{tunnel_id}",
+        "/v1/tunnels/{tunnel_id}/certificates",
+        "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}",
+        "/v1/sortie/keys/{key_id}",
+    ] {
+        let said = async |path: &str| {
+            let (status, answer) = stage.send("GET", path, foreign, "").await;
+            let body = answer.split("\r\n\r\n").nth(1).unwrap_or_else(|| panic!("{answer}"));
+            let body: Value = serde_json::from_str(body).expect("json");
+            (status, body["error"].clone())
+        };
+        let unknown = path.replace("{tunnel_id}", "tnl_nosuch").replace("{key_id}", "key_nosuch");
+        let found = said(path).await;
+        assert_eq!(found.0, 404, "{path}");
+        assert_eq!(found, said(&unknown).await, "{path}");
+    }
+    // A workspace may be named in a key's body only by administrators.
+    let body = json!({"kind": "manage", "name": "x", "workspace_id": "wrkspc_nosuch"}).to_string();
+    let home = stage.send("GET", "/v1/tunnels", stage.keys[5].as_deref(), "").await.1;
+    let home = home.lines().find_map(|line| line.strip_prefix("anthropic-workspace-id: ")).expect("workspace");
+    let named = json!({"kind": "manage", "name": "x", "workspace_id": home}).to_string();
+    for key in [3, 4] {
+        for body in [&body, &named] {
+            assert_eq!(stage.send("POST", "/v1/sortie/keys", stage.keys[key].as_deref(), body).await.0, 404);
+        }
+    }
+    stage.tasks.shutdown(Duration::from_secs(5)).await;
+    stage.hub.close().await;
+}
