@@ -1,19 +1,18 @@
 //! `cargo xtask deny`: what we depend on, against `deny.toml`.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::repo::{Repo, cargo, program, run};
+use crate::repo::{Repo, run};
+use crate::tools::installed_crate;
 
 /// The version that is installed where there is none.
 const VERSION: &str = "0.20.2";
 
 /// Bans, licences and sources always; advisories when their database can be fetched, and a plain word when not.
 pub(crate) fn run_all(repo: &Repo) -> Result<()> {
-    let deny = installed(repo)?;
+    let deny = installed_crate(repo, "cargo-deny", VERSION, &[])?;
     let mut offline = Command::new(&deny);
     offline.args(["--locked", "--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
     run("cargo deny: bans, licenses, sources", offline.current_dir(&repo.root))?;
@@ -33,20 +32,4 @@ pub(crate) fn run_all(repo: &Repo) -> Result<()> {
         eprint!("{said}");
         bail!("cargo deny found advisories ({})", checked.status);
     }
-}
-
-fn installed(repo: &Repo) -> Result<PathBuf> {
-    if let Some(deny) = program("cargo-deny") {
-        return Ok(deny);
-    }
-    let deny = repo.tools().join("bin/cargo-deny");
-    if !deny.is_file() {
-        let build = repo.tools().join("build");
-        let mut install = cargo(repo);
-        install.args(["install", "cargo-deny", "--version", VERSION, "--locked", "--root"]).arg(repo.tools());
-        // A folder of its own: the dependencies of tools are not ours.
-        run("cargo install cargo-deny (minutes, once)", install.env("CARGO_TARGET_DIR", &build))?;
-        fs::remove_dir_all(&build).with_context(|| build.display().to_string())?;
-    }
-    Ok(deny)
 }

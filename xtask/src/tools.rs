@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::repo::{Repo, program};
+use crate::repo::{Repo, cargo, program, run};
 
 /// A Python environment: its name, the variable that tests read, the program in its `bin`.
 const PYTHON: [(&str, &str, &str); 5] = [
@@ -40,6 +40,10 @@ const NODE: [(&str, &[(&str, &str)]); 3] = [
     ),
     ("conformance", &[("SORTIE_TEST_CONFORMANCE", "@modelcontextprotocol/conformance/dist/index.js")]),
 ];
+/// What only the benchmark talks to.
+const BENCH: [(&str, &[(&str, &str)]); 1] = [("bench", &[("SORTIE_TEST_SUPERGATEWAY", "supergateway/dist/index.js")])];
+/// The encrypted tunnel that the benchmark compares with, and the parts of it that are built.
+const RATHOLE: (&str, &str) = ("0.5.0", "server,client,noise");
 /// A Debian package, a program that it has, and the variable that tests read for it, if any.
 const DEBIAN: [(&str, &str, Option<&str>); 5] = [
     ("nginx-light", "nginx", Some("SORTIE_TEST_NGINX")),
@@ -76,23 +80,40 @@ impl Peers {
             peers.note(&format!("Python environment {name}"), done, variable, folder.join("bin").join(binary));
         }
         for (name, programs) in NODE {
-            let folder = tools.join(name);
-            let pins = repo.root.join("tests").join(name);
-            let pins = ["package.json", "package-lock.json", ".npmrc"].map(|file| pins.join(file));
-            let pins: Vec<&Path> = pins.iter().map(PathBuf::as_path).collect();
-            let modules = folder.join("node_modules");
-            match once(&folder, &pins, || node(&folder, &pins)) {
-                Ok(()) => {
-                    peers.variables.extend(programs.iter().map(|(variable, path)| (*variable, modules.join(path))));
-                }
-                Err(error) => peers.missing.push(format!("Node packages {name}: {error:#}")),
-            }
+            peers.node(repo, name, programs);
         }
         peers.debian();
         Ok(peers)
     }
 
-    /// What only the benchmark needs.
+    /// Installs what the benchmark compares with, too.
+    pub(crate) fn install_with_bench(repo: &Repo) -> Result<Self> {
+        let mut peers = Self::install(repo)?;
+        for (name, programs) in BENCH {
+            peers.node(repo, name, programs);
+        }
+        let (version, features) = RATHOLE;
+        let rathole = installed_crate(repo, "rathole", version, &["--no-default-features", "--features", features]);
+        match rathole {
+            Ok(path) => peers.variables.push(("SORTIE_TEST_RATHOLE", path)),
+            Err(error) => peers.missing.push(format!("rathole: {error:#}")),
+        }
+        Ok(peers)
+    }
+
+    fn node(&mut self, repo: &Repo, name: &str, programs: &[(&'static str, &str)]) {
+        let folder = repo.tools().join(name);
+        let pins = repo.root.join("tests").join(name);
+        let pins = ["package.json", "package-lock.json", ".npmrc"].map(|file| pins.join(file));
+        let pins: Vec<&Path> = pins.iter().map(PathBuf::as_path).collect();
+        let modules = folder.join("node_modules");
+        match once(&folder, &pins, || node(&folder, &pins)) {
+            Ok(()) => self.variables.extend(programs.iter().map(|(variable, path)| (*variable, modules.join(path)))),
+            Err(error) => self.missing.push(format!("Node packages {name}: {error:#}")),
+        }
+    }
+
+    /// Where a program of a peer is.
     pub(crate) fn path(&self, variable: &str) -> Option<&Path> {
         self.variables.iter().find(|(name, _)| *name == variable).map(|(_, path)| path.as_path())
     }
@@ -118,6 +139,23 @@ impl Peers {
             }
         }
     }
+}
+
+/// A program from the Rust registry: the one in `PATH`, or one that is built once into the test tools.
+pub(crate) fn installed_crate(repo: &Repo, name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
+    if let Some(found) = program(name) {
+        return Ok(found);
+    }
+    let installed = repo.tools().join("bin").join(name);
+    if !installed.is_file() {
+        let build = repo.tools().join("build");
+        let mut install = cargo(repo);
+        install.args(["install", name, "--version", version, "--locked", "--root"]).arg(repo.tools()).args(options);
+        // A folder of its own: the dependencies of tools are not ours.
+        run(&format!("cargo install {name} (minutes, once)"), install.env("CARGO_TARGET_DIR", &build))?;
+        fs::remove_dir_all(&build).with_context(|| build.display().to_string())?;
+    }
+    Ok(installed)
 }
 
 /// Fills a folder unless its stamp says that it was filled from these very files.

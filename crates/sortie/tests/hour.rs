@@ -15,6 +15,8 @@
 //! | link: hello, welcome, room for a stream, 1 s to 10 s | `link` | over before the hour |
 //! | unused upstream connections, 3 s | `gateway/src/upstream.rs` | those in use are not in the pool |
 //! | connecting to the upstream, 10 s | `gateway/src/upstream.rs` | over before the hour |
+//! | a comment into a quiet stream, each 20 s; `idle_timeout` | `gateway/src/quiet.rs` | 180 comments; not set |
+//! | a body of MCP, read whole, 60 s | `gateway/src/body.rs` | the upload that pauses is none, and streams |
 //! | a route's `deadline` | `gateway/src/forward.rs` | ends the one route that has one: so the hour is one |
 //! | looking at the set-up directory, each 5 s | `gateway/src/gateway.rs` | nothing has changed |
 //!
@@ -138,6 +140,7 @@ impl World {
             advertised_edge: None,
             allowed_origins: Vec::new(),
             insecure_http: false,
+            address_share: 100,
             limits: sortie_api::Limits::default(),
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,7 +43,7 @@ async fn nginx_with(nginx: &Path, dir: &Path, outside: &str, location: &str) -> 
         .join(" ");
     let config = format!(
         "daemon off; worker_processes 1; pid {dir}/pid; error_log stderr warn;\n\
-         events {{ worker_connections 1024; }}\n\
+         events {{ worker_connections 8192; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; {temp}\n{outside}\n\
          server {{ listen {addr}; location / {{ {location} }} }} }}\n",
         dir = dir.display(),
@@ -71,6 +72,67 @@ pub(crate) async fn mcp_proxy(bridge: &Path, program: &Path) -> Result<Server> {
     let mut process = command.arg("--").arg(program).arg("--stdio").spawn()?;
     process.ready_port(addr, START).await?;
     Ok(Server { addr, process })
+}
+
+/// The bridge from npm, with sessions, in front of our small MCP server on standard input and output.
+pub(crate) async fn supergateway(script: &Path, program: &Path) -> Result<Server> {
+    let addr = free_addr()?;
+    let port = addr.port().to_string();
+    let stdio = format!("{} --stdio", program.display());
+    let command = Program::new("node").args(["--import", LOOPBACK_ONLY]).arg(script).args(["--stdio", &stdio]);
+    let command = command.args(["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none"]);
+    let mut process = command.args(["--port", &port]).spawn()?;
+    process.ready_port(addr, START).await?;
+    Ok(Server { addr, process })
+}
+
+/// Node servers that know no address to bind are kept on loopback.
+const LOOPBACK_ONLY: &str = "data:text/javascript,import net from 'node:net';\
+    const listen = net.Server.prototype.listen;\
+    net.Server.prototype.listen = function (port, ...rest) {\
+      return typeof port === 'number' ? listen.call(this, port, '127.0.0.1', ...rest) : listen.call(this, port, ...rest);\
+    };";
+
+/// Both ends of an encrypted tunnel (Noise) without HTTP, in front of a server: the address that answers, and its two
+/// processes.
+pub(crate) async fn rathole(rathole: &Path, dir: &Path, upstream: SocketAddr) -> Result<(SocketAddr, [Process; 2])> {
+    let keys = Command::new(rathole).arg("--genkey").output().context("rathole --genkey")?;
+    let keys = String::from_utf8_lossy(&keys.stdout).into_owned();
+    let key = |name: &str| {
+        let mut lines = keys.lines().skip_while(|line| !line.contains(name));
+        lines.nth(1).map(|key| key.trim().to_owned()).with_context(|| format!("rathole makes no {name}"))
+    };
+    let (control, service) = (free_addr()?, free_addr()?);
+    let common = format!(
+        "default_token = \"bench\"\n[ROLE.transport]\ntype = \"noise\"\n[ROLE.transport.noise]\n\
+         KEY\n[ROLE.services.small]\n"
+    );
+    let config = |role: &str, first: String, key: String, last: String| {
+        format!("[{role}]\n{first}\n{}{last}\n", common.replace("ROLE", role).replace("KEY", &key))
+    };
+    let server = config(
+        "server",
+        format!("bind_addr = \"{control}\""),
+        format!("local_private_key = \"{}\"", key("Private Key")?),
+        format!("bind_addr = \"{service}\""),
+    );
+    let client = config(
+        "client",
+        format!("remote_addr = \"{control}\""),
+        format!("remote_public_key = \"{}\"", key("Public Key")?),
+        format!("local_addr = \"{upstream}\""),
+    );
+    let run = |name: &str, config: String| -> Result<Process> {
+        let file = dir.join(format!("rathole-{name}.toml"));
+        fs::write(&file, config).with_context(|| file.display().to_string())?;
+        let run = Program::new(rathole).arg(format!("--{name}")).arg(&file).env("RUST_LOG", "error").spawn()?;
+        Ok(run)
+    };
+    let mut server = run("server", server)?;
+    server.ready_port(control, START).await?;
+    let client = run("client", client)?;
+    server.ready_port(service, START).await?;
+    Ok((service, [server, client]))
 }
 
 /// A binary of this workspace as `cargo build --release` leaves it.

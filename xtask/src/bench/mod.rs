@@ -1,7 +1,10 @@
+//! `cargo xtask bench idle`: what hub and gateway hold when nothing goes on, and per open stream that says nothing.
+//!
 //! `cargo xtask bench tunnel`: what the way through our processes costs, beside the direct way and beside peers, all in
 //! one run, round by round in turns, so that whatever else the machine does hits all of them.
 
 mod backends;
+mod idle;
 mod ours;
 mod profile;
 mod report;
@@ -20,7 +23,10 @@ use backends::release;
 use report::{Format, Report};
 use targets::Fleet;
 
-const USAGE: &str = "usage: cargo xtask bench tunnel [OPTIONS]
+const USAGE: &str = "usage: cargo xtask bench tunnel|idle [OPTIONS]
+
+  idle measures memory and takes only --output
+
   --rounds N       rounds per target (5)
   --seconds N      seconds per round and target (2)
   --only WORD      only targets with this word in their name; the direct ones are always there
@@ -30,6 +36,7 @@ const USAGE: &str = "usage: cargo xtask bench tunnel [OPTIONS]
 /// What the caller asked for.
 #[derive(Debug)]
 pub(crate) struct Options {
+    idle: bool,
     rounds: usize,
     lasting: Duration,
     only: Option<String>,
@@ -46,7 +53,7 @@ pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
     if cfg!(debug_assertions) {
         return in_release(repo, args, &options);
     }
-    let peers = Peers::install(repo)?;
+    let peers = Peers::install_with_bench(repo)?;
     for missing in &peers.missing {
         eprintln!("    missing: {missing}");
     }
@@ -77,6 +84,9 @@ fn in_release(repo: &Repo, args: &[String], options: &Options) -> Result<()> {
 }
 
 async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
+    if options.idle {
+        return idle::measure(repo, peers, options.format).await;
+    }
     let mut fleet = Fleet::start(repo, peers, options.only.as_deref()).await?;
     let mut report = Report::default();
     for round in 1..=options.rounds {
@@ -100,13 +110,14 @@ async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
 
 fn options(args: &[String]) -> Result<Option<Options>> {
     let mut args = args.iter();
-    match args.next().map(String::as_str) {
-        Some("tunnel") => {}
+    let idle = match args.next().map(String::as_str) {
+        Some("tunnel") => false,
+        Some("idle") => true,
         Some("--help" | "-h") => return Ok(None),
         _ => bail!("which benchmark?\n{USAGE}"),
-    }
+    };
     let lasting = Duration::from_secs(2);
-    let mut options = Options { rounds: 5, lasting, only: None, format: Format::Table, profile: false };
+    let mut options = Options { idle, rounds: 5, lasting, only: None, format: Format::Table, profile: false };
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value\n{USAGE}"));
         match arg.as_str() {

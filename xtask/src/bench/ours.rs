@@ -25,8 +25,13 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Starts both and waits until both serve.
-    pub(crate) async fn start(sortie: &Path, dir: &Path, small: SocketAddr, echo: SocketAddr) -> Result<Self> {
+    /// Starts both and waits until both serve; with so many further routes that nobody calls.
+    pub(crate) async fn start(
+        sortie: &Path,
+        dir: &Path,
+        (small, echo): (SocketAddr, SocketAddr),
+        further: usize,
+    ) -> Result<Self> {
         let (hub_ready, gateway_ready, setup) = (dir.join("hub.json"), dir.join("gateway.json"), dir.join("setup"));
         let mut hub = Program::new(sortie)
             .args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--data-dir"])
@@ -49,10 +54,13 @@ impl Ours {
         let label = domain.trim().split('.').next().unwrap_or_default().to_owned();
 
         let config = dir.join("gateway.toml");
-        let routes = format!(
+        let mut routes = format!(
             "[upstream]\nallowed_ips = [\"127.0.0.0/8\"]\n\n\
              [routes.small]\nupstream = \"http://{small}\"\n\n[routes.echo]\nupstream = \"http://{echo}\"\n"
         );
+        for route in 0..further {
+            routes.push_str(&format!("[routes.further-{route}]\nupstream = \"http://{small}\"\n"));
+        }
         fs::write(&config, routes).with_context(|| config.display().to_string())?;
         let mut gateway = Program::new(sortie)
             .args(["gateway", "--config"])

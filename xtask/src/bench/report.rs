@@ -57,6 +57,12 @@ struct Row {
     /// Requests per second as a multiple of the bridge's; only for MCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_to_mcp_proxy: Option<f64>,
+    /// The same of the bridge on Node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_to_supergateway: Option<f64>,
+    /// CPU on the path as a multiple of the encrypted tunnel's; only for HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_cpu_to_rathole: Option<f64>,
 }
 
 impl Report {
@@ -99,7 +105,8 @@ impl Report {
         let samples = self.samples.get(&key)?;
         let of = |samples: &[Sample], field: fn(&Sample) -> f64| median(samples.iter().map(field).collect());
         let direct = self.samples.get(&(kind, connections, "direct"))?;
-        let bridge = self.samples.get(&(kind, connections, "mcp-proxy"));
+        let beside = |name: &'static str| self.samples.get(&(kind, connections, name));
+        let times = |name, rate: f64| beside(name).map(|peer| rate / of(peer, |sample| sample.rate).max(1.0));
         let rate = of(samples, |sample| sample.rate);
         let (path, upstream) = (of(samples, |s| s.path_cpu_us), of(samples, |s| s.upstream_cpu_us));
         let p50 = of(samples, |sample| sample.p50_us);
@@ -118,14 +125,16 @@ impl Report {
             errors: samples.iter().map(|sample| sample.errors).sum(),
             rate_to_direct: rate / of(direct, |sample| sample.rate).max(1.0),
             added_p50_ms: (p50 - of(direct, |sample| sample.p50_us)) / 1000.0,
-            rate_to_mcp_proxy: bridge.map(|bridge| rate / of(bridge, |sample| sample.rate).max(1.0)),
+            rate_to_mcp_proxy: times("mcp-proxy", rate),
+            rate_to_supergateway: times("supergateway", rate),
+            path_cpu_to_rathole: beside("rathole").map(|peer| path / of(peer, |sample| sample.path_cpu_us).max(0.1)),
         })
     }
 }
 
 fn table(rows: &[Row]) -> String {
     let mut table = format!(
-        "\n{:<5}{:>3}  {:<10}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>10}{:>9}{:>8}{:>10}{:>11}{:>12}\n",
+        "\n{:<5}{:>3}  {:<12}{:>9}{:>9}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}{:>7}{:>10}{:>9}{:>12}{:>15}{:>14}\n",
         "",
         "c",
         "target",
@@ -140,12 +149,14 @@ fn table(rows: &[Row]) -> String {
         "errors",
         "of direct",
         "+p50 ms",
-        "x mcp-proxy"
+        "x mcp-proxy",
+        "x supergateway",
+        "CPU x rathole"
     );
     for row in rows {
-        let bridge = row.rate_to_mcp_proxy.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
+        let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
         table.push_str(&format!(
-            "{:<5}{:>3}  {:<10}{:>10.0}{:>10.0}{:>9.3}{:>9.3}{:>9.1}{:>9.1}{:>10.1}{:>9.1}{:>8}{:>10.2}{:>11.3}{:>12}\n",
+            "{:<5}{:>3}  {:<12}{:>9.0}{:>9.0}{:>8.3}{:>8.3}{:>8.1}{:>8.1}{:>9.1}{:>7.1}{:>7}{:>10.2}{:>9.3}{:>12}{:>15}{:>14}\n",
             row.what,
             row.connections,
             row.target,
@@ -160,7 +171,9 @@ fn table(rows: &[Row]) -> String {
             row.errors,
             row.rate_to_direct,
             row.added_p50_ms,
-            bridge,
+            ratio(row.rate_to_mcp_proxy),
+            ratio(row.rate_to_supergateway),
+            ratio(row.path_cpu_to_rathole),
         ));
     }
     table.push_str("medians over the rounds; CPU is user plus system per request of all server processes\n");

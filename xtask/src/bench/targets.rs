@@ -12,6 +12,9 @@ use super::ours::Ours;
 use crate::repo::Repo;
 use crate::tools::Peers;
 
+/// Hub and gateway with many routes beside the one that is called, which must cost nothing.
+const MANY: &str = "1000 routes";
+const MANY_ROUTES: usize = 998;
 /// Sessions per MCP target, and its largest number of connections.
 const MCP_SESSIONS: usize = 8;
 
@@ -128,14 +131,45 @@ impl Fleet {
                 fleet.others.push(process);
             }
         }
-        if wanted("sortie") {
-            let ours = Ours::start(&release(&repo.target, "sortie"), dir.path(), small.addr, echo.addr).await;
-            if let Some(ours) = fleet.keep("sortie", ours) {
-                let path = vec![ours.hub.id(), ours.gateway.id()];
-                let (key, url) = (Some(ours.api_key.as_str()), ours.routes_url.as_str());
-                fleet.add_http("sortie", format!("{url}/small/small"), key, (path.clone(), upstream.0));
-                fleet.add_mcp("sortie", format!("{url}/echo/mcp"), key, (path, upstream.1)).await;
+        if wanted("supergateway") {
+            let script = peers.path("SORTIE_TEST_SUPERGATEWAY").context("supergateway is missing");
+            let bridge = match script {
+                Ok(script) => backends::supergateway(script, &echo_program).await,
+                Err(error) => Err(error),
+            };
+            if let Some(Server { addr, process }) = fleet.keep("supergateway", bridge) {
+                let processes = (vec![process.id()], vec![]);
+                fleet.add_mcp("supergateway", format!("http://{addr}/mcp"), None, processes).await;
+                fleet.others.push(process);
+            }
+        }
+        if wanted("rathole") {
+            let tunnel = match peers.path("SORTIE_TEST_RATHOLE").context("rathole is missing") {
+                Ok(rathole) => backends::rathole(rathole, dir.path(), small.addr).await,
+                Err(error) => Err(error),
+            };
+            if let Some((addr, ends)) = fleet.keep("rathole", tunnel) {
+                let processes = (ends.iter().map(Process::id).collect(), upstream.0.clone());
+                fleet.add_http("rathole", format!("http://{addr}/small"), None, processes);
+                fleet.others.extend(ends);
+            }
+        }
+        for (name, folder, routes) in [("sortie", "few", 0), (MANY, "many", MANY_ROUTES)] {
+            if !wanted(name) {
+                continue;
+            }
+            let dir = dir.path().join(folder);
+            std::fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+            let ours = Ours::start(&release(&repo.target, "sortie"), &dir, (small.addr, echo.addr), routes).await;
+            let Some(ours) = fleet.keep(name, ours) else { continue };
+            let path = vec![ours.hub.id(), ours.gateway.id()];
+            let (key, url) = (Some(ours.api_key.as_str()), ours.routes_url.as_str());
+            fleet.add_http(name, format!("{url}/small/small"), key, (path.clone(), upstream.0.clone()));
+            if routes == 0 {
+                fleet.add_mcp(name, format!("{url}/echo/mcp"), key, (path, upstream.1.clone())).await;
                 fleet.ours = Some(ours);
+            } else {
+                fleet.others.extend([ours.gateway, ours.hub]);
             }
         }
         fleet.others.extend([small.process, echo.process]);
@@ -182,26 +216,37 @@ impl Fleet {
     }
 }
 
-/// Opens a session of 2025-11-25 and returns the call of `echo` in it.
+/// The call of `echo` in a new session.
 async fn session(url: &str, key: Option<&str>) -> Result<Load> {
-    let post = |message: serde_json::Value| {
-        let load = Load::post_json(url, message.to_string());
-        with_key(load.header("accept", "application/json, text/event-stream"), key)
-    };
+    let session = open_session(url, key).await?;
+    let params = json!({ "name": "echo", "arguments": { "text": "hello" } });
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    Ok(in_session(post(url, key, &call), &session))
+}
+
+fn post(url: &str, key: Option<&str>, message: &serde_json::Value) -> Load {
+    let load = Load::post_json(url, message.to_string());
+    with_key(load.header("accept", "application/json, text/event-stream"), key)
+}
+
+fn in_session(load: Load, session: &str) -> Load {
+    load.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25")
+}
+
+/// Opens a session of 2025-11-25 and returns its id.
+pub(crate) async fn open_session(url: &str, key: Option<&str>) -> Result<String> {
     let client = json!({ "name": "sortie-bench", "version": "1" });
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
     let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
-    let answer = post(initialize).once().await?;
+    let answer = post(url, key, &initialize).once().await?;
     if !answer.status().is_success() {
         bail!("initialize: {}: {}", answer.status(), String::from_utf8_lossy(answer.body()));
     }
     let session = answer.headers().get("mcp-session-id").and_then(|session| session.to_str().ok());
     let session = session.context("initialize was answered without a session")?.to_owned();
-    let in_session =
-        |message| post(message).header("mcp-session-id", &session).header("mcp-protocol-version", "2025-11-25");
-    in_session(json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).once().await?;
-    let params = json!({ "name": "echo", "arguments": { "text": "hello" } });
-    Ok(in_session(json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params })))
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    in_session(post(url, key, &initialized), &session).once().await?;
+    Ok(session)
 }
 
 fn with_key(load: Load, key: Option<&str>) -> Load {

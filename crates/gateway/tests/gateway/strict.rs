@@ -13,11 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
-/// A body and its trailers.
-type Received = (Bytes, Option<HeaderMap>);
+/// A body with its trailers.
+type Whole = (Bytes, Option<HeaderMap>);
 
 /// An upstream that remembers the bodies it got.
-struct Bodies(Arc<Mutex<Vec<Received>>>);
+struct Bodies(Arc<Mutex<Vec<Whole>>>);
 
 impl Bodies {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
@@ -36,7 +36,7 @@ impl Bodies {
         (Self(bodies), upstream)
     }
 
-    fn take(&self) -> Vec<Received> {
+    fn take(&self) -> Vec<(Bytes, Option<HeaderMap>)> {
         std::mem::take(&mut self.0.lock().expect("lock"))
     }
 }

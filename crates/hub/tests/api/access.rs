@@ -137,6 +137,7 @@ impl Stage {
             advertised_edge: None,
             allowed_origins: Vec::new(),
             insecure_http: false,
+            address_share: 100,
             limits,
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
