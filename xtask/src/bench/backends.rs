@@ -86,11 +86,12 @@ pub(crate) async fn supergateway(script: &Path, program: &Path) -> Result<Server
     Ok(Server { addr, process })
 }
 
-/// Node servers that know no address to bind are kept on loopback.
+/// Node servers that know no address to bind are kept on loopback. (A data URL: it must hold neither `?` nor `#`.)
 const LOOPBACK_ONLY: &str = "data:text/javascript,import net from 'node:net';\
     const listen = net.Server.prototype.listen;\
     net.Server.prototype.listen = function (port, ...rest) {\
-      return typeof port === 'number' ? listen.call(this, port, '127.0.0.1', ...rest) : listen.call(this, port, ...rest);\
+      if (typeof port === 'number') { rest.unshift('127.0.0.1') }\
+      return listen.call(this, port, ...rest);\
     };";
 
 /// Both ends of an encrypted tunnel (Noise) without HTTP, in front of a server: the address that answers, and its two
