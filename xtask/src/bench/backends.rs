@@ -104,10 +104,8 @@ pub(crate) async fn rathole(rathole: &Path, dir: &Path, upstream: SocketAddr) ->
         lines.nth(1).map(|key| key.trim().to_owned()).with_context(|| format!("rathole makes no {name}"))
     };
     let (control, service) = (free_addr()?, free_addr()?);
-    let common = format!(
-        "default_token = \"bench\"\n[ROLE.transport]\ntype = \"noise\"\n[ROLE.transport.noise]\n\
-         KEY\n[ROLE.services.small]\n"
-    );
+    let common = "default_token = \"bench\"\n[ROLE.transport]\ntype = \"noise\"\n[ROLE.transport.noise]\n\
+         KEY\n[ROLE.services.small]\n";
     let config = |role: &str, first: String, key: String, last: String| {
         format!("[{role}]\n{first}\n{}{last}\n", common.replace("ROLE", role).replace("KEY", &key))
     };
