@@ -31,7 +31,8 @@ pub(crate) async fn nginx_small(nginx: &Path, dir: &Path) -> Result<Server> {
 /// nginx with one worker as a reverse proxy over kept connections.
 pub(crate) async fn nginx_hop(nginx: &Path, dir: &Path, upstream: SocketAddr) -> Result<Server> {
     let pool = format!("upstream backend {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}");
-    let location = "proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection '';";
+    let location = "proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ''; \
+                    proxy_set_header Host $http_host; proxy_buffering off; proxy_read_timeout 600s;";
     nginx_with(nginx, &dir.join("nginx-hop"), &pool, location).await
 }
 
