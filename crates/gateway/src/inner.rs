@@ -15,12 +15,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
+use sortie_runtime::close_gently;
 use sortie_runtime::http::{
     CONNECTION_WINDOW, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
     MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::forward::{Peer, handle};
 use crate::gateway::Shared;
@@ -35,8 +36,6 @@ pub(crate) const ALPN: [&[u8]; 2] = [b"http/1.1", b"h2"];
 
 /// How long TLS may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the peer may take to close its end of a connection that has ended here.
-const LINGER: Duration = Duration::from_secs(1);
 /// How long the hub may take to close the connections that it keeps, when the gateway stops. Whoever closes a connection
 /// that the other side may just be writing to loses a call.
 const LAST_CALLS: Duration = Duration::from_millis(500);
@@ -143,7 +142,7 @@ where
             }
         }
     };
-    let _late = tokio::time::timeout(LINGER, close(&mut stream)).await;
+    close_gently(&mut stream).await;
     ended
 }
 
@@ -175,14 +174,6 @@ where
             connection.await
         }
     }
-}
-
-/// Says that this is the end, and waits for the peer's. Dropping the stream resets it, and a reset overtakes what is
-/// still on its way: the beginning of an answer that broke off, or the refusal of a request that was too large.
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
-    let _gone = stream.shutdown().await;
-    let mut rest = [0; 4096];
-    while let Ok(1..) = stream.read(&mut rest).await {}
 }
 
 fn counted(result: &'static str) {

@@ -194,11 +194,17 @@ impl Calls {
             };
             match inner.send(request).await {
                 Ok(response) => {
-                    if sending.is_some_and(|sending| sending.is_going_on()) {
+                    let early = sending.is_some_and(|sending| sending.is_going_on());
+                    if early {
                         inner.detach(&self.pool);
                     }
                     let answered = answer(response, |body| GatewayBody::own(body, inner, self.pool.clone()));
-                    return answered.map_err(Refusal::from);
+                    let mut answered = answered.map_err(Refusal::from)?;
+                    if early {
+                        // The rest of the request is not read, so that no other can follow on the caller's connection.
+                        answered.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    return Ok(answered);
                 }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,

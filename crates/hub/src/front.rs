@@ -26,7 +26,7 @@ use sortie_runtime::http::{
     CONNECTION_WINDOW, HEAD_DEADLINE, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
     MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
-use sortie_runtime::{Metrics, Places, TaskSet, notice_absence};
+use sortie_runtime::{Metrics, Places, TaskSet, close_gently, notice_absence};
 use sortie_tls::{ServerConfig, ServerStream, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -139,7 +139,7 @@ impl Front {
         }
     }
 
-    async fn serve_http1<S>(self: Arc<Self>, stream: S, place: Place)
+    async fn serve_http1<S>(self: Arc<Self>, mut stream: S, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -147,9 +147,12 @@ impl Front {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
         builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
-        let connection = builder.serve_connection(TokioIo::new(stream), self.service(place, &requests));
-        let mut connection = std::pin::pin!(connection);
-        self.until_idle(&requests, connection.as_mut(), http1::Connection::graceful_shutdown).await;
+        {
+            let connection = builder.serve_connection(TokioIo::new(&mut stream), self.service(place, &requests));
+            let mut connection = std::pin::pin!(connection);
+            self.until_idle(&requests, connection.as_mut(), http1::Connection::graceful_shutdown).await;
+        }
+        close_gently(&mut stream).await;
     }
 
     async fn serve_http2<S>(self: Arc<Self>, stream: S, place: Place)

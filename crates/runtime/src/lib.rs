@@ -19,6 +19,6 @@ pub use files::raise_open_files;
 pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;
 pub use places::{DEFAULT_SHARE, NoPlace, Place, Places};
-pub use presence::notice_absence;
+pub use presence::{close_gently, notice_absence};
 pub use signals::{ReloadSignal, Stop, stop_signal};
 pub use tasks::TaskSet;

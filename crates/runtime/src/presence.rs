@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Silence after which the peer's machine is asked whether it is still there, and how long until it is asked again.
@@ -23,6 +24,22 @@ pub fn notice_absence(stream: &TcpStream) {
     let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_AGAIN));
     #[cfg(target_os = "linux")]
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+}
+
+/// How long a peer may take to close its end of a connection that has ended here.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Says that this is the end of a stream, and waits at most a second for the peer's. Dropping a stream with unread bytes
+/// resets it, and a reset overtakes what is still on its way: the beginning of an answer that broke off, or the refusal
+/// of a request that was too large.
+pub async fn close_gently<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let closing = async {
+        let _gone = stream.shutdown().await;
+        let mut rest = [0; 4096];
+        while let Ok(1..) = stream.read(&mut rest).await {}
+    };
+    // On the heap, since it is the last moment of a connection that had no use for its room.
+    let _late = Box::pin(tokio::time::timeout(LINGER, closing)).await;
 }
 
 #[cfg(test)]
