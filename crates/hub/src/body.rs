@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -25,26 +26,26 @@ fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 /// The body of a request to a gateway.
 pub(crate) enum RequestBody {
     /// The caller's, as it comes.
-    Caller(Incoming, #[expect(dead_code, reason = "dropped with the body, which tells")] Option<Sending>),
+    Caller(Incoming, Option<Sending>),
     /// None.
     Empty,
 }
 
 /// Tells whether a request's body is still on its way.
 #[derive(Clone)]
-pub(crate) struct Sending(Arc<()>);
+pub(crate) struct Sending(Arc<AtomicBool>);
 
 impl Sending {
-    /// Whether there is more to send: the body is dropped when all of it was sent.
+    /// Whether there is more to send, even if nobody will: a body may be dropped before its end.
     pub(crate) fn is_going_on(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+        !self.0.load(Ordering::Acquire)
     }
 }
 
 impl RequestBody {
     /// The request with its body as it comes, and what tells how long that is; `None` where it has none.
     pub(crate) fn of(request: Request<Incoming>) -> (Request<Self>, Option<Sending>) {
-        let sending = (!request.body().is_end_stream()).then(|| Sending(Arc::new(())));
+        let sending = (!request.body().is_end_stream()).then(|| Sending(Arc::default()));
         (request.map(|body| Self::Caller(body, sending.clone())), sending)
     }
 }
@@ -55,7 +56,15 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Caller(body, _) => Pin::new(body).poll_frame(cx).map_ok(clean),
+            Self::Caller(body, sending) => {
+                let frame = Pin::new(&mut *body).poll_frame(cx).map_ok(clean);
+                if let Some(sending) = sending
+                    && (matches!(frame, Poll::Ready(None)) || body.is_end_stream())
+                {
+                    sending.0.store(true, Ordering::Release);
+                }
+                frame
+            }
             Self::Empty => Poll::Ready(None),
         }
     }
