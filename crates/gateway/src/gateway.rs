@@ -14,6 +14,7 @@ use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::{self, AdminSocket};
+use crate::approvals::Approvals;
 use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
@@ -167,6 +168,7 @@ pub(crate) struct Shared {
     pub(crate) keys: IdentityKeys,
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
+    pub(crate) approvals: Approvals,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -299,6 +301,7 @@ impl Gateway {
             keys: setup.keys,
             memory: Memory::default(),
             sessions: Sessions::default(),
+            approvals: Approvals::new(unix_now),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),

@@ -11,6 +11,7 @@
 
 mod admin;
 mod answer;
+mod approvals;
 mod body;
 mod client_certificates;
 mod config;
@@ -28,6 +29,7 @@ mod health;
 mod identity;
 mod inner;
 mod intake;
+mod limits;
 mod link_state;
 mod memory;
 mod probe;
@@ -45,7 +47,7 @@ mod upstream;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, GatewayConfig, LimitConfig, Per, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
     Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
