@@ -28,7 +28,7 @@ pub(crate) use body::Bounds;
 pub(crate) use counts::{Counted, Counting};
 
 use calls::{Calls, Permit};
-use rates::{Key, Rates, Timer};
+use rates::{Key, Rates};
 
 /// After how many seconds a caller may try again who has too many calls at once.
 const TRY_AGAIN: u32 = 1;
@@ -107,7 +107,7 @@ impl Limit {
             callers: set(&config.callers, false)?,
             agents: set(&config.agents, false)?,
             workspaces: set(&config.workspaces, false)?,
-            rates: config.rate.map(|rate| Rates::new(rate, config.burst, Timer::start())),
+            rates: config.rate.map(|rate| rates::rates(rate, config.burst)),
             calls: config.concurrency.map(|most| Arc::new(Calls::new(most))),
             config: config.clone(),
         })

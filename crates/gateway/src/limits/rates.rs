@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 
 use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::{Quota, RateLimiter};
@@ -30,38 +31,23 @@ pub(super) struct Key {
 }
 
 /// One rate, for all keys.
-pub(super) type Rates = Limiter;
+pub(super) type Rates = RateLimiter<Key, Cells, Timer, NoOpMiddleware<Nanos>>;
 
-/// See [`Rates`].
-pub(super) struct Limiter(RateLimiter<Key, Cells, Timer>);
-
-impl Limiter {
-    pub(super) fn new(rate: Rate, burst: Option<NonZeroU32>, timer: Timer) -> Self {
-        // A second is more nanoseconds than any rate has calls.
-        let every = rate.unit / rate.count.get();
-        let quota = Quota::with_period(every).expect("a rate has at most a million calls in a second");
-        let quota = quota.allow_burst(burst.unwrap_or(rate.count));
-        Self(RateLimiter::new(quota, Cells::new(timer), timer))
-    }
+/// A rate that counts from now on.
+pub(super) fn rates(rate: Rate, burst: Option<NonZeroU32>) -> Rates {
+    let timer = Timer(Instant::now());
+    RateLimiter::new(quota(rate, burst), Cells::new(timer), timer)
 }
 
-impl std::ops::Deref for Limiter {
-    type Target = RateLimiter<Key, Cells, Timer>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
+fn quota(rate: Rate, burst: Option<NonZeroU32>) -> Quota {
+    // A second is more nanoseconds than any rate has calls.
+    let quota = Quota::with_period(rate.unit / rate.count.get()).expect("a rate has at most a million calls in a second");
+    quota.allow_burst(burst.unwrap_or(rate.count))
 }
 
 /// Time since the limit began, by the clock that nobody sets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timer(Instant);
-
-impl Timer {
-    pub(super) fn start() -> Self {
-        Self(Instant::now())
-    }
-}
 
 impl Clock for Timer {
     type Instant = Nanos;
@@ -149,13 +135,10 @@ mod tests {
         Key { caller: Some(Digest::of(&number.to_be_bytes())), route: None, tool: None }
     }
 
-    fn limiter(count: u32, unit: u64, most: usize) -> Limiter {
+    fn limiter(count: u32, unit: u64, most: usize) -> Rates {
         let rate = Rate { count: NonZeroU32::new(count).expect("count"), unit: Duration::from_secs(unit) };
-        let mut limiter = Limiter::new(rate, None, Timer::start());
-        let timer = *limiter.0.clock();
-        let quota = Quota::with_period(rate.unit / count).expect("quota").allow_burst(rate.count);
-        limiter.0 = RateLimiter::new(quota, Cells { most, ..Cells::new(timer) }, timer);
-        limiter
+        let timer = Timer(Instant::now());
+        RateLimiter::new(quota(rate, None), Cells { most, ..Cells::new(timer) }, timer)
     }
 
     #[tokio::test(start_paused = true)]
@@ -180,7 +163,7 @@ mod tests {
             let _may_share_a_full_cell = limiter.check_key(&key(number));
         }
         assert!(limiter.check_key(&key(0)).is_err());
-        assert!(limiter.0.into_state_store().cells.lock().expect("lock").next.len() <= 100);
+        assert!(limiter.into_state_store().cells.lock().expect("lock").next.len() <= 100);
     }
 
     #[tokio::test(start_paused = true)]
