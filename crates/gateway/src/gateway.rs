@@ -132,6 +132,9 @@ pub enum GatewayError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The patterns of limits are too large together.
+    #[error("limits: {0}; use fewer or shorter patterns")]
+    Limits(globset::Error),
     /// The admin socket cannot be opened.
     #[error("cannot open the admin socket in {dir}: {cause}; give a data directory that this user may write to", dir = dir.display())]
     Admin {

@@ -24,7 +24,7 @@ use sortie_ids::Digest;
 
 use crate::config::{LimitConfig, Per};
 
-pub(crate) use body::Bounds;
+pub(crate) use body::{Bounds, Cut};
 pub(crate) use counts::{Counted, Counting};
 
 use calls::{Calls, Permit};

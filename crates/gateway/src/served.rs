@@ -13,6 +13,7 @@ use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_confi
 use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::limits::Limits;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -26,6 +27,7 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    pub(crate) limits: Limits,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
 }
@@ -147,7 +149,9 @@ impl Builder {
             });
         }
 
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, config })
+        let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
+        let limits = limits.map_err(GatewayError::Limits)?;
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, limits, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
