@@ -187,17 +187,16 @@ impl Approvals {
     ///
     /// # Errors
     /// 404 when there is none with this id, 409 when it has ended, with how; 400 when the decision says too much.
-    pub(crate) fn decide(
-        &self,
-        id: &ApprovalId,
-        by: Approver,
-        decide: DecideApproval,
-    ) -> Result<Approval, ApiError> {
+    pub(crate) fn decide(&self, id: &ApprovalId, by: Approver, decide: DecideApproval) -> Result<Approval, ApiError> {
         decide.check()?;
         let at = self.now();
         let mut state = self.lock();
         if let Some(ended) = state.ended.iter().find(|ended| ended.id == *id) {
-            return Err(ApiError::conflict(format!("this approval is {} already{}", ended.status.as_str(), told(ended))));
+            return Err(ApiError::conflict(format!(
+                "this approval is {} already{}",
+                ended.status.as_str(),
+                told(ended)
+            )));
         }
         let Some(waiting) = state.waiting.get(id) else {
             return Err(ApiError::not_found(format!("no approval `{id}` is waiting")));

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod check;
+mod control;
 mod limits;
 mod places;
 mod show;
@@ -25,12 +26,13 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
-pub(crate) use places::Places;
 use approvals::RawApprovals;
 use limits::RawLimit;
+pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
+pub use control::{ControlConfig, PolicyMode};
 pub use limits::{LimitConfig, Per, Rate};
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
@@ -86,6 +88,8 @@ pub struct GatewayConfig {
     pub approvals: ApprovalsConfig,
     /// `[[limits]]`: how much callers may do. At most 256.
     pub limits: Vec<LimitConfig>,
+    /// `policy`, `policy_file`, `region`: what callers may do.
+    pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -237,6 +241,7 @@ impl GatewayConfig {
         }
         Ok(Self {
             routes,
+            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -260,7 +265,7 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).collect()
+        self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned().chain(routes).collect()
     }
 }
 
@@ -305,6 +310,17 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
+    #[serde(default)]
+    policy: PolicyMode,
+    /// What is allowed, in Cedar (.cedar) or in the short form (.toml). Required unless policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
+    policy_file: Option<Spanned<PathBuf>>,
+    /// Where this gateway is, for policies that ask: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    region: Option<Spanned<String>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,

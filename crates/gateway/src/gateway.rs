@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
+use sortie_policy::PolicyError;
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -21,6 +22,7 @@ use crate::connector::Connector;
 use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
+use crate::limits::Counting;
 use crate::link_state::LinkBoard;
 use crate::memory::Memory;
 use crate::probe::{ProbeReport, Prober};
@@ -35,6 +37,8 @@ pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
+/// How long calls that waited for a person may take to end when there is no more time for that.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +117,12 @@ pub enum GatewayError {
         /// Why.
         reason: String,
     },
+    /// The policy cannot be used.
+    #[error("policy_file: {cause}")]
+    Policy {
+        /// What is wrong, and where.
+        cause: PolicyError,
+    },
     /// One of the others, with the place of the setting that it is about.
     #[error("{place}: {cause}")]
     At {
@@ -172,6 +182,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
+    pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -305,6 +316,7 @@ impl Gateway {
             memory: Memory::default(),
             sessions: Sessions::default(),
             approvals: Approvals::new(unix_now),
+            counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),
@@ -405,8 +417,13 @@ impl Gateway {
             drop(self.shared.inner_connections.acquire_many(all).await);
         };
         let timeout = self.shutdown_timeout();
-        if tokio::time::timeout(timeout, ending).await.is_err() {
-            tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+        let mut ending = std::pin::pin!(ending);
+        if tokio::time::timeout(timeout, ending.as_mut()).await.is_err() {
+            // What waited for a person until now is told that it waited in vain.
+            self.shared.approvals.stop();
+            if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+                tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+            }
         }
         self.shared.tasks.abort();
     }

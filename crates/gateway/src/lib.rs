@@ -16,6 +16,7 @@ mod body;
 mod client_certificates;
 mod config;
 mod connector;
+mod control;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
@@ -47,8 +48,9 @@ mod upstream;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, GatewayConfig, LimitConfig, Per, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
+    GatewayConfig, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust, Upstream,
+    UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn values_are_told_only_where_the_settings_say_so() {
-        let text = r#"{"to": "eve@example", "amount": 100, "note": null, "list": [1,2], "deep": {"secret": 1}, "b": true}"#;
+        let text =
+            r#"{"to": "eve@example", "amount": 100, "note": null, "list": [1,2], "deep": {"secret": 1}, "b": true}"#;
         let closed = summary(Some(text), false);
         assert_eq!((closed.bytes, closed.shown, closed.cut), (text.len(), false, false));
         assert_eq!(closed.sha256, Digest::of(text.as_bytes()).to_string());

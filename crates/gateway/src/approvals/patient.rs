@@ -41,7 +41,8 @@ pub(crate) struct Events {
 
 /// Whether an answer to this request may be an event stream (MCP 2025-11-25, transports, "Sending Messages").
 pub(crate) fn takes_events(method: &Method, headers: &HeaderMap) -> bool {
-    let named = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"));
+    let named =
+        |value: &HeaderValue| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"));
     method == Method::POST && headers.get_all(ACCEPT).iter().any(named)
 }
 
@@ -80,7 +81,10 @@ enum Stage {
     /// The upstream's event stream.
     Events(CallBody),
     /// The upstream's JSON, as one event.
-    Json { body: CallBody, begun: bool },
+    Json {
+        body: CallBody,
+        begun: bool,
+    },
     Ended,
 }
 

@@ -102,7 +102,10 @@ async fn of_two_who_decide_the_first_wins_and_the_second_is_told() {
     approvals.decide(&id, ada(), decide(Choice::Deny, None)).expect("first");
     let bob = Approver::Local { uid: 1001, user: None };
     let second = approvals.decide(&id, bob, decide(Choice::Approve, None)).expect_err("second");
-    assert_eq!((second.status, second.message.contains("denied already: ada decided at ")), (StatusCode::CONFLICT, true));
+    assert_eq!(
+        (second.status, second.message.contains("denied already: ada decided at ")),
+        (StatusCode::CONFLICT, true)
+    );
     assert!(waiting.await.is_err());
     let unknown = approvals.decide(&ApprovalId::random(), ada(), decide(Choice::Deny, None)).expect_err("unknown");
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);

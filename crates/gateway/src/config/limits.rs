@@ -210,7 +210,8 @@ impl RawLimit {
             && limit.max_response_body.is_none()
             && limit.time.is_none();
         if bounds_nothing {
-            let reason = "this limit bounds nothing; set rate, concurrency, max_request_body, max_response_body or time";
+            let reason =
+                "this limit bounds nothing; set rate, concurrency, max_request_body, max_response_body or time";
             return Err(source.wrong(Some(span), "limits", reason));
         }
         Ok(limit)

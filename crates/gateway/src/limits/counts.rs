@@ -172,11 +172,14 @@ impl<const N: usize> Ring<N> {
     /// The pieces that are kept when `piece` is the newest, those before the oldest one left out.
     fn kept(&self, piece: u64) -> impl Iterator<Item = u64> + use<N> {
         let newest = self.newest;
-        (0..N as u64).filter_map(move |back| piece.checked_sub(back)).filter(move |kept| newest < N as u64 + kept && *kept <= newest)
+        (0..N as u64)
+            .filter_map(move |back| piece.checked_sub(back))
+            .filter(move |kept| newest < N as u64 + kept && *kept <= newest)
     }
 
     fn sum(&self, piece: u64) -> u32 {
-        self.kept(piece).fold(0, |sum, kept| sum.saturating_add(self.counts.get(place::<N>(kept)).copied().unwrap_or(0)))
+        self.kept(piece)
+            .fold(0, |sum, kept| sum.saturating_add(self.counts.get(place::<N>(kept)).copied().unwrap_or(0)))
     }
 
     fn add(&mut self, piece: u64) {

@@ -41,7 +41,8 @@ pub(super) fn rates(rate: Rate, burst: Option<NonZeroU32>) -> Rates {
 
 fn quota(rate: Rate, burst: Option<NonZeroU32>) -> Quota {
     // A second is more nanoseconds than any rate has calls.
-    let quota = Quota::with_period(rate.unit / rate.count.get()).expect("a rate has at most a million calls in a second");
+    let quota =
+        Quota::with_period(rate.unit / rate.count.get()).expect("a rate has at most a million calls in a second");
     quota.allow_burst(burst.unwrap_or(rate.count))
 }
 

@@ -146,6 +146,7 @@ async fn many_callers_cost_no_more_than_one() {
         began.elapsed()
     };
     let _warm = (time(&callers[..1]), time(&callers));
-    let ratio = (0..5).map(|_| time(&callers).as_secs_f64() / time(&callers[..1]).as_secs_f64()).fold(f64::MAX, f64::min);
+    let ratio =
+        (0..5).map(|_| time(&callers).as_secs_f64() / time(&callers[..1]).as_secs_f64()).fold(f64::MAX, f64::min);
     assert!(ratio < 2.0, "{ratio}");
 }
