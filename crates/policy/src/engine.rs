@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression,
@@ -46,6 +46,9 @@ pub struct Engine {
     pub(crate) facts: Vec<Declared>,
     pub(crate) cases: Vec<Case>,
     pub(crate) schema: Schema,
+    pub(crate) schema_text: String,
+    /// All policies as one set, made when it is asked for.
+    plain: OnceLock<PolicySet>,
     index: Index,
     files: Vec<PathBuf>,
     zone: TimeZone,
@@ -79,8 +82,10 @@ impl Engine {
     /// A file cannot be read, is not what it should be, or speaks of what there is not; up to 20 problems at once.
     pub fn load(file: &Path, read: impl Fn(&Path) -> std::io::Result<String>) -> Result<Self, PolicyError> {
         let loaded = file::load(file, &read)?;
-        let schema = schema::with_facts(&loaded.facts.iter().map(Declared::kind).collect::<BTreeMap<_, _>>())
-            .map_err(PolicyError::one)?;
+        let schema_text = schema::with_facts(&loaded.facts.iter().map(Declared::kind).collect::<BTreeMap<_, _>>());
+        let (schema, _) = Schema::from_cedarschema_str(&schema_text).map_err(|error| {
+            PolicyError::one(format!("{}: the facts do not go with the schema: {error}", file.display()))
+        })?;
         let mut policies = parse(&loaded.sources)?;
         file::check(&schema, &loaded.sources, &mut policies, &loaded.facts)?;
         let uses = policies.iter().map(Loaded::uses).fold(Uses::default(), |mut all, uses| {
@@ -107,6 +112,8 @@ impl Engine {
             facts: loaded.facts,
             policies,
             schema,
+            schema_text,
+            plain: OnceLock::new(),
         })
     }
 
@@ -150,6 +157,21 @@ impl Engine {
         let caller = self.caller(query)?;
         let place = Place::of(query);
         Ok(self.find(&caller, &place))
+    }
+
+    pub(crate) fn caller_and_place<'a>(&self, query: &Query<'a>) -> Result<(Arc<Known>, Place<'a>), String> {
+        Ok((self.caller(query)?, Place::of(query)))
+    }
+
+    pub(crate) fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    pub(crate) fn plain_set(&self) -> &PolicySet {
+        self.plain.get_or_init(|| {
+            let all = self.policies.iter().map(|policy| policy.whole.clone());
+            PolicySet::from_policies(all).expect("the ids of policies are their indexes")
+        })
     }
 
     /// The slice for a query, remembered or new.
@@ -292,7 +314,7 @@ impl Engine {
         (Decision { facts, ..decision }, held)
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         context: u16,
         request: &Request,
@@ -342,7 +364,7 @@ impl Engine {
             .map_err(|error| error.to_string())
     }
 
-    fn entities(&self, caller: &Known, place: &Place<'_>) -> Result<Entities, String> {
+    pub(crate) fn entities(&self, caller: &Known, place: &Place<'_>) -> Result<Entities, String> {
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let route = Entity::new(
             place.route.clone(),
@@ -443,11 +465,11 @@ impl Engine {
 }
 
 /// What is done, and to what.
-struct Place<'a> {
-    action: Action,
+pub(crate) struct Place<'a> {
+    pub(crate) action: Action,
     route: EntityUid,
     /// The target, else the route.
-    resource: EntityUid,
+    pub(crate) resource: EntityUid,
     /// The attribute with the target's name, if there is a target.
     attribute: Option<&'static str>,
     /// The target's name, else the route's.

@@ -45,7 +45,7 @@ pub(crate) struct Declared {
     pub(crate) matcher: Matcher,
     pub(crate) pointer: String,
     /// Where it is declared.
-    place: String,
+    pub(crate) place: String,
     /// It comes from a condition of a rule.
     written: bool,
     routes: Vec<String>,
@@ -318,12 +318,18 @@ pub(crate) fn check(
         let set = PolicySet::from_policies(policies.iter().map(|policy| policy.whole.clone()))
             .map_err(|error| PolicyError::one(error.to_string()))?;
         let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+        // One for each policy: it is checked for each action, and fails for most of them alike.
+        let mut first: BTreeMap<usize, String> = BTreeMap::new();
         for error in result.validation_errors() {
-            let at: Option<usize> = error.policy_id().to_string().parse().ok();
-            let place = at.and_then(|at| sources.get(at)).map(Source::place).unwrap_or_default();
-            problems.push(format!("{place}: {}", said(error)));
+            let at: usize = error.policy_id().to_string().parse().unwrap_or(usize::MAX);
+            let text = said(error);
+            let known = first.entry(at).or_insert_with(|| text.clone());
+            if text < *known {
+                *known = text;
+            }
         }
-        problems.sort_unstable();
+        let place = |at: &usize| sources.get(*at).map(Source::place).unwrap_or_default();
+        problems.extend(first.iter().map(|(at, text)| format!("{}: {text}", place(at))));
     }
     problems.truncate(PolicyError::MOST);
     if problems.is_empty() { Ok(()) } else { Err(PolicyError { problems }) }

@@ -86,7 +86,7 @@ impl Rule {
             when.push(match (spec.optional, kind) {
                 (false, _) => test,
                 (true, Kind::Deny) => format!("(context.facts has {name} && {test})"),
-                (true, _) => format!("(!(context.facts has {name}) || {test})"),
+                (true, _) => format!("(if context.facts has {name} then {test} else true)"),
             });
             let mut spec = spec.clone();
             // A condition speaks of the tools of its rule.

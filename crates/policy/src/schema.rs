@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::str::FromStr as _;
 use std::sync::LazyLock;
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
 use crate::query::{Act, Target};
 
 /// The schema without the facts of a policy file.
-pub(crate) const TEXT: &str = include_str!("policy.cedarschema");
+const TEXT: &str = include_str!("policy.cedarschema");
 /// What the facts of a policy file replace.
 const FACTS: &str = "type Facts = {};";
 
@@ -48,16 +48,15 @@ const ACTIONS: [(&str, Option<&str>); 27] = [
 /// Actions that are no methods: a method of this name is another one.
 const NO_METHODS: [&str; 6] = ["notifications", "answer", "stream", "session/delete", "other", "http"];
 
-/// The schema with these facts, each with its type.
-pub(crate) fn with_facts(facts: &BTreeMap<String, (&'static str, bool)>) -> Result<Schema, String> {
+/// The schema with these facts, each with its type and whether it may be absent.
+pub(crate) fn with_facts(facts: &BTreeMap<String, (&'static str, bool)>) -> String {
     let mut declared = "type Facts = {".to_owned();
     for (name, (kind, optional)) in facts {
         let mark = if *optional { "?" } else { "" };
-        let _ = write!(declared, " \"{name}\"{mark}: {kind},");
+        let _ = write!(declared, "\n    \"{name}\"{mark}: {kind},");
     }
-    declared.push_str(" };");
-    let text = TEXT.replacen(FACTS, &declared, 1);
-    Schema::from_cedarschema_str(&text).map(|(schema, _)| schema).map_err(|error| error.to_string())
+    declared.push_str(if facts.is_empty() { "};" } else { "\n};" });
+    TEXT.replacen(FACTS, &declared, 1)
 }
 
 /// What a caller wants to do, as one of the actions.
@@ -101,10 +100,6 @@ impl Action {
 
     pub(crate) fn name(self) -> &'static str {
         ACTIONS.get(usize::from(self.0)).map_or("", |(name, _)| name)
-    }
-
-    pub(crate) fn group(self) -> Option<&'static str> {
-        ACTIONS.get(usize::from(self.0)).and_then(|(_, group)| *group)
     }
 
     pub(crate) fn uid(self) -> EntityUid {
@@ -173,11 +168,13 @@ pub(crate) fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 mod tests {
     use std::collections::BTreeSet;
 
+    use cedar_policy::Schema;
+
     use super::*;
 
     #[test]
     fn the_table_of_actions_is_that_of_the_schema() {
-        let schema = with_facts(&BTreeMap::new()).expect("the schema is good");
+        let (schema, _) = Schema::from_cedarschema_str(&with_facts(&BTreeMap::new())).expect("the schema is good");
         let of_schema: BTreeSet<String> = schema.actions().map(|uid| uid.id().unescaped().to_owned()).collect();
         let mut of_table: BTreeSet<String> = ACTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
         of_table.extend(ACTIONS.iter().filter_map(|(_, group)| group.map(ToOwned::to_owned)));
