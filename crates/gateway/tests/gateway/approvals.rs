@@ -20,13 +20,19 @@ permit (principal, action, resource in Route::"docs") unless { resource == Tool:
 permit (principal, action == Action::"tools/call", resource == Tool::"docs/pay");
 "#;
 
+/// A setting of the route `docs`.
+const KEEPALIVE: &str = "keepalive = \"200ms\"\n[upstream]";
+
 /// A gateway that asks for calls of `pay`, with these further settings at the top of its file.
 async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
     std::fs::write(dir.join("policy.cedar"), POLICY).expect("write");
     let policy = format!("policy = \"enforce\"\npolicy_file = \"{}/policy.cedar\"\n", dir.display());
-    let (top, tables) =
-        settings.split_once('[').map_or((settings, String::new()), |(top, rest)| (top, format!("[{rest}")));
-    World::start(tasks, &format!("{top}{policy}{}{tables}", upstream.config())).await
+    let (routes, settings) = match settings {
+        KEEPALIVE => (upstream.config().replace("[upstream]", KEEPALIVE), ""),
+        _ => (upstream.config(), settings),
+    };
+    let (top, tables) = settings.split_at(settings.find('[').unwrap_or(settings.len()));
+    World::start(tasks, &format!("{top}{policy}{routes}{tables}")).await
 }
 
 /// Status and JSON of an answer of the admin socket.
@@ -229,7 +235,7 @@ async fn a_client_of_event_streams_hears_that_it_waits() {
         Response::builder().header("content-type", "application/json").body(body).expect("response")
     })
     .await;
-    let world = asking(&tasks, dir.path(), &upstream, "[routes.docs]\nkeepalive = \"200ms\"\n").await;
+    let world = asking(&tasks, dir.path(), &upstream, KEEPALIVE).await;
     world.link().await;
     let mut response = answered(calling(&world, &pay(5), "application/json, text/event-stream")).await;
     assert_eq!(
