@@ -21,7 +21,7 @@ permit (principal, action == Action::"tools/call", resource == Tool::"docs/pay")
 "#;
 
 /// A setting of the route `docs`.
-const KEEPALIVE: &str = "keepalive = \"200ms\"\n[upstream]";
+const KEEPALIVE: &str = "keepalive = \"1s\"\n[upstream]";
 
 /// A gateway that asks for calls of `pay`, with these further settings at the top of its file.
 async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
