@@ -6,6 +6,7 @@ mod config;
 mod error;
 mod operate;
 mod output;
+mod policy;
 mod profile;
 mod roles;
 mod setup;
@@ -79,6 +80,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
+            Command::Policy(command) => policy::run(command, style?),
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())
