@@ -17,13 +17,19 @@ const TOOLS: usize = 10;
 
 fn main() {
     println!("one decision, best of {ROUNDS} rounds of {} ms\n", SPAN.as_millis());
-    println!("{:<44} {:>10} {:>12} {:>8} {:>12}", "policies, 100 callers", "decision", "Cedar alone", "ratio", "first time");
+    println!(
+        "{:<44} {:>10} {:>12} {:>8} {:>12}",
+        "policies, 100 callers", "decision", "Cedar alone", "ratio", "first time"
+    );
     for policies in [1, 10, 100, 1000, 10_000] {
         let engine = engine(policies);
         let callers = callers(100, policies);
         row(&format!("{policies} policies, with arguments"), &engine, &callers);
     }
-    println!("\n{:<44} {:>10} {:>12} {:>8} {:>12}", "callers, 1000 policies", "decision", "Cedar alone", "ratio", "first time");
+    println!(
+        "\n{:<44} {:>10} {:>12} {:>8} {:>12}",
+        "callers, 1000 policies", "decision", "Cedar alone", "ratio", "first time"
+    );
     let engine = engine(1000);
     for count in [1, 10, 100, 1000] {
         row(&format!("{count} callers, with arguments"), &engine, &callers(count, 1000));
@@ -85,7 +91,10 @@ fn engine(policies: usize) -> Engine {
                 "[[allow]]\nid = 'p{at}'\nagents = 'agent-{agent}'\nroutes = 'bank-{route}'\ntools = ['pay', 'list']\n\
                  where = [{{ pointer = '/amount', type = 'decimal', max = 100 }}]"
             ),
-            1 => writeln!(text, "[[allow]]\nid = 'p{at}'\nagents = 'agent-{agent}'\nroutes = 'bank-{route}'\ntools = 'list_*'\nhours = '06:00-22:00'"),
+            1 => writeln!(
+                text,
+                "[[allow]]\nid = 'p{at}'\nagents = 'agent-{agent}'\nroutes = 'bank-{route}'\ntools = 'list_*'\nhours = '06:00-22:00'"
+            ),
             _ => writeln!(text, "[[deny]]\nid = 'p{at}'\nroutes = 'bank-{route}'\ntools = 'drop_{at}'"),
         };
     }
