@@ -5,7 +5,7 @@
 //! Time, counts and arguments are looked at for each call, by those policies of the slice only that ask for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -180,9 +180,7 @@ impl Engine {
         let action = Action::of(&query.act);
         let target = target(query);
         let region = if self.looks_at_region { query.region } else { None };
-        let mut hasher = self.hasher.build_hasher();
-        (caller.id, action, query.route, target, region).hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one((caller.id, action, query.route, target, region));
         if let Some(slice) = self.slices.get(hash, |slice| slice.is(caller.id, action, query.route, target, region)) {
             return Ok(slice);
         }
