@@ -9,6 +9,7 @@
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod admin;
 mod answer;
 mod body;
 mod client_certificates;
@@ -41,12 +42,13 @@ mod setup;
 mod sse;
 mod upstream;
 
+pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
     Upstream, UpstreamConfig,
 };
-pub use gateway::{Gateway, GatewayError};
+pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;

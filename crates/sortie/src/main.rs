@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod config;
 mod error;
+mod local;
 mod operate;
 mod output;
 mod profile;
