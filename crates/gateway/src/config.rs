@@ -1,6 +1,7 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod pinning;
 mod places;
 mod show;
 mod upstreams;
@@ -26,6 +27,7 @@ use toml::Spanned;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -79,6 +81,9 @@ pub struct GatewayConfig {
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
+    /// `pinning`: whether tools stay what they were when they were first seen or approved: `first-use` (default), `approve`
+    /// or `off`.
+    pub pinning: Pinning,
     /// What the file asks for and what is different here, one sentence each.
     pub(crate) notes: Vec<String>,
     /// Where each setting stands.
@@ -138,6 +143,8 @@ pub struct RouteConfig {
     pub max_request_body: Option<u64>,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
+    /// `pinning`: as that of the whole gateway, which is the default.
+    pub pinning: Pinning,
 }
 
 /// How upstreams are dialled.
@@ -217,7 +224,7 @@ impl GatewayConfig {
         let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
-            routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts, raw.pinning)?);
         }
         let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
         if !fits(&announced.collect::<Vec<_>>()) {
@@ -237,6 +244,7 @@ impl GatewayConfig {
                 .tls
                 .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
             log_request_start: raw.log_request_start,
+            pinning: raw.pinning,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
         })
@@ -317,6 +325,9 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// Whether tools stay what they were when they were first seen (first-use) or approved (approve).
+    #[serde(default)]
+    pinning: Pinning,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -406,6 +417,9 @@ struct RawRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
     tls: Option<Spanned<RawRouteTls>>,
+    /// As that at the top, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinning: Option<Pinning>,
 }
 
 impl RawRoute {
@@ -415,6 +429,7 @@ impl RawRoute {
         source: &Source<'_>,
         base: &Path,
         trusts: bool,
+        pinning: Pinning,
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
@@ -484,6 +499,7 @@ impl RawRoute {
             keepalive: self.keepalive.0,
             max_request_body: self.max_request_body,
             tls,
+            pinning: self.pinning.unwrap_or(pinning),
         })
     }
 }

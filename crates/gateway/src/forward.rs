@@ -21,6 +21,7 @@ use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
 use crate::intake;
+use crate::lists::{Around, Watch};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
@@ -201,10 +202,15 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    intake::judge(route.protocol, &request, body, &shared.memory).await?;
+    let asked = intake::judge(route.protocol, &request, body, &shared.memory).await?;
+    if let Some(asked) = &asked {
+        asked.admit(route, caller.digest())?;
+    }
     let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
     let method = request.method().clone();
-    let response = forward(route, peer, request, body, request_id).await?;
+    let around = Around { caller: caller.digest(), request_id, memory: &shared.memory, clock: shared.clock };
+    let watch = Watch::new(route, &method, asked, None, &around);
+    let response = forward(route, peer, request, body, request_id, watch).await?;
     shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
     Ok(response)
 }
@@ -215,12 +221,16 @@ async fn forward<B>(
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
+    watch: Option<Watch>,
 ) -> Result<Response<CallBody>, HopError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     let (mut head, ()) = request.into_parts();
+    if let Some(watch) = &watch {
+        watch.ask_plain(&mut head.headers);
+    }
     let from_hub = matches!(peer, Peer::Unproven);
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
@@ -280,6 +290,9 @@ where
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
+    if let Some(watch) = watch {
+        response = watch.look(response).await?;
+    }
     Ok(shaping.shape(response, from))
 }
 

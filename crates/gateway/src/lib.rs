@@ -29,7 +29,9 @@ mod identity;
 mod inner;
 mod intake;
 mod link_state;
+mod lists;
 mod memory;
+mod pins;
 mod probe;
 mod proxy;
 mod quiet;
@@ -45,8 +47,8 @@ mod upstream;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, Pinning, Protocol, RouteConfig, RouteTls, Server,
+    Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

@@ -10,9 +10,10 @@ use sortie_ids::{RouteName, TunnelDomain};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
+use crate::config::{Authorization, GatewayConfig, Pinning, Protocol, RouteConfig, Server, Trust, Upstream};
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -77,12 +78,13 @@ pub(crate) struct Builder {
     domain: TunnelDomain,
     identity: Arc<ReloadingIdentity>,
     local: OpenLocal,
+    pins: PinBoard,
     tasks: TaskSet,
 }
 
 impl Builder {
-    pub(crate) fn new(setup: &Setup, local: OpenLocal, tasks: TaskSet) -> Self {
-        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, tasks }
+    pub(crate) fn new(setup: &Setup, local: OpenLocal, pins: PinBoard, tasks: TaskSet) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, pins, tasks }
     }
 
     /// Reads the files that the settings name, and changes nothing. Blocks.
@@ -141,6 +143,8 @@ impl Builder {
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
+                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
+                    .then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,

@@ -43,6 +43,11 @@ impl Caller {
         ]))
     }
 
+    /// What tells this caller from others.
+    pub(crate) fn digest(self) -> Digest {
+        self.0
+    }
+
     /// A caller with this client certificate, in DER.
     pub(crate) fn of_certificate(der: &[u8]) -> Self {
         Self(digest(&[b"certificate", der]))

@@ -269,9 +269,10 @@ fn known(place: Place, key: &str) -> Option<(&'static str, Field)> {
         Place::Message => find(&MESSAGE),
         Place::Result => find(&RESULT),
         Place::Item(kind) => {
-            let mut all = ITEM.map(|name| (name, Field::Known)).to_vec();
-            all.push((kind.key(), Field::Name));
-            find(&all)
+            let name = kind.key();
+            let mut others = ITEM.iter().map(|name| (*name, Field::Known));
+            let named = (key == name || same_but_for_case(name, key)).then_some((name, Field::Name));
+            named.or_else(|| others.find(|(name, _)| *name == key || same_but_for_case(name, key)))
         }
         _ => None,
     }
