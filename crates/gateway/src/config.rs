@@ -1,6 +1,7 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod control;
 mod pinning;
 mod places;
 mod show;
@@ -27,6 +28,7 @@ use toml::Spanned;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use control::{ControlConfig, PolicyMode};
 pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
@@ -78,6 +80,8 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `policy`, `policy_file`, `region`: what callers may do.
+    pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -234,6 +238,7 @@ impl GatewayConfig {
         }
         Ok(Self {
             routes,
+            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -256,7 +261,7 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).collect()
+        self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned().chain(routes).collect()
     }
 }
 
@@ -301,6 +306,17 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
+    #[serde(default)]
+    policy: PolicyMode,
+    /// What is allowed, in Cedar (.cedar) or in the short form (.toml). Required unless policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
+    policy_file: Option<Spanned<PathBuf>>,
+    /// Where this gateway is, for policies that ask: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    region: Option<Spanned<String>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,

@@ -10,23 +10,26 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
+use sortie_policy::Counts;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::control::{Asking, Control};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
-use crate::identity::PROBE_SUBJECT;
-use crate::intake;
-use crate::lists::{Around, Watch};
+use crate::identity::{Claims, PROBE_SUBJECT};
+use crate::intake::{self, Intake};
+use crate::lists::{Around, Asked, Watch};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
-use crate::sessions::Caller;
+use crate::sessions;
 use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
@@ -40,7 +43,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>, Caller),
+    Client(Arc<Route>, Arc<Caller>),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -110,7 +113,8 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            call(shared, &route, peer, caller, request, &body, &record.request_id).await
+            let call = Call { shared, control: &served.control, route: &route, caller: &caller };
+            call.make(peer, request, &body, record).await
         }
         Err(error) => Err(error),
     };
@@ -125,7 +129,7 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>, Caller),
+    Call(Arc<Route>, Arc<Caller>),
     Probe,
 }
 
@@ -162,7 +166,7 @@ fn admit(
     };
     record.routed(route.clone());
     let caller = if let Peer::Client(_, caller) = peer {
-        *caller
+        caller.clone()
     } else {
         let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
@@ -174,7 +178,7 @@ fn admit(
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-        Caller::of_claims(&claims)
+        Arc::new(caller_of(&claims))
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -188,31 +192,61 @@ fn admit(
     Ok(Admitted::Call(route.clone(), caller))
 }
 
-/// A call of a caller who is known: its message and its session are looked at before it goes on.
-async fn call<B>(
-    shared: &Shared,
-    route: &Route,
-    peer: &Peer,
-    caller: Caller,
-    request: Request<()>,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> Result<Response<CallBody>, HopError>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BodyError>,
-{
-    let asked = intake::judge(route.protocol, &request, body, &shared.memory).await?;
-    if let Some(asked) = &asked {
-        asked.admit(route, caller.digest())?;
+/// A call of a caller who is known.
+struct Call<'a> {
+    shared: &'a Shared,
+    control: &'a Control,
+    route: &'a Arc<Route>,
+    caller: &'a Arc<Caller>,
+}
+
+impl Call<'_> {
+    /// Looks at its message and its session, decides, and has it forwarded.
+    async fn make<B>(
+        &self,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        record: &mut Record,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let (shared, route) = (self.shared, self.route);
+        let now = (shared.clock)();
+        let asking = Asking { caller: self.caller, route, request: &request, now };
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let judge = |intake: Intake<'_>| {
+            let asked = Asked::of(&intake);
+            asked.admit(route, caller.digest())?;
+            Ok((asked, self.control.judge(&asking, &intake, Counts::default())))
+        };
+        let (asked, verdict) = intake::judge(route.protocol, &request, body, &shared.memory, judge).await?;
+        record.judged(self.caller, verdict)?;
+        let named = shared.sessions.admit(route, caller, request.headers(), now)?;
+        let method = request.method().clone();
+        let around = Around {
+            caller: caller.digest(),
+            visible: &|| self.control.visible(self.caller, route, shared.clock),
+            request_id: &record.request_id,
+            memory: &shared.memory,
+            clock: shared.clock,
+        };
+        let watch = Watch::new(route, &method, asked, &around);
+        let response = forward(route, peer, request, body, &record.request_id, watch).await?;
+        shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+        Ok(response)
     }
-    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
-    let method = request.method().clone();
-    let around = Around { caller: caller.digest(), request_id, memory: &shared.memory, clock: shared.clock };
-    let watch = Watch::new(route, &method, asked, None, &around);
-    let response = forward(route, peer, request, body, request_id, watch).await?;
-    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
-    Ok(response)
+}
+
+/// A caller that the hub vouches for.
+fn caller_of(claims: &Claims) -> Caller {
+    let mut caller = Caller::new(claims.iss.clone(), claims.sub.clone(), Assurance::Asserted, claims.exp);
+    caller.organization = claims.org.clone();
+    caller.workspace = claims.workspace.clone();
+    caller.token_id = claims.jti.clone();
+    caller
 }
 
 async fn forward<B>(

@@ -15,6 +15,7 @@ mod body;
 mod client_certificates;
 mod config;
 mod connector;
+mod control;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
@@ -47,8 +48,8 @@ mod upstream;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Pinning, Protocol, RouteConfig, RouteTls, Server,
-    Trust, Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, Pinning, PolicyMode, Protocol,
+    RouteConfig, RouteTls, Server, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

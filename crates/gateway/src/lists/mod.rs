@@ -26,7 +26,8 @@ use sortie_mcp::message::{self, MessageKind};
 
 use self::event::Event;
 use crate::body::{BodyError, CallBody};
-use crate::config::Pinning;
+use crate::config::{Pinning, Protocol};
+use crate::intake::Intake;
 use crate::memory::{Buffer, Memory};
 use crate::pins::{Looking, RoutePins};
 use crate::routes::Route;
@@ -63,8 +64,9 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Of what was read strictly.
-    pub(crate) fn of(body: &message::Body<'_>) -> Self {
+    /// Of what was read strictly; of what was not, nothing is known.
+    pub(crate) fn of(intake: &Intake<'_>) -> Self {
+        let Intake::Messages(body) = intake else { return Self::default() };
         let mut asked = Self::default();
         for message in body.messages() {
             match message.method.as_deref() {
@@ -110,6 +112,8 @@ pub(crate) struct Watch {
 /// Who asks, and what happens around it.
 pub(crate) struct Around<'a> {
     pub(crate) caller: Digest,
+    /// What policy lets this caller see; `None` where it is not in force.
+    pub(crate) visible: &'a (dyn Fn() -> Option<Visible> + Sync),
     pub(crate) request_id: &'a RequestId,
     pub(crate) memory: &'a Memory,
     /// Seconds since 1970.
@@ -117,23 +121,15 @@ pub(crate) struct Around<'a> {
 }
 
 impl Watch {
-    /// `None` where the answer is of no concern. `asked`: what the request is, where it was read. `visible`: what policy
-    /// lets this caller see, where there is a policy.
-    pub(crate) fn new(
-        route: &Route,
-        method: &Method,
-        asked: Option<Asked>,
-        visible: Option<Visible>,
-        around: &Around<'_>,
-    ) -> Option<Self> {
+    /// `None` where the answer is of no concern. `asked` is of the same request.
+    pub(crate) fn new(route: &Route, method: &Method, asked: Asked, around: &Around<'_>) -> Option<Self> {
         let strict = *method == Method::POST;
-        let concerns = match &asked {
-            Some(asked) if strict => {
-                asked.lists && (route.pins.is_some() || visible.is_some()) || asked.greets && route.pins.is_some()
-            }
-            _ => *method == Method::GET && (route.pins.is_some() || visible.is_some()),
-        };
-        concerns.then(|| Self {
+        let lists = asked.lists || *method == Method::GET && route.protocol != Protocol::Http;
+        if !lists && !(asked.greets && route.pins.is_some()) {
+            return None;
+        }
+        let visible = (around.visible)();
+        (route.pins.is_some() || visible.is_some()).then(|| Self {
             route: route.label.clone(),
             pins: route.pins.clone().map(|pins| (pins, route.settings.pinning)),
             visible,
@@ -142,7 +138,7 @@ impl Watch {
             memory: around.memory.clone(),
             silence: route.settings.idle_timeout.unwrap_or(SILENCE),
             strict,
-            id: asked.and_then(|asked| asked.id),
+            id: asked.id,
             request_id: around.request_id.clone(),
         })
     }
