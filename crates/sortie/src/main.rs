@@ -78,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
+            Command::Tools(command) => operate::tools::run(command, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
             Command::Completions { shell } => {

@@ -26,6 +26,7 @@ use sortie_ids::{Digest, RouteName};
 use sortie_mcp::list::{Document, Introduction, Item, Kind};
 
 pub(crate) use self::admin::OPERATIONS;
+pub use self::risks::visible;
 use self::definition::Definition;
 use self::state::{Closed, Listed, Pins, Subject, Trust, Verdict, Why};
 use crate::config::Pinning;

@@ -159,6 +159,20 @@ fn is_hidden(letter: char) -> bool {
     is_zero_width(letter) || is_selector(letter) || matches!(letter, '\u{e0000}'..='\u{e007f}')
 }
 
+/// A text with everything in it that is not shown, or steers what shows it, as `<U+XXXX>`: for people who have to see what
+/// a model would read. LF and tabs count as such, too.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_hidden(letter) || is_reordering(letter) || letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
+            shown.push_str(&format!("<U+{:04X}>", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
 /// What a name looks like: without case, blanks and what nobody sees, letters of other scripts as the Latin ones that
 /// they look like. Two names with one look are taken for each other by people, and by some servers.
 pub(crate) fn look(name: &str) -> String {
