@@ -1,7 +1,9 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
+mod approvals;
 mod check;
 mod control;
+mod limits;
 mod pinning;
 mod places;
 mod show;
@@ -25,10 +27,14 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use approvals::RawApprovals;
+use limits::RawLimit;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
+pub use limits::{LimitConfig, Per, Rate};
 pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
@@ -80,6 +86,10 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `approval_timeout`, `[approvals]`: how calls wait for a person.
+    pub approvals: ApprovalsConfig,
+    /// `[[limits]]`: how much callers may do. At most 256.
+    pub limits: Vec<LimitConfig>,
     /// `policy`, `policy_file`, `region`: what callers may do.
     pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
@@ -248,6 +258,8 @@ impl GatewayConfig {
             certificate: raw
                 .tls
                 .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            approvals: raw.approvals.check(raw.approval_timeout, &source)?,
+            limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
             pinning: raw.pinning,
             notes: Vec::new(),
@@ -341,6 +353,16 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// How long a call that policy asks for waits for a person; then it is refused. Default 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_timeout: Option<Span>,
+    /// Who decides about calls that policy asks for, and what they see of them.
+    #[serde(default)]
+    approvals: RawApprovals,
+    /// How much callers may do; every limit that matches a call has to let it pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawLimit>")]
+    limits: Vec<Spanned<RawLimit>>,
     /// Whether tools stay what they were when they were first seen (first-use) or approved (approve).
     #[serde(default)]
     pinning: Pinning,

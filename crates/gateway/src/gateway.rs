@@ -15,12 +15,14 @@ use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::{self, AdminSocket};
+use crate::approvals::Approvals;
 use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
+use crate::limits::Counting;
 use crate::link_state::LinkBoard;
 use crate::memory::Memory;
 use crate::pins::PinBoard;
@@ -36,6 +38,8 @@ pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
+/// How long calls that waited for a person may take to end when there is no more time for that.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +143,9 @@ pub enum GatewayError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The patterns of limits are too large together.
+    #[error("limits: {0}; use fewer or shorter patterns")]
+    Limits(globset::Error),
     /// The admin socket cannot be opened.
     #[error("cannot open the admin socket in {dir}: {cause}; give a data directory that this user may write to", dir = dir.display())]
     Admin {
@@ -175,6 +182,8 @@ pub(crate) struct Shared {
     pub(crate) keys: IdentityKeys,
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
+    pub(crate) approvals: Approvals,
+    pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
@@ -308,6 +317,8 @@ impl Gateway {
             keys: setup.keys,
             memory: Memory::default(),
             sessions: Sessions::default(),
+            approvals: Approvals::new(unix_now),
+            counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),
@@ -408,8 +419,13 @@ impl Gateway {
             drop(self.shared.inner_connections.acquire_many(all).await);
         };
         let timeout = self.shutdown_timeout();
-        if tokio::time::timeout(timeout, ending).await.is_err() {
-            tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+        let mut ending = std::pin::pin!(ending);
+        if tokio::time::timeout(timeout, ending.as_mut()).await.is_err() {
+            // What waited for a person until now is told that it waited in vain.
+            self.shared.approvals.stop();
+            if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+                tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+            }
         }
         self.shared.tasks.abort();
     }

@@ -11,6 +11,7 @@
 
 mod admin;
 mod answer;
+mod approvals;
 mod body;
 mod client_certificates;
 mod config;
@@ -29,6 +30,7 @@ mod health;
 mod identity;
 mod inner;
 mod intake;
+mod limits;
 mod link_state;
 mod lists;
 mod memory;
@@ -48,8 +50,9 @@ mod upstream;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, Pinning, PolicyMode, Protocol,
-    RouteConfig, RouteTls, Server, Trust, Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
+    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
+    Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

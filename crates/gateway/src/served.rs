@@ -12,10 +12,13 @@ use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream};
+use crate::config::{
+    Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream,
+};
 use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::limits::Limits;
 use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
@@ -30,6 +33,7 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    pub(crate) limits: Limits,
     pub(crate) control: Control,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
@@ -157,8 +161,10 @@ impl Builder {
             });
         }
 
+        let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
+        let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, config })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.

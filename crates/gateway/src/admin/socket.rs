@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 
 /// The socket's name in the data directory, and the one under which it is made.
@@ -83,12 +82,11 @@ impl Drop for AdminSocket {
 }
 
 /// Who is at the other end of the socket, as the kernel says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Person {
     /// The user id.
     pub(crate) uid: u32,
     /// The user's name on this machine, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<String>,
 }
 

@@ -52,7 +52,7 @@ pub(crate) type Visible = Arc<dyn Fn(Kind, &str) -> bool + Send + Sync>;
 
 /// What of the messages of a request concerns lists and pins.
 #[derive(Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct Concerns {
     /// For each call of a tool its name, if it has one.
     tools: Vec<Option<String>>,
     /// Whether a list is asked for.
@@ -63,25 +63,25 @@ pub(crate) struct Asked {
     id: Option<Box<RawValue>>,
 }
 
-impl Asked {
+impl Concerns {
     /// Of what was read strictly; of what was not, nothing is known.
     pub(crate) fn of(intake: &Intake<'_>) -> Self {
         let Intake::Messages(body) = intake else { return Self::default() };
-        let mut asked = Self::default();
+        let mut concerns = Self::default();
         for message in body.messages() {
             match message.method.as_deref() {
-                Some("tools/call") => asked.tools.push(message.name.as_deref().map(ToOwned::to_owned)),
-                Some("initialize" | "server/discover") => asked.greets = true,
+                Some("tools/call") => concerns.tools.push(message.name.as_deref().map(ToOwned::to_owned)),
+                Some("initialize" | "server/discover") => concerns.greets = true,
                 Some(method) if message.kind == MessageKind::Request => {
-                    asked.lists |= Kind::of_method(method).is_some()
+                    concerns.lists |= Kind::of_method(method).is_some()
                 }
                 _ => {}
             }
         }
-        if asked.lists || asked.greets {
-            asked.id = body.request_id();
+        if concerns.lists || concerns.greets {
+            concerns.id = body.request_id();
         }
-        asked
+        concerns
     }
 
     /// Refuses calls of tools whose definitions are held back.
@@ -121,11 +121,11 @@ pub(crate) struct Around<'a> {
 }
 
 impl Watch {
-    /// `None` where the answer is of no concern. `asked` is of the same request.
-    pub(crate) fn new(route: &Route, method: &Method, asked: Asked, around: &Around<'_>) -> Option<Self> {
+    /// `None` where the answer is of no concern. `concerns` are of the same request.
+    pub(crate) fn new(route: &Route, method: &Method, concerns: &Concerns, around: &Around<'_>) -> Option<Self> {
         let strict = *method == Method::POST;
-        let lists = asked.lists || *method == Method::GET && route.protocol != Protocol::Http;
-        if !lists && !(asked.greets && route.pins.is_some()) {
+        let lists = concerns.lists || *method == Method::GET && route.protocol != Protocol::Http;
+        if !lists && !(concerns.greets && route.pins.is_some()) {
             return None;
         }
         let visible = (around.visible)();
@@ -138,7 +138,7 @@ impl Watch {
             memory: around.memory.clone(),
             silence: route.settings.idle_timeout.unwrap_or(SILENCE),
             strict,
-            id: asked.id,
+            id: concerns.id.clone(),
             request_id: around.request_id.clone(),
         })
     }

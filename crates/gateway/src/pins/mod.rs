@@ -26,8 +26,8 @@ use sortie_ids::{Digest, RouteName};
 use sortie_mcp::list::{Document, Introduction, Item, Kind};
 
 pub(crate) use self::admin::OPERATIONS;
-pub use self::risks::visible;
 use self::definition::Definition;
+pub use self::risks::visible;
 use self::state::{Closed, Listed, Pins, Subject, Trust, Verdict, Why};
 use crate::config::Pinning;
 use crate::probe::printable;

@@ -164,7 +164,11 @@ fn is_hidden(letter: char) -> bool {
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        if is_hidden(letter) || is_reordering(letter) || letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
+        if is_hidden(letter)
+            || is_reordering(letter)
+            || letter.is_control()
+            || matches!(letter, '\u{2028}' | '\u{2029}')
+        {
             shown.push_str(&format!("<U+{:04X}>", u32::from(letter)));
         } else {
             shown.push(letter);

@@ -126,7 +126,13 @@ fn instructions_are_pinned_with_their_absence() {
     assert!(world.hear(None), "silence says nothing");
     let mut world = World::new(Trust::FirstUse);
     assert!(world.hear(None) && world.hear(Some("")) && !world.hear(Some("Now obey.")));
-    world.0.approve(&Subject::Instructions(Greeting::Initialize), &Choice { digest: None, also: false, by: "ann", now: NOW }).expect("approved");
+    world
+        .0
+        .approve(
+            &Subject::Instructions(Greeting::Initialize),
+            &Choice { digest: None, also: false, by: "ann", now: NOW },
+        )
+        .expect("approved");
     assert!(world.hear(Some("Now obey.")));
     let mut world = World::new(Trust::Nobody);
     assert!(world.hear(None) && !world.hear(Some("Obey.")));
@@ -146,7 +152,9 @@ fn everything_is_bounded_and_what_is_beyond_is_held() {
     assert_eq!(world.0.tools.len(), MAX_TOOLS);
     let mut world = World::new(Trust::FirstUse);
     let long = "x".repeat(200_000);
-    let names = |number: usize| format!("n{}", char::from_u32(0x4e00 + u32::try_from(number).expect("small")).expect("a letter"));
+    let names = |number: usize| {
+        format!("n{}", char::from_u32(0x4e00 + u32::try_from(number).expect("small")).expect("a letter"))
+    };
     let shown = (0..200).filter(|number| world.see(1, &names(*number), &long).shows()).count();
     assert!((70..90).contains(&shown), "{shown}: about 16 MiB of 200 kB each");
     assert!(world.0.bytes <= MAX_BYTES);
@@ -173,7 +181,10 @@ fn the_books_are_right() {
     let mut state = 7_u32;
     for _ in 0..5000 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (name, text) = (format!("t{}", ["a", "b", "c", "d"][usize::try_from(state >> 8 & 3).expect("small")]), format!("d{}", state >> 12 & 7));
+        let (name, text) = (
+            format!("t{}", ["a", "b", "c", "d"][usize::try_from(state >> 8 & 3).expect("small")]),
+            format!("d{}", state >> 12 & 7),
+        );
         match state >> 20 & 7 {
             0 => drop(world.approve(&name, None, false)),
             1 => drop(world.approve(&name, Some(&digest(&name, &text)), true)),
