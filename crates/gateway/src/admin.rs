@@ -76,7 +76,6 @@ impl AdminRequest {
     }
 
     /// A parameter of the query.
-    #[allow(dead_code, reason = "for the operations of other parts")]
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }

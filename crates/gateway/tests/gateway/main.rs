@@ -11,6 +11,7 @@ mod health;
 mod identity;
 mod limits;
 mod links;
+mod lists;
 mod policy;
 mod reload;
 mod sealed;
