@@ -16,7 +16,6 @@ use sortie_mcp::message::id_in_part;
 use tokio::time::Instant;
 
 use crate::memory::{Buffer, Memory, Spent};
-
 use crate::quiet::Silent;
 
 /// Any error of a body.

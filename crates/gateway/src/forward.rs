@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -222,8 +222,7 @@ where
     let from_hub = matches!(peer, Peer::Unproven);
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
-        host: &route.upstream_host,
-        public_host: &route.host,
+        public_host: &route.host_value,
         authorization: route.authorization,
         request_id,
         length: body.size_hint().exact(),
@@ -248,6 +247,7 @@ where
                 *request.uri_mut() = uri.map_err(|_| unusable_target())?;
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
+                request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
                 Ok((local.call(request).await, None))
             }
         }

@@ -32,6 +32,7 @@ mod memory;
 mod probe;
 mod proxy;
 mod quiet;
+mod recent;
 mod record;
 mod reload;
 mod routes;

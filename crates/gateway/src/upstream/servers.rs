@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
 use ipnet::IpNet;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ClientConfig, ReloadingIdentity};
@@ -18,10 +18,10 @@ use super::target_of;
 use crate::body::CallBody;
 use crate::config::Server;
 use crate::guard::Guard;
+use crate::sessions::SESSION_HEADER;
 
 /// How long a server that could not be connected is passed over, before it is looked at again.
 const DOWN: Duration = Duration::from_secs(10);
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Everything that decides how the servers of a route are dialled, files by their text. What is equal may share
 /// connections, and nothing else does.
@@ -196,7 +196,7 @@ impl Servers {
         if self.endpoints.len() < 2 {
             return vec![0];
         }
-        let key = match head.headers.get(SESSION) {
+        let key = match head.headers.get(SESSION_HEADER) {
             Some(id) => Some(SessionKey::of_id(id.as_bytes())),
             None if head.method == Method::POST => {
                 head.uri.path_and_query().map(|path| SessionKey::of_endpoint(path.as_str()))
@@ -212,7 +212,7 @@ impl Servers {
     }
 
     fn keep_session(&self, answer: &HeaderMap, number: usize) {
-        if let Some(id) = answer.get(SESSION) {
+        if let Some(id) = answer.get(SESSION_HEADER) {
             self.sessions.keep(SessionKey::of_id(id.as_bytes()), number);
         }
     }
