@@ -8,6 +8,7 @@ mod calls;
 mod failures;
 mod health;
 mod identity;
+mod kept;
 mod links;
 mod reload;
 mod sealed;
