@@ -1,6 +1,9 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
+mod approvals;
 mod check;
+mod control;
+mod limits;
 mod places;
 mod show;
 mod upstreams;
@@ -23,9 +26,14 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use approvals::RawApprovals;
+use limits::RawLimit;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
+pub use control::{ControlConfig, PolicyMode};
+pub use limits::{LimitConfig, Per, Rate};
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -76,6 +84,12 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `approval_timeout`, `[approvals]`: how calls wait for a person.
+    pub approvals: ApprovalsConfig,
+    /// `[[limits]]`: how much callers may do. At most 256.
+    pub limits: Vec<LimitConfig>,
+    /// `policy`, `policy_file`, `region`: what callers may do.
+    pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -227,6 +241,7 @@ impl GatewayConfig {
         }
         Ok(Self {
             routes,
+            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -236,6 +251,8 @@ impl GatewayConfig {
             certificate: raw
                 .tls
                 .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            approvals: raw.approvals.check(raw.approval_timeout, &source)?,
+            limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
@@ -248,7 +265,7 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).collect()
+        self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned().chain(routes).collect()
     }
 }
 
@@ -293,6 +310,17 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
+    #[serde(default)]
+    policy: PolicyMode,
+    /// What is allowed, in Cedar (.cedar) or in the short form (.toml). Required unless policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
+    policy_file: Option<Spanned<PathBuf>>,
+    /// Where this gateway is, for policies that ask: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    region: Option<Spanned<String>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,
@@ -317,6 +345,16 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// How long a call that policy asks for waits for a person; then it is refused. Default 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_timeout: Option<Span>,
+    /// Who decides about calls that policy asks for, and what they see of them.
+    #[serde(default)]
+    approvals: RawApprovals,
+    /// How much callers may do; every limit that matches a call has to let it pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawLimit>")]
+    limits: Vec<Spanned<RawLimit>>,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]

@@ -9,21 +9,26 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS};
 
 use crate::answer::Shaping;
+use crate::approvals::Asked;
+use crate::approvals::patient::{self, Events, takes_events};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::control::{self, Asking, Passed};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
-use crate::identity::PROBE_SUBJECT;
-use crate::intake;
+use crate::identity::{Claims, PROBE_SUBJECT};
+use crate::intake::{self, Intake};
+use crate::limits::{Bounds, Counted, request_too_large};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
-use crate::sessions::Caller;
+use crate::sessions;
 use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
@@ -37,7 +42,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>, Caller),
+    Client(Arc<Route>, Arc<Caller>),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -73,7 +78,7 @@ where
 }
 
 async fn serve<B>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     served: &Served,
     peer: &Peer,
     request: Request<B>,
@@ -107,7 +112,8 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            call(shared, &route, peer, caller, request, &body, &record.request_id).await
+            let call = Call { shared, served, route: &route, caller: &caller };
+            call.make(peer, request, &body, record).await
         }
         Err(error) => Err(error),
     };
@@ -122,7 +128,7 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>, Caller),
+    Call(Arc<Route>, Arc<Caller>),
     Probe,
 }
 
@@ -159,7 +165,7 @@ fn admit(
     };
     record.routed(route.clone());
     let caller = if let Peer::Client(_, caller) = peer {
-        *caller
+        caller.clone()
     } else {
         let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
@@ -171,7 +177,7 @@ fn admit(
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-        Caller::of_claims(&claims)
+        Arc::new(caller_of(&claims))
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -185,26 +191,127 @@ fn admit(
     Ok(Admitted::Call(route.clone(), caller))
 }
 
-/// A call of a caller who is known: its message and its session are looked at before it goes on.
-async fn call<B>(
-    shared: &Shared,
-    route: &Route,
-    peer: &Peer,
-    caller: Caller,
-    request: Request<()>,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> Result<Response<CallBody>, HopError>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BodyError>,
-{
-    intake::judge(route.protocol, &request, body, &shared.memory).await?;
-    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
-    let method = request.method().clone();
-    let response = forward(route, peer, request, body, request_id).await?;
-    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
-    Ok(response)
+/// A call of a caller who is known.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    served: &'a Served,
+    route: &'a Arc<Route>,
+    caller: &'a Arc<Caller>,
+}
+
+impl Call<'_> {
+    /// Looks at its message and its session, decides, and has it forwarded, now or when somebody has approved it.
+    async fn make<B>(
+        &self,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        record: &mut Record,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let (shared, route) = (self.shared, self.route);
+        let now = (shared.clock)();
+        let asking = Asking { caller: self.caller, route, request: &request, now };
+        let pass = |intake: Intake<'_>| control::pass(shared, self.served, &asking, &record.request_id, &intake);
+        let Passed { bounds, verdict, counted, asked, id } =
+            intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
+        record.judged(self.caller, verdict)?;
+        if let Some(limit) = bounds.max_request_body
+            && !body.restrict(limit)
+        {
+            return Err(request_too_large(limit));
+        }
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let named = shared.sessions.admit(route, caller, request.headers(), now)?;
+        let going = Going { caller, named, bounds, counted };
+        if asked.is_empty() {
+            return going.on(shared, route, peer, request, body, &record.request_id).await;
+        }
+        // On the heap, as all that is rare.
+        let waiting = self.wait(going, asked, id, peer, request, body, &record.request_id);
+        Box::pin(waiting).await
+    }
+
+    /// Has it forwarded when all that was asked for is approved.
+    #[expect(clippy::too_many_arguments, reason = "all of a call that outlives its handler")]
+    async fn wait<B>(
+        &self,
+        mut going: Going,
+        asked: Vec<Asked>,
+        id: Option<Box<RawValue>>,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        request_id: &RequestId,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let every = self.route.settings.keepalive.filter(|_| takes_events(request.method(), request.headers()));
+        let events = every.zip(id).map(|(every, id)| Events { every, id, request_id: request_id.clone() });
+        let (shared, route, caller) = (self.shared.clone(), self.route.clone(), self.caller.clone());
+        let (peer, body, request_id) = (peer.clone(), body.clone(), request_id.clone());
+        let before = self.served.control.text;
+        let asked: Vec<_> =
+            asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
+        let answering = async move {
+            futures_util::future::try_join_all(asked).await?;
+            let served = shared.served();
+            if served.control.text != before {
+                // What is not allowed any more is not made allowed by an approval.
+                going.counted.clear();
+                let asking = Asking { caller: &caller, route: &route, request: &request, now: (shared.clock)() };
+                let again = |intake: Intake<'_>| control::reconsider(&shared, &served, &asking, &intake);
+                going.counted = intake::judge(route.protocol, &request, &body, &shared.memory, again).await?;
+            }
+            going.on(&shared, &route, &peer, request, &body, &request_id).await
+        };
+        patient::wait(Box::pin(answering), events).await
+    }
+}
+
+/// A call that nothing holds back any more.
+struct Going {
+    caller: sessions::Caller,
+    named: Option<sessions::Named>,
+    bounds: Bounds,
+    counted: Vec<Counted>,
+}
+
+impl Going {
+    async fn on<B>(
+        self,
+        shared: &Shared,
+        route: &Route,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        request_id: &RequestId,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        self.counted.into_iter().for_each(Counted::keep);
+        let method = request.method().clone();
+        let answering = forward(route, peer, request, body, request_id);
+        let response = self.bounds.hold_to(answering).await?;
+        shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
+        Ok(response)
+    }
+}
+
+/// A caller that the hub vouches for.
+fn caller_of(claims: &Claims) -> Caller {
+    let mut caller = Caller::new(claims.iss.clone(), claims.sub.clone(), Assurance::Asserted, claims.exp);
+    caller.organization = claims.org.clone();
+    caller.workspace = claims.workspace.clone();
+    caller.token_id = claims.jti.clone();
+    caller
 }
 
 async fn forward<B>(
@@ -260,7 +367,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(route.max_request_body));
+        return Err(too_large(body.limit()));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -281,7 +388,7 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(route.max_request_body);
+        return too_large(body.limit());
     }
     let name = &route.name;
     tracing::warn!(%request_id, route = %name, "upstream failed: {error}");

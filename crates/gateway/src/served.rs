@@ -1,5 +1,6 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
@@ -7,12 +8,15 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use sortie_ids::{Digest, RouteName, TunnelDomain};
+use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
+use crate::config::{Authorization, GatewayConfig, PolicyMode, RouteConfig, Server, Trust, Upstream};
+use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::limits::Limits;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -26,6 +30,8 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    pub(crate) limits: Limits,
+    pub(crate) control: Control,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
 }
@@ -68,7 +74,9 @@ impl Served {
 
     /// Whether settings and files say the same.
     pub(crate) fn same(&self, other: &Served) -> bool {
-        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
+        self.config == other.config
+            && self.control.text == other.control.text
+            && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -148,7 +156,10 @@ impl Builder {
             });
         }
 
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, config })
+        let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
+        let limits = limits.map_err(GatewayError::Limits)?;
+        let control = control(&config)?;
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -226,6 +237,23 @@ impl Builder {
         let previous = previous.map(AsRef::as_ref);
         Ok(Arc::new(Servers::new(spec, tls, identity, previous, self.tasks.clone())))
     }
+}
+
+/// The policy that the settings name.
+fn control(config: &GatewayConfig) -> Result<Control, GatewayError> {
+    let settings = &config.control;
+    let read = RefCell::new(String::new());
+    let reader = |path: &Path| {
+        let text = read_text(path)?;
+        read.borrow_mut().push_str(&format!("{}:{}:{text}", path.display(), text.len()));
+        Ok(text)
+    };
+    let engine = match (settings.policy, &settings.policy_file) {
+        (PolicyMode::Off, _) | (_, None) => None,
+        (_, Some(path)) => Some(Arc::new(Engine::load(path, reader).map_err(|cause| GatewayError::Policy { cause })?)),
+    };
+    let region = settings.region.as_deref().map(Arc::from);
+    Ok(Control { mode: settings.policy, engine, text: Digest::of(read.into_inner().as_bytes()), region })
 }
 
 /// What decides how the servers of a route are dialled.

@@ -15,7 +15,6 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sortie_api::{Hop, HopError};
 use sortie_ids::Digest;
 
-use crate::identity::Claims;
 use crate::recent::Recent;
 use crate::routes::Route;
 
@@ -31,21 +30,9 @@ const IDLE: i64 = 12 * 3600;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller(Digest);
 
-impl Caller {
-    /// A caller that the hub vouches for: the same subject in the same workspace.
-    pub(crate) fn of_claims(claims: &Claims) -> Self {
-        let text = |part: &Option<String>| part.clone().unwrap_or_default();
-        Self(Digest::of_parts(&[
-            b"claims",
-            text(&claims.org).as_bytes(),
-            text(&claims.workspace).as_bytes(),
-            claims.sub.as_bytes(),
-        ]))
-    }
-
-    /// A caller with this client certificate, in DER.
-    pub(crate) fn of_certificate(der: &[u8]) -> Self {
-        Self(Digest::of_parts(&[b"certificate", der]))
+impl From<&sortie_identity::Caller> for Caller {
+    fn from(caller: &sortie_identity::Caller) -> Self {
+        Self(caller.digest())
     }
 }
 
@@ -158,32 +145,4 @@ fn session(route: &Route, id: &[u8]) -> Digest {
 
 fn owner(route: &Route, caller: Caller) -> Digest {
     Digest::of_parts(&[route.name.as_str().as_bytes(), caller.0.as_bytes()])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn callers_differ_by_everything_that_makes_them() {
-        let claims = |org: &str, workspace: &str, sub: &str| Claims {
-            iss: "hub".to_owned(),
-            aud: "route".to_owned(),
-            sub: sub.to_owned(),
-            iat: 0,
-            exp: 0,
-            nbf: None,
-            jti: None,
-            org: Some(org.to_owned()),
-            workspace: Some(workspace.to_owned()),
-            via: None,
-        };
-        let caller = |org, workspace, sub| Caller::of_claims(&claims(org, workspace, sub));
-        let one = caller("o", "w", "key:1");
-        assert_eq!(one, caller("o", "w", "key:1"));
-        for other in [caller("o", "w", "key:2"), caller("o", "v", "key:1"), caller("ow", "", "key:1")] {
-            assert_ne!(one, other);
-        }
-        assert_ne!(Caller::of_certificate(b"a"), Caller::of_certificate(b"b"));
-    }
 }

@@ -10,6 +10,7 @@ mod health;
 mod identity;
 mod kept;
 mod links;
+mod policy;
 mod reload;
 mod sealed;
 mod sessions;
