@@ -11,7 +11,7 @@ pub(crate) struct Statement<'a> {
 
 /// Most brackets that are open at once.
 const MAX_DEPTH: usize = 64;
-/// Most characters of a policy that are operators or dots, outside strings and comments, and eight for each word `if`.
+/// Most characters of a policy that are operators or dots, outside strings and comments, and sixteen for each word `if`.
 const MAX_LINKS: usize = 500;
 
 impl Statement<'_> {
@@ -29,7 +29,7 @@ impl Statement<'_> {
                 ')' | ']' | '}' => depth = depth.saturating_sub(1),
                 '&' | '|' | '+' | '-' | '*' | '!' | '.' => links += 1,
                 'i' if !before.is_alphanumeric() && self.text.get(at..).is_some_and(|rest| rest.starts_with("if")) => {
-                    links += 8;
+                    links += 16;
                 }
                 _ => {}
             }
