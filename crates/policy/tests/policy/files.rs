@@ -217,7 +217,7 @@ fn a_policy_that_is_too_deep_is_refused_and_one_at_the_bound_is_not() {
     for wide in [
         format!("{}true", "true && ".repeat(249)),
         format!("{}true", "false || ".repeat(249)),
-        format!("{}true{}", "(".repeat(60), ")".repeat(30)),
+        format!("{}true{}", "(".repeat(60), ")".repeat(60)),
         format!("{}true", "if false then false else ".repeat(30)),
         format!("resource in [{}Tool::\"bank/t\"]", "Tool::\"a/b\", ".repeat(4000)),
     ] {
