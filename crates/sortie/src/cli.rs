@@ -105,6 +105,9 @@ pub(crate) enum Command {
     /// Call the tools of private MCP servers.
     #[command(subcommand)]
     Mcp(McpCommand),
+    /// What the gateway on this machine has pinned of its servers' tools. Needs no hub.
+    #[command(subcommand)]
+    Tools(ToolsCommand),
     /// The gateway's configuration files. Needs no hub.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -485,6 +488,78 @@ pub(crate) enum McpCommand {
         #[command(flatten)]
         at: McpAt,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolsCommand {
+    /// List the tools that the gateway has seen, and what is pinned or held back of them.
+    List {
+        /// Only those of this route.
+        route: Option<RouteName>,
+        #[command(flatten)]
+        at: ToolsAt,
+    },
+    /// Show what is held back, and how it differs from what was approved.
+    Diff {
+        /// Only those of this route.
+        route: Option<RouteName>,
+        /// Only this tool, or the instructions of this method.
+        tool: Option<String>,
+        #[command(flatten)]
+        at: ToolsAt,
+    },
+    /// Approve what is held back: from now on it is what agents may see and call, in place of what was approved before.
+    Approve {
+        #[command(flatten)]
+        choice: ToolsChoice,
+        /// Which definition, by the beginning of its digest, when several are held; an approved one is confirmed thereby.
+        #[arg(long, value_name = "DIGEST", conflicts_with = "all")]
+        digest: Option<String>,
+        /// Beside what was approved before: for servers that show callers different definitions.
+        #[arg(long)]
+        also: bool,
+    },
+    /// Forget what was pinned and held: what comes next is as new.
+    Forget {
+        #[command(flatten)]
+        choice: ToolsChoice,
+    },
+}
+
+impl ToolsCommand {
+    pub(crate) fn data_dir(&self) -> Option<&std::path::Path> {
+        let at = match self {
+            Self::List { at, .. } | Self::Diff { at, .. } => at,
+            Self::Approve { choice, .. } | Self::Forget { choice } => &choice.at,
+        };
+        at.data_dir.as_deref()
+    }
+}
+
+/// Which gateway.
+#[derive(Args, Debug)]
+pub(crate) struct ToolsAt {
+    /// The data directory of the running gateway [default: that of `sortie up`].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What is decided on.
+#[derive(Args, Debug)]
+pub(crate) struct ToolsChoice {
+    /// The route.
+    pub(crate) route: RouteName,
+    /// The tool.
+    #[arg(required_unless_present_any = ["instructions", "all"], conflicts_with_all = ["instructions", "all"])]
+    pub(crate) tool: Option<String>,
+    /// The server's instructions that come with this method.
+    #[arg(long, value_name = "METHOD", value_parser = ["initialize", "server/discover"], conflicts_with = "all")]
+    pub(crate) instructions: Option<String>,
+    /// Everything that is held, or known.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) at: ToolsAt,
 }
 
 #[derive(Debug, Subcommand)]

@@ -80,6 +80,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
+            Command::Tools(command) => operate::tools::run(command, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
             Command::Policy(command) => policy::run(command, style?),

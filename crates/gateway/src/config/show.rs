@@ -63,6 +63,7 @@ impl From<&GatewayConfig> for Raw {
             max_request_body: config.max_request_body,
             log: config.log.clone(),
             log_request_start: config.log_request_start,
+            pinning: config.pinning,
             shutdown_timeout: Span(config.shutdown_timeout),
             tunnel_domain: config.tunnel_domain.clone(),
             tls: config
@@ -93,6 +94,7 @@ impl From<&RouteConfig> for RawRoute {
             keepalive: Keepalive(route.keepalive),
             max_request_body: route.max_request_body,
             tls: (route.tls != RouteTls::default()).then(|| placeless((&route.tls).into())),
+            pinning: Some(route.pinning),
         }
     }
 }

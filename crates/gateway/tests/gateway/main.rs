@@ -4,11 +4,14 @@
 mod fixtures;
 mod support;
 
+mod approvals;
 mod calls;
 mod failures;
 mod health;
 mod identity;
+mod limits;
 mod links;
+mod lists;
 mod policy;
 mod reload;
 mod sealed;
