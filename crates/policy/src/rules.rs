@@ -103,7 +103,7 @@ impl Rule {
             );
         }
         if let Some(resources) = &self.resources {
-            let actions = r#"action in [Action::"resources/read", Action::"resources/subscribe", Action::"resources/unsubscribe", Action::"completion/complete"]"#;
+            let actions = r#"action in [Action::"resources/read", Action::"resources/subscribe", Action::"resources/unsubscribe"]"#;
             writer.part(
                 " (resources)",
                 actions,
@@ -112,7 +112,7 @@ impl Rule {
             );
         }
         if let Some(prompts) = &self.prompts {
-            let actions = r#"action in [Action::"prompts/get", Action::"completion/complete"]"#;
+            let actions = r#"action == Action::"prompts/get""#;
             writer.part(" (prompts)", actions, "is Prompt", [self.named("Prompt", "name", prompts)?, when.clone()]);
         }
         let routes = self.any_in_routes()?;
