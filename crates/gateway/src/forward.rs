@@ -394,7 +394,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(body.limit()));
+        return Err(over(route, body));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -418,7 +418,7 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(body.limit());
+        return over(route, body);
     }
     let name = &route.name;
     tracing::warn!(%request_id, route = %name, "upstream failed: {error}");
@@ -442,6 +442,18 @@ where
 
 fn unusable_target() -> HopError {
     HopError::new(Hop::Route, "the request's target cannot be passed on")
+}
+
+/// The refusal of a body that was larger than its route, or a limit, lets it be.
+fn over<B>(route: &Route, body: &RequestBody<B>) -> HopError
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    match body.limit() {
+        limit if limit < route.max_request_body => request_too_large(limit),
+        limit => too_large(limit),
+    }
 }
 
 pub(crate) fn too_large(limit: u64) -> HopError {

@@ -193,9 +193,8 @@ mod tests {
 
     #[test]
     fn the_schema_in_the_docs_is_current() {
-        let text = serde_json::to_string_pretty(&GatewayConfig::schema()).expect("json") + "\n";
-        let kept = include_str!("../../../../docs/gateway.schema.json");
-        assert_eq!(kept, text, "write it anew: sortie config schema > docs/gateway.schema.json");
+        let kept: Value = serde_json::from_str(include_str!("../../../../docs/gateway.schema.json")).expect("json");
+        assert!(kept == GatewayConfig::schema(), "write it anew: sortie config schema > docs/gateway.schema.json");
     }
 
     #[test]
