@@ -62,6 +62,7 @@ pub(crate) struct Operation {
 pub(crate) struct AdminRequest {
     /// What stands where the path has braces, in order, percent-decoded.
     segments: Vec<String>,
+    #[allow(dead_code, reason = "for the operations of other parts")]
     query: Vec<(String, String)>,
     body: Bytes,
     /// Who asks.

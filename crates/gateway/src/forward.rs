@@ -17,8 +17,8 @@ use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
-use crate::approvals::Asked;
 use crate::approvals::patient::{self, Events, takes_events};
+use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::control::{self, Asking, Passed};
 use crate::gateway::Shared;
@@ -60,6 +60,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    if matches!(peer, Peer::Unproven) && relay::is_ours(&request) {
+        // On the heap, as all that is rare.
+        return Box::pin(relay::answer(&shared, request)).await;
+    }
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
         Peer::Client(..) => None,
@@ -274,7 +278,10 @@ impl Call<'_> {
         let asked: Vec<_> =
             asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
         let answering = async move {
-            futures_util::future::try_join_all(asked).await?;
+            for approved in futures_util::future::try_join_all(asked).await? {
+                let by = approved.decision.by;
+                tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
+            }
             going.concerns.admit(&route, going.caller.digest())?;
             let served = shared.served();
             if served.control.text != before {

@@ -4,10 +4,12 @@
 mod fixtures;
 mod support;
 
+mod approvals;
 mod calls;
 mod failures;
 mod health;
 mod identity;
+mod limits;
 mod links;
 mod lists;
 mod policy;
