@@ -38,7 +38,10 @@ impl LocalGateway {
         if !address.path().try_exists().map_err(unusable)? {
             return Ok(None);
         }
-        let built = reqwest::Client::builder().unix_socket(address.path()).no_proxy().timeout(DEADLINE).build();
+        // No TLS is spoken here, but the client is not built without the settings for it.
+        let tls = sortie_tls::api_client_config(None, false).map_err(Failure::failed)?;
+        let builder = reqwest::Client::builder().unix_socket(address.path()).no_proxy().timeout(DEADLINE);
+        let built = builder.tls_backend_preconfigured((*tls).clone()).build();
         let http = built.map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
         Ok(Some(Self { http, socket: dir.join("admin.sock").display().to_string(), _address: address }))
     }
