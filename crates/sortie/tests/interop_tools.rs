@@ -70,7 +70,7 @@ async fn an_agent_never_sees_what_was_changed_behind_its_back() {
         server_now = Some(server(&home, &fast, port, &evil).await.0);
         for seen in agents(&home, &sdk, &url, &tunnel.use_key).await {
             assert_eq!(seen["tools"], json!({"add": "Adds two numbers."}), "{framing}");
-            assert!(seen["called"].to_string().contains("403"), "{seen}");
+            assert!(seen["called"].to_string().contains("has changed and is held back"), "{seen}");
             assert_eq!(seen["instructions"].as_str().unwrap_or_default(), "", "{framing}");
             assert!(!seen.to_string().contains("id_rsa") && !seen.to_string().contains("Obey"), "{seen}");
         }
