@@ -222,7 +222,7 @@ impl Call<'_> {
         let asking = Asking { caller: self.caller, route, request: &request, now };
         let caller = sessions::Caller::from(self.caller.as_ref());
         let pass = |intake: Intake<'_>| {
-            let concerns = Concerns::of(&intake);
+            let concerns = Concerns::of(&intake, route);
             concerns.admit(route, caller.digest())?;
             Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
         };

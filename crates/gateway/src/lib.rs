@@ -5,9 +5,9 @@
 //! byte of the edge: a caller counts only by an identity that the hub signed for this very route, or, on sealed
 //! routes, by a client certificate.
 //!
-//! It must never open a port for callers, follow a redirect, replay a call, write a body anew, or log a payload, a
-//! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
-//! [`Gateway::start`], and ends with [`Gateway::drain`].
+//! It must never open a port for callers, follow a redirect, replay a call, write a body anew (what is hidden is cut out
+//! of lists, and the rest stays), or log a payload, a header's value or a secret. Every task runs in the
+//! [`sortie_runtime::TaskSet`] that the caller passes to [`Gateway::start`], and ends with [`Gateway::drain`].
 
 mod admin;
 mod answer;

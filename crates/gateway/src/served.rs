@@ -154,8 +154,7 @@ impl Builder {
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
-                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
-                    .then(|| self.pins.route(name)),
+                pins: is_pinned(settings).then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,
@@ -304,6 +303,12 @@ fn sealed_tls(
     let Some(pem) = client_ca else { return Ok(None) };
     let config = server_config(identity.clone(), Versions::Tls13, &inner::ALPN, Some(pem));
     config.map(Some).map_err(|cause| GatewayError::Tls { setting: format!("routes.{name}.client_ca_file"), cause })
+}
+
+/// Whether there is something to pin. Built-in servers are part of this program, and change with it.
+fn is_pinned(settings: &RouteConfig) -> bool {
+    let foreign = matches!(settings.upstream, Upstream::Servers(_));
+    foreign && settings.pinning != Pinning::Off && settings.protocol != Protocol::Http
 }
 
 fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {
