@@ -32,7 +32,9 @@ mod inner;
 mod intake;
 mod limits;
 mod link_state;
+mod lists;
 mod memory;
+mod pins;
 mod probe;
 mod proxy;
 mod quiet;
@@ -50,12 +52,13 @@ pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust, Upstream,
-    UpstreamConfig,
+    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
+    Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
+pub use pins::visible;
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;

@@ -12,11 +12,14 @@ use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, PolicyMode, RouteConfig, Server, Trust, Upstream};
+use crate::config::{
+    Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream,
+};
 use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::limits::Limits;
+use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -85,12 +88,13 @@ pub(crate) struct Builder {
     domain: TunnelDomain,
     identity: Arc<ReloadingIdentity>,
     local: OpenLocal,
+    pins: PinBoard,
     tasks: TaskSet,
 }
 
 impl Builder {
-    pub(crate) fn new(setup: &Setup, local: OpenLocal, tasks: TaskSet) -> Self {
-        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, tasks }
+    pub(crate) fn new(setup: &Setup, local: OpenLocal, pins: PinBoard, tasks: TaskSet) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, pins, tasks }
     }
 
     /// Reads the files that the settings name, and changes nothing. Blocks.
@@ -150,6 +154,8 @@ impl Builder {
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
+                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
+                    .then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,

@@ -8,6 +8,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use sortie_api::clean_trailers;
 use sortie_runtime::http::{Carrier, DrivenBody, Outgoing, Sending};
@@ -29,9 +30,16 @@ pub(crate) enum RequestBody {
     Caller(Outgoing<Incoming>),
     /// None.
     Empty,
+    /// The hub's own.
+    Own(Full<Bytes>),
 }
 
 impl RequestBody {
+    /// A body of the hub's own.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Own(Full::new(bytes)) }
+    }
+
     /// The request with its body as it comes, and what tells how long that is; `None` where it has none.
     pub(crate) fn of(request: Request<Incoming>) -> (Request<Self>, Option<Sending>) {
         let (head, body) = request.into_parts();
@@ -48,6 +56,7 @@ impl HttpBody for RequestBody {
         match self.get_mut() {
             Self::Caller(body) => Pin::new(body).poll_frame(cx).map_ok(clean),
             Self::Empty => Poll::Ready(None),
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
@@ -55,6 +64,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Caller(body) => body.is_end_stream(),
             Self::Empty => true,
+            Self::Own(body) => body.is_end_stream(),
         }
     }
 
@@ -62,6 +72,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Caller(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+            Self::Own(body) => body.size_hint(),
         }
     }
 }

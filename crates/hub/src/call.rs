@@ -358,7 +358,7 @@ impl Refusal {
         let (head, body) = request.into_parts();
         let request = match body {
             RequestBody::Caller(body) => Some(Request::from_parts(head, body.into_inner())),
-            RequestBody::Empty => None,
+            RequestBody::Empty | RequestBody::Own(_) => None,
         };
         Self { error, request }
     }
