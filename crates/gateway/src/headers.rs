@@ -72,11 +72,8 @@ mod tests {
         headers
     }
 
-    const ALWAYS: [(&str, &str); 3] = [
-        ("x-forwarded-host", "docs.abcd.test"),
-        ("x-forwarded-proto", "https"),
-        ("sortie-request-id", "req_1"),
-    ];
+    const ALWAYS: [(&str, &str); 3] =
+        [("x-forwarded-host", "docs.abcd.test"), ("x-forwarded-proto", "https"), ("sortie-request-id", "req_1")];
 
     #[test]
     fn each_header_goes_on_or_ends_here() {

@@ -71,7 +71,10 @@ impl Pool {
 
     /// Sends a request over a kept connection or a new one. Only what was not sent, since the server had closed a kept
     /// connection, is tried on another one: it cannot have run.
-    pub(crate) async fn send(self: &Arc<Self>, request: Request<CallBody>) -> Result<Response<UpstreamBody>, SendError> {
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        request: Request<CallBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let (head, body) = request.into_parts();
         let (body, sending) = Outgoing::new(body);
         let mut request = Request::from_parts(head, body);

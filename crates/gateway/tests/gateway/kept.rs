@@ -71,7 +71,9 @@ async fn an_upload_goes_on_while_nobody_reads_the_early_answer() {
         async { Response::new(streamed(endless)) }
     })
     .await;
-    let world = World::start(&tasks, &upstream.config().replace("max_request_body = 1000", "max_request_body = 20000000")).await;
+    let world =
+        World::start(&tasks, &upstream.config().replace("max_request_body = 1000", "max_request_body = 20000000"))
+            .await;
     let upload = futures_util::stream::repeat_with(|| Ok(Frame::data(PIECE))).take(PIECES);
     let request = world.request("PUT", "/x").body(streamed(upload)).expect("request");
     let unread = world.call(request).await;

@@ -27,8 +27,7 @@ async fn the_commands_of_the_cookbook_print_what_it_says() {
     let mut commands = 0;
     for command in block("console").split("$ sortie policy ").skip(1) {
         let (command, expected) = command.split_once('\n').expect("an answer");
-        let args: Vec<&str> =
-            command.split(' ').map(|word| if word == "policy.toml" { file } else { word }).collect();
+        let args: Vec<&str> = command.split(' ').map(|word| if word == "policy.toml" { file } else { word }).collect();
         let said = run(policy(&home, &args)).await.ok();
         assert_eq!(said.replace(file, "policy.toml"), expected, "{command}");
         commands += 1;
@@ -66,7 +65,11 @@ async fn cases_beside_the_file_are_run_and_a_failed_one_ends_with_exit_code_1() 
     let beside = home.write("p.test.toml", cases).expect("write");
     run(policy(&home, &["test", &file])).await.failed(
         1,
-        &["no    ask       deny   -   FAILED", "p.test.toml:5: no: expected ask, got deny: no policy allows it", "1 of 2 cases failed"],
+        &[
+            "no    ask       deny   -   FAILED",
+            "p.test.toml:5: no: expected ask, got deny: no policy allows it",
+            "1 of 2 cases failed",
+        ],
     );
     fs::write(&beside, cases.replace("'ask'", "'deny'")).expect("write");
     let report = run(policy(&home, &["test", &file, "--output", "json"])).await.json();
