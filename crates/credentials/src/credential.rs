@@ -151,6 +151,7 @@ pub struct Subject<'a> {
 pub struct Credential {
     spec: CredentialSpec,
     name: Arc<str>,
+    vault: Option<Arc<Inner>>,
     kept: Kept,
 }
 
@@ -187,7 +188,7 @@ impl Credential {
         };
         let tokens = spec.endpoint().cloned().map(Tokens::new).transpose().map_err(StartError::Missing)?;
         let name: Arc<str> = spec.name.as_str().into();
-        let keeper = Keeper::new(&spec, vault);
+        let keeper = Keeper::new(&spec, vault.clone());
         let kept = match tokens {
             None => {
                 let kind = spec.kind.clone();
@@ -204,12 +205,27 @@ impl Credential {
                 }
             }
         };
-        Ok(Self { spec, name, kept })
+        Ok(Self { spec, name, vault, kept })
     }
 
     /// What it was started with.
     pub fn spec(&self) -> &CredentialSpec {
         &self.spec
+    }
+
+    /// Whether one that was started with this would be the same. Blocks to look at the file of CAs.
+    pub fn is_as(&self, spec: &CredentialSpec, vaults: &BTreeMap<String, Arc<Vault>>) -> bool {
+        let same_vault = match (spec.source(), &self.vault) {
+            (Source::Vault(place), Some(mine)) => {
+                vaults.get(&place.server).is_some_and(|vault| Arc::ptr_eq(&vault.client(), mine))
+            }
+            _ => true,
+        };
+        let current = match &self.kept {
+            Kept::Static(_) => true,
+            Kept::Client(_, tokens, _) | Kept::Exchange(_, tokens, _) => tokens.are_current(),
+        };
+        self.spec == *spec && same_vault && current
     }
 
     /// Puts the credential on a request, in place of whatever the caller has sent by that name. Waits only where the

@@ -37,17 +37,22 @@ impl Trust {
     /// # Errors
     /// It cannot be read, or holds no certificate.
     pub fn check(&self) -> Result<(), String> {
-        if self.is_some() { self.config().map(drop) } else { Ok(()) }
+        if self.is_some() { self.config(&self.read()?).map(drop) } else { Ok(()) }
     }
 
-    fn config(&self) -> Result<sortie_tls::ClientConfig, String> {
+    /// The text of the file; empty where there is none.
+    fn read(&self) -> Result<String, String> {
         use std::io::Read as _;
         let mut pem = String::new();
         if let Some(path) = &self.ca_file {
             let read = std::fs::File::open(path).and_then(|file| file.take(MAX_CA).read_to_string(&mut pem));
             read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         }
-        let config = sortie_tls::upstream_client_config(&pem, self.include_system_cas, &[b"http/1.1"], None);
+        Ok(pem)
+    }
+
+    fn config(&self, pem: &str) -> Result<sortie_tls::ClientConfig, String> {
+        let config = sortie_tls::upstream_client_config(pem, self.include_system_cas, &[b"http/1.1"], None);
         config.map(|config| (*config).clone()).map_err(|error| error.to_string())
     }
 }
@@ -63,8 +68,11 @@ pub fn is_private_url(url: &Url) -> bool {
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct HttpClient(reqwest::Client);
+pub(crate) struct HttpClient {
+    client: reqwest::Client,
+    /// The text of the CAs that are trusted.
+    pem: String,
+}
 
 impl HttpClient {
     /// Blocks: reads the file of CAs.
@@ -78,19 +86,26 @@ impl HttpClient {
             .timeout(TIMEOUT)
             .http1_only()
             .pool_max_idle_per_host(2);
+        let pem = trust.read()?;
         let builder = match url.scheme() {
-            "https" => builder.tls_backend_preconfigured(trust.config()?),
+            "https" => builder.tls_backend_preconfigured(trust.config(&pem)?),
             // Never dialled with TLS; it only keeps the client from looking for a trust of its own.
             _ => {
                 let none = sortie_tls::api_client_config(None, false).map_err(|error| error.to_string())?;
                 builder.tls_backend_preconfigured((*none).clone())
             }
         };
-        builder.build().map(Self).map_err(|error| error.without_url().to_string())
+        let client = builder.build().map_err(|error| error.without_url().to_string())?;
+        Ok(Self { client, pem })
+    }
+
+    /// Whether the file of CAs is what it was. Blocks.
+    pub(crate) fn trusts_as(&self, trust: &Trust) -> bool {
+        trust.read().is_ok_and(|pem| pem == self.pem)
     }
 
     pub(crate) fn request(&self, method: reqwest::Method, url: Url) -> RequestBuilder {
-        self.0.request(method, url)
+        self.client.request(method, url)
     }
 
     /// Sends a request and reads its whole answer.

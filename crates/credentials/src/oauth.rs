@@ -93,6 +93,11 @@ impl Tokens {
         Ok(Self { endpoint, http })
     }
 
+    /// Whether the file of CAs is what it was. Blocks.
+    pub(crate) fn are_current(&self) -> bool {
+        self.http.trusts_as(&self.endpoint.trust)
+    }
+
     /// The token of a slot; fetched where there is none that lasts, by one call for all that want it.
     pub(crate) async fn get(
         &self,

@@ -114,6 +114,11 @@ impl Vault {
         &self.inner.spec
     }
 
+    /// Whether one that was started with this would be the same. Blocks to look at the file of CAs.
+    pub fn is_as(&self, spec: &VaultSpec) -> bool {
+        self.inner.spec == *spec && self.inner.http.trusts_as(&spec.trust)
+    }
+
     /// Gives back leases that were replaced and the token, and waits for that: at most some seconds. To be called after
     /// the credentials were closed.
     pub async fn close(&self) {

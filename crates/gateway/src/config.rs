@@ -1,6 +1,7 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod credentials;
 mod places;
 mod show;
 mod upstreams;
@@ -23,9 +24,12 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use credentials::{RawCredential, RawVault};
 pub(crate) use places::Places;
+use sortie_credentials::VaultSpec;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use credentials::RouteCredential;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -79,6 +83,8 @@ pub struct GatewayConfig {
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
+    /// `[vault.NAME]`: servers of Vault or OpenBao that secrets are read from. At most 16.
+    pub vaults: BTreeMap<String, VaultSpec>,
     /// What the file asks for and what is different here, one sentence each.
     pub(crate) notes: Vec<String>,
     /// Where each setting stands.
@@ -138,6 +144,8 @@ pub struct RouteConfig {
     pub max_request_body: Option<u64>,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
+    /// `[[routes.NAME.credentials]]`: with whose secret calls go on; the first one that is for a call. At most 64.
+    pub credentials: Vec<RouteCredential>,
 }
 
 /// How upstreams are dialled.
@@ -217,7 +225,7 @@ impl GatewayConfig {
         let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
-            routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts, &raw.vault)?);
         }
         let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
         if !fits(&announced.collect::<Vec<_>>()) {
@@ -227,6 +235,7 @@ impl GatewayConfig {
         }
         Ok(Self {
             routes,
+            vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -317,6 +326,10 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// Servers of HashiCorp Vault or OpenBao that secrets are read from, by a name of your choice. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, RawVault>")]
+    vault: BTreeMap<String, Spanned<RawVault>>,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -406,6 +419,11 @@ struct RawRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
     tls: Option<Spanned<RawRouteTls>>,
+    /// With whose secret calls go on: each call gets the first of these that is for it. Where there are some and none is
+    /// for a call, it is refused. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawCredential>")]
+    credentials: Vec<Spanned<RawCredential>>,
 }
 
 impl RawRoute {
@@ -415,6 +433,7 @@ impl RawRoute {
         source: &Source<'_>,
         base: &Path,
         trusts: bool,
+        vaults: &BTreeMap<String, Spanned<RawVault>>,
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
@@ -470,7 +489,15 @@ impl RawRoute {
             })?),
         };
         let deadline = self.deadline.map(|span| span.0);
+        if let (Upstream::Files, Some(first)) = (&upstream, self.credentials.first()) {
+            let reason = "the built-in server is part of the gateway and asks for no credential; remove it";
+            return Err(source.wrong(Some(first.span()), &field("credentials"), reason));
+        }
+        let credentials = credentials::check_all(self.credentials, self.authorization, vaults, base);
+        let credentials =
+            credentials.map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&setting), reason))?;
         Ok(RouteConfig {
+            credentials,
             upstream,
             authorization: self.authorization,
             host,

@@ -1,6 +1,6 @@
 //! The settings in force, defaults included: for people, for programs, and as a TOML file that says the same.
 //!
-//! There is nothing to hide in them: whatever is secret is in a file that a setting names.
+//! There is nothing to hide in them: whatever is secret is in a place that a setting names.
 
 use std::path::Path;
 
@@ -62,6 +62,7 @@ impl From<&GatewayConfig> for Raw {
                 .certificate
                 .as_ref()
                 .map(|files| RawCertificate { cert_file: files.cert_file.clone(), key_file: files.key_file.clone() }),
+            vault: config.vaults.iter().map(|(name, vault)| (name.clone(), placeless(vault.into()))).collect(),
         }
     }
 }
@@ -83,6 +84,7 @@ impl From<&RouteConfig> for RawRoute {
             keepalive: Keepalive(route.keepalive),
             max_request_body: route.max_request_body,
             tls: (route.tls != RouteTls::default()).then(|| placeless((&route.tls).into())),
+            credentials: route.credentials.iter().map(|credential| placeless(credential.into())).collect(),
         }
     }
 }
