@@ -213,6 +213,11 @@ impl Credential {
         &self.spec
     }
 
+    /// Its name, for records.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// Whether one that was started with this would be the same. Blocks to look at the file of CAs.
     pub fn is_as(&self, spec: &CredentialSpec, vaults: &BTreeMap<String, Arc<Vault>>) -> bool {
         let same_vault = match (spec.source(), &self.vault) {

@@ -1,9 +1,11 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod control;
 mod credentials;
 mod places;
 mod show;
+mod span;
 mod upstreams;
 mod yaml;
 
@@ -27,8 +29,10 @@ use toml::Spanned;
 use credentials::{RawCredential, RawVault};
 pub(crate) use places::Places;
 use sortie_credentials::VaultSpec;
+use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use control::{ControlConfig, PolicyMode};
 pub use credentials::RouteCredential;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
@@ -80,6 +84,8 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `policy`, `policy_file`, `region`: what callers may do.
+    pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -235,6 +241,7 @@ impl GatewayConfig {
         }
         Ok(Self {
             routes,
+            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
@@ -257,7 +264,7 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).collect()
+        self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned().chain(routes).collect()
     }
 }
 
@@ -302,6 +309,17 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
+    #[serde(default)]
+    policy: PolicyMode,
+    /// What is allowed, in Cedar (.cedar) or in the short form (.toml). Required unless policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
+    policy_file: Option<Spanned<PathBuf>>,
+    /// Where this gateway is, for policies that ask: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    region: Option<Spanned<String>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,
@@ -569,49 +587,6 @@ impl RawDialling {
             ca_file: self.tls.ca_file.map(|file| base.join(file)),
             include_system_cas: self.tls.include_system_cas,
         })
-    }
-}
-
-/// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.
-#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(rename = "Duration", extend("pattern" = "^[0-9]+(ms|s|m|h)$"))]
-struct Span(Duration);
-
-impl From<Span> for String {
-    fn from(span: Span) -> String {
-        span_text(span.0)
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => 0,
-        };
-        let millis = number.parse().ok().and_then(|number: u64| number.checked_mul(unit)).unwrap_or(0);
-        if (1..=86_400_000).contains(&millis) {
-            Ok(Self(Duration::from_millis(millis)))
-        } else {
-            Err(format!("`{text}` is not a duration such as 500ms, 30s, 5m or 1h, above zero and at most 24h"))
-        }
-    }
-}
-
-/// A duration of at least a millisecond, in the largest unit that says it as a whole number.
-fn span_text(span: Duration) -> String {
-    let millis = span.as_millis();
-    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis.is_multiple_of(*unit)) {
-        Some((unit, name)) => format!("{}{name}", millis / unit),
-        None => format!("{millis}ms"),
     }
 }
 

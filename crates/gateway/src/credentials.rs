@@ -51,37 +51,45 @@ impl RouteCredentials {
         same.map(|(_, credential)| credential.clone())
     }
 
-    /// Puts the credential of a call on its head, in place of what the caller has sent by that name; the last thing
-    /// before the call is sent. `inbound` is the caller's own token, for exchange. `None` where the route has no
-    /// credentials. Waits only where a secret or token is yet to come.
+    /// The credential that calls of this caller go on with; `None` where the route has none at all.
     ///
     /// # Errors
-    /// 403 where no credential of the route is for the caller, 502 where its secret cannot be had.
-    pub(crate) async fn apply(
-        &self,
-        caller: &Caller,
-        headers: &mut HeaderMap,
-        inbound: Option<&str>,
-    ) -> Result<Option<Applied<'_>>, HopError> {
-        if self.all.is_empty() {
-            return Ok(None);
+    /// 403 where the route has credentials, and none is for the caller.
+    pub(crate) fn of(&self, caller: &Caller) -> Result<Option<&Credential>, HopError> {
+        match self.all.iter().find(|(setting, _)| is_for(setting, caller)) {
+            Some((_, credential)) => Ok(Some(credential)),
+            None if self.all.is_empty() => Ok(None),
+            None => {
+                let reason = format!("route `{}` has no credential for this caller", self.route);
+                Err(HopError::new(Hop::Policy, reason))
+            }
         }
-        let Some((_, credential)) = self.all.iter().find(|(setting, _)| is_for(setting, caller)) else {
-            let reason = format!("route `{}` has no credential for this caller", self.route);
-            return Err(HopError::new(Hop::Policy, reason));
-        };
-        let subject = match inbound {
-            Some(token) if credential.spec().exchanges() => Some(Subject { key: principal(caller), token }),
-            _ => None,
-        };
-        let applied = credential.apply(headers, subject).await;
-        applied.map(Some).map_err(|error| HopError::new(Hop::UpstreamConnect, error.to_string()))
     }
 
     /// Ends them, and waits until leases were given back.
     pub(crate) async fn close(&self) {
         futures_util::future::join_all(self.all.iter().map(|(_, credential)| credential.close())).await;
     }
+}
+
+/// Puts a credential on the head of a call, in place of what the caller has sent by that name; the last thing before the
+/// call is sent. `inbound` is the caller's own token, for exchange. Waits only where a secret or token is yet to come.
+///
+/// # Errors
+/// 502 where its secret cannot be had.
+pub(crate) async fn apply<'a>(
+    credential: Option<&'a Credential>,
+    caller: &Caller,
+    headers: &mut HeaderMap,
+    inbound: Option<&str>,
+) -> Result<Option<Applied<'a>>, HopError> {
+    let Some(credential) = credential else { return Ok(None) };
+    let subject = match inbound {
+        Some(token) if credential.spec().exchanges() => Some(Subject { key: principal(caller), token }),
+        _ => None,
+    };
+    let applied = credential.apply(headers, subject).await;
+    applied.map(Some).map_err(|error| HopError::new(Hop::UpstreamConnect, error.to_string()))
 }
 
 /// What is to be done with an answer: a secret that it repeats is taken out, and a refusal is noted.

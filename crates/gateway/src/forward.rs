@@ -9,23 +9,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_api::{HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
+use sortie_policy::Counts;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::control::{Asking, Control};
+use crate::credentials;
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
-use crate::identity::PROBE_SUBJECT;
-use crate::intake;
+use crate::identity::{Claims, PROBE_SUBJECT};
+use crate::intake::{self, Intake};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
-use crate::sessions::Caller;
+use crate::sessions;
 use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
@@ -39,7 +43,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>, Caller),
+    Client(Arc<Route>, Arc<Caller>),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -109,7 +113,8 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            call(shared, &route, peer, caller, request, &body, &record.request_id).await
+            let call = Call { shared, control: &served.control, route: &route, caller: &caller };
+            call.make(peer, request, &body, record).await
         }
         Err(error) => Err(error),
     };
@@ -124,7 +129,7 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>, Caller),
+    Call(Arc<Route>, Arc<Caller>),
     Probe,
 }
 
@@ -161,7 +166,7 @@ fn admit(
     };
     record.routed(route.clone());
     let caller = if let Peer::Client(_, caller) = peer {
-        *caller
+        caller.clone()
     } else {
         let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
@@ -173,7 +178,7 @@ fn admit(
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-        Caller::of_claims(&claims)
+        Arc::new(caller_of(&claims))
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -187,34 +192,58 @@ fn admit(
     Ok(Admitted::Call(route.clone(), caller))
 }
 
-/// A call of a caller who is known: its message and its session are looked at before it goes on.
-async fn call<B>(
-    shared: &Shared,
-    route: &Route,
-    peer: &Peer,
-    caller: Caller,
-    request: Request<()>,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> Result<Response<CallBody>, HopError>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BodyError>,
-{
-    intake::judge(route.protocol, &request, body, &shared.memory).await?;
-    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
-    let method = request.method().clone();
-    let response = forward(route, peer, request, body, request_id).await?;
-    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
-    Ok(response)
+/// A call of a caller who is known.
+struct Call<'a> {
+    shared: &'a Shared,
+    control: &'a Control,
+    route: &'a Arc<Route>,
+    caller: &'a Arc<Caller>,
+}
+
+impl Call<'_> {
+    /// Looks at its message and its session, decides, and has it forwarded.
+    async fn make<B>(
+        &self,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        record: &mut Record,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let (shared, route) = (self.shared, self.route);
+        let now = (shared.clock)();
+        let asking = Asking { caller: self.caller, route, request: &request, now };
+        let judge = |intake: Intake<'_>| Ok(self.control.judge(&asking, &intake, Counts::default()));
+        let verdict = intake::judge(route.protocol, &request, body, &shared.memory, judge).await?;
+        record.judged(self.caller, verdict)?;
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let named = shared.sessions.admit(route, caller, request.headers(), now)?;
+        let method = request.method().clone();
+        let response = forward(route, self.caller, peer, request, body, record).await?;
+        shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+        Ok(response)
+    }
+}
+
+/// A caller that the hub vouches for.
+fn caller_of(claims: &Claims) -> Caller {
+    let mut caller = Caller::new(claims.iss.clone(), claims.sub.clone(), Assurance::Asserted, claims.exp);
+    caller.organization = claims.org.clone();
+    caller.workspace = claims.workspace.clone();
+    caller.token_id = claims.jti.clone();
+    caller
 }
 
 async fn forward<B>(
     route: &Route,
+    caller: &Caller,
     peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
-    request_id: &RequestId,
+    record: &mut Record,
 ) -> Result<Response<CallBody>, HopError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -222,6 +251,12 @@ where
 {
     let (mut head, ()) = request.into_parts();
     let from_hub = matches!(peer, Peer::Unproven);
+    let credential = route.credentials.of(caller)?;
+    record.credential = credential.map(|credential| credential.name().clone());
+    let request_id = &record.request_id;
+    // Only one that was verified; a client of a sealed route sends what it likes.
+    let inbound = head.headers.get(IDENTITY_HEADER).filter(|_| from_hub).cloned();
+    let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
         host: &route.upstream_host,
@@ -233,6 +268,8 @@ where
     rewrite.apply(&mut head.headers);
 
     let answering = async {
+        // The last thing before the call goes out: nothing else sees the secret.
+        let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
         match &route.target {
             Target::Servers(servers) => {
                 let (head, too_many) = bound_interim(head);
@@ -245,7 +282,7 @@ where
                 };
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
-                Ok((response, Some((servers.as_ref(), answered.server))))
+                Ok((response, Some((servers.as_ref(), answered.server)), applied))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
@@ -257,11 +294,11 @@ where
                 *request.uri_mut() = uri.map_err(|_| unusable_target())?;
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
-                Ok((local.call(request).await, None))
+                Ok((local.call(request).await, None, applied))
             }
         }
     };
-    let (mut response, from) = match route.deadline {
+    let (mut response, from, applied) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -280,6 +317,10 @@ where
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
+    if let Some(applied) = &applied {
+        let status = response.status();
+        credentials::answered(applied, status, response.headers_mut());
+    }
     Ok(shaping.shape(response, from))
 }
 

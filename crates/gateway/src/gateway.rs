@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
+use sortie_policy::PolicyError;
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -117,6 +118,12 @@ pub enum GatewayError {
         setting: String,
         /// What is missing.
         reason: String,
+    },
+    /// The policy cannot be used.
+    #[error("policy_file: {cause}")]
+    Policy {
+        /// What is wrong, and where.
+        cause: PolicyError,
     },
     /// One of the others, with the place of the setting that it is about.
     #[error("{place}: {cause}")]

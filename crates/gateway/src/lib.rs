@@ -14,6 +14,7 @@ mod body;
 mod client_certificates;
 mod config;
 mod connector;
+mod control;
 mod credentials;
 mod endpoint;
 #[cfg(test)]
@@ -44,8 +45,8 @@ mod upstream;
 
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteCredential, RouteTls,
-    Server, Trust, Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, PolicyMode, Protocol, RouteConfig,
+    RouteCredential, RouteTls, Server, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

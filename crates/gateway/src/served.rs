@@ -1,5 +1,6 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
@@ -8,11 +9,13 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use http::HeaderValue;
 use sortie_credentials::Vault;
-use sortie_ids::{RouteName, TunnelDomain};
+use sortie_ids::{Digest, RouteName, TunnelDomain};
+use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, RouteConfig, Server, Trust, Upstream};
+use crate::config::{Authorization, GatewayConfig, PolicyMode, RouteConfig, Server, Trust, Upstream};
+use crate::control::Control;
 use crate::credentials::{RouteCredentials, start_vaults};
 use crate::gateway::GatewayError;
 use crate::inner;
@@ -29,6 +32,7 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    pub(crate) control: Control,
     /// Servers that secrets are read from, by name.
     pub(crate) vaults: BTreeMap<String, Arc<Vault>>,
     /// The settings as they were read.
@@ -80,7 +84,9 @@ impl Served {
 
     /// Whether settings and files say the same.
     pub(crate) fn same(&self, other: &Served) -> bool {
-        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
+        self.config == other.config
+            && self.control.text == other.control.text
+            && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -165,7 +171,8 @@ impl Builder {
             });
         }
 
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, vaults, config })
+        let control = control(&config)?;
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -243,6 +250,23 @@ impl Builder {
         let previous = previous.map(AsRef::as_ref);
         Ok(Arc::new(Servers::new(spec, tls, identity, previous, self.tasks.clone())))
     }
+}
+
+/// The policy that the settings name.
+fn control(config: &GatewayConfig) -> Result<Control, GatewayError> {
+    let settings = &config.control;
+    let read = RefCell::new(String::new());
+    let reader = |path: &Path| {
+        let text = read_text(path)?;
+        read.borrow_mut().push_str(&format!("{}:{}:{text}", path.display(), text.len()));
+        Ok(text)
+    };
+    let engine = match (settings.policy, &settings.policy_file) {
+        (PolicyMode::Off, _) | (_, None) => None,
+        (_, Some(path)) => Some(Arc::new(Engine::load(path, reader).map_err(|cause| GatewayError::Policy { cause })?)),
+    };
+    let region = settings.region.as_deref().map(Arc::from);
+    Ok(Control { mode: settings.policy, engine, text: Digest::of(read.into_inner().as_bytes()), region })
 }
 
 /// What decides how the servers of a route are dialled.

@@ -9,6 +9,7 @@ mod failures;
 mod health;
 mod identity;
 mod links;
+mod policy;
 mod reload;
 mod sealed;
 mod sessions;
