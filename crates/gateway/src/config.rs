@@ -1,8 +1,10 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
+mod approvals;
 mod check;
 mod control;
 mod credentials;
+mod limits;
 mod places;
 mod show;
 mod span;
@@ -26,14 +28,18 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use approvals::RawApprovals;
 use credentials::{RawCredential, RawVault};
+use limits::RawLimit;
 pub(crate) use places::Places;
 use sortie_credentials::VaultSpec;
 use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
 pub use credentials::RouteCredential;
+pub use limits::{LimitConfig, Per, Rate};
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -84,6 +90,10 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `approval_timeout`, `[approvals]`: how calls wait for a person.
+    pub approvals: ApprovalsConfig,
+    /// `[[limits]]`: how much callers may do. At most 256.
+    pub limits: Vec<LimitConfig>,
     /// `policy`, `policy_file`, `region`: what callers may do.
     pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
@@ -252,6 +262,8 @@ impl GatewayConfig {
             certificate: raw
                 .tls
                 .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            approvals: raw.approvals.check(raw.approval_timeout, &source)?,
+            limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
@@ -344,6 +356,16 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// How long a call that policy asks for waits for a person; then it is refused. Default 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_timeout: Option<Span>,
+    /// Who decides about calls that policy asks for, and what they see of them.
+    #[serde(default)]
+    approvals: RawApprovals,
+    /// How much callers may do; every limit that matches a call has to let it pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawLimit>")]
+    limits: Vec<Spanned<RawLimit>>,
     /// Servers of HashiCorp Vault or OpenBao that secrets are read from, by a name of your choice. At most 16.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, RawVault>")]

@@ -9,7 +9,9 @@
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod admin;
 mod answer;
+mod approvals;
 mod body;
 mod client_certificates;
 mod config;
@@ -29,6 +31,7 @@ mod health;
 mod identity;
 mod inner;
 mod intake;
+mod limits;
 mod link_state;
 mod memory;
 mod probe;
@@ -43,12 +46,14 @@ mod setup;
 mod sse;
 mod upstream;
 
+pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, PolicyMode, Protocol, RouteConfig,
-    RouteCredential, RouteTls, Server, Trust, Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
+    GatewayConfig, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls, Server, Trust,
+    Upstream, UpstreamConfig,
 };
-pub use gateway::{Gateway, GatewayError};
+pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;

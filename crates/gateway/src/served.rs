@@ -19,6 +19,7 @@ use crate::control::Control;
 use crate::credentials::{RouteCredentials, start_vaults};
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::limits::Limits;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -32,6 +33,7 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    pub(crate) limits: Limits,
     pub(crate) control: Control,
     /// Servers that secrets are read from, by name.
     pub(crate) vaults: BTreeMap<String, Arc<Vault>>,
@@ -171,8 +173,10 @@ impl Builder {
             });
         }
 
+        let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
+        let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, vaults, config })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
