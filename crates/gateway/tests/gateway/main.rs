@@ -5,6 +5,7 @@ mod fixtures;
 mod support;
 
 mod calls;
+mod credentials;
 mod failures;
 mod health;
 mod identity;
