@@ -600,6 +600,19 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_examples_are_accepted() {
+        let page = include_str!("../../../../docs/credentials.md");
+        let examples: Vec<_> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(examples.len(), 8);
+        for example in examples {
+            let config = parse(example).expect(example);
+            assert!(config.routes.values().all(|route| !route.credentials.is_empty()), "{example}");
+            let again = parse(&config.to_toml().expect("toml")).expect("what is shown can be read");
+            assert_eq!((&again.routes, &again.vaults), (&config.routes, &config.vaults), "{example}");
+        }
+    }
+
+    #[test]
     fn every_kind_and_every_place_is_read() {
         let kind = |text: &str| with(text).expect(text).spec.kind;
         let file = Source::File("/etc/sortie/t".into());
