@@ -5,6 +5,8 @@ mod check;
 mod control;
 mod credentials;
 mod limits;
+mod link;
+mod pinning;
 mod places;
 mod show;
 mod span;
@@ -31,6 +33,7 @@ use toml::Spanned;
 use approvals::RawApprovals;
 use credentials::{RawCredential, RawVault};
 use limits::RawLimit;
+use link::RawLink;
 pub(crate) use places::Places;
 use sortie_credentials::VaultSpec;
 use span::{Span, span_text};
@@ -40,6 +43,7 @@ pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
 pub use credentials::RouteCredential;
 pub use limits::{LimitConfig, Per, Rate};
+pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -99,6 +103,9 @@ pub struct GatewayConfig {
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
+    /// `pinning`: whether tools stay what they were when they were first seen or approved: `first-use` (default), `approve`
+    /// or `off`.
+    pub pinning: Pinning,
     /// `[vault.NAME]`: servers of Vault or OpenBao that secrets are read from. At most 16.
     pub vaults: BTreeMap<String, VaultSpec>,
     /// What the file asks for and what is different here, one sentence each.
@@ -160,6 +167,8 @@ pub struct RouteConfig {
     pub max_request_body: Option<u64>,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
+    /// `pinning`: as that of the whole gateway, which is the default.
+    pub pinning: Pinning,
     /// `[[routes.NAME.credentials]]`: with whose secret calls go on; the first one that is for a call. At most 64.
     pub credentials: Vec<RouteCredential>,
 }
@@ -241,7 +250,7 @@ impl GatewayConfig {
         let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
-            routes.insert(name.clone(), route.check(&name, &source, base, trusts, &raw.vault)?);
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts, &raw.vault, raw.pinning)?);
         }
         let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
         if !fits(&announced.collect::<Vec<_>>()) {
@@ -265,6 +274,7 @@ impl GatewayConfig {
             approvals: raw.approvals.check(raw.approval_timeout, &source)?,
             limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
+            pinning: raw.pinning,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
         })
@@ -366,6 +376,9 @@ struct Raw {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<RawLimit>")]
     limits: Vec<Spanned<RawLimit>>,
+    /// Whether tools stay what they were when they were first seen (first-use) or approved (approve).
+    #[serde(default)]
+    pinning: Pinning,
     /// Servers of HashiCorp Vault or OpenBao that secrets are read from, by a name of your choice. At most 16.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, RawVault>")]
@@ -380,33 +393,6 @@ struct RawCertificate {
     cert_file: PathBuf,
     /// Its private key in PEM.
     key_file: PathBuf,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Link")]
-struct RawLink {
-    /// An HTTP proxy, http://host:port, that the link goes through by CONNECT; with one set, nothing is dialled directly.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    proxy: Option<Spanned<String>>,
-    /// Holds the value of the header Proxy-Authorization, like `Basic ...`; read at each dial.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proxy_authorization_file: Option<PathBuf>,
-}
-
-impl RawLink {
-    fn check(self, source: &Source<'_>, base: &Path) -> Result<LinkConfig, ConfigError> {
-        let proxy = match self.proxy {
-            None => None,
-            Some(text) => {
-                let wrong = |reason: String| source.wrong(Some(text.span()), "link.proxy", reason);
-                Some(text.get_ref().parse().map_err(wrong)?)
-            }
-        };
-        let proxy_authorization_file = self.proxy_authorization_file.map(|path| base.join(path));
-        Ok(LinkConfig { proxy, proxy_authorization_file })
-    }
 }
 
 /// One route.
@@ -459,6 +445,9 @@ struct RawRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
     tls: Option<Spanned<RawRouteTls>>,
+    /// As that at the top, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinning: Option<Pinning>,
     /// With whose secret calls go on: each call gets the first of these that is for it. Where there are some and none is
     /// for a call, it is refused. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -474,6 +463,7 @@ impl RawRoute {
         base: &Path,
         trusts: bool,
         vaults: &BTreeMap<String, Spanned<RawVault>>,
+        pinning: Pinning,
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
@@ -551,6 +541,7 @@ impl RawRoute {
             keepalive: self.keepalive.0,
             max_request_body: self.max_request_body,
             tls,
+            pinning: self.pinning.unwrap_or(pinning),
         })
     }
 }

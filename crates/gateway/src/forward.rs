@@ -1,10 +1,9 @@
 //! One call: whose it is, where it goes, and both bodies on their way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -13,12 +12,11 @@ use sortie_api::{HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, 
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
-use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
-use tokio::sync::Notify;
+use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS};
 
 use crate::answer::Shaping;
-use crate::approvals::Asked;
 use crate::approvals::patient::{self, Events, takes_events};
+use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::control::{self, Asking, Passed};
 use crate::credentials;
@@ -27,6 +25,7 @@ use crate::headers::{Rewrite, answer};
 use crate::identity::{Claims, PROBE_SUBJECT};
 use crate::intake::{self, Intake};
 use crate::limits::{Bounds, Counted, request_too_large};
+use crate::lists::{Around, Concerns, Watch};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
@@ -60,6 +59,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    if matches!(peer, Peer::Unproven) && relay::is_ours(&request) {
+        // On the heap, as all that is rare.
+        return Box::pin(relay::answer(&shared, request)).await;
+    }
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
         Peer::Client(..) => None,
@@ -218,8 +221,13 @@ impl Call<'_> {
         let (shared, route) = (self.shared, self.route);
         let now = (shared.clock)();
         let asking = Asking { caller: self.caller, route, request: &request, now };
-        let pass = |intake: Intake<'_>| control::pass(shared, self.served, &asking, &record.request_id, &intake);
-        let Passed { bounds, verdict, counted, asked, id } =
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let pass = |intake: Intake<'_>| {
+            let concerns = Concerns::of(&intake);
+            concerns.admit(route, caller.digest())?;
+            Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
+        };
+        let (concerns, Passed { bounds, verdict, counted, asked, id }) =
             intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
         record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
@@ -228,9 +236,17 @@ impl Call<'_> {
         {
             return Err(request_too_large(limit));
         }
-        let caller = sessions::Caller::from(self.caller.as_ref());
         let named = shared.sessions.admit(route, caller, request.headers(), now)?;
-        let going = Going { who: self.caller.clone(), caller, named, bounds, counted };
+        let around = Around {
+            caller: caller.digest(),
+            visible: &|| self.served.control.visible(self.caller, route, shared.clock),
+            request_id: &record.request_id,
+            memory: &shared.memory,
+            clock: shared.clock,
+        };
+        let watch = Watch::new(route, request.method(), &concerns, &around);
+        let who = self.caller.clone();
+        let going = Going { who, caller, named, bounds, counted, concerns, watch };
         if asked.is_empty() {
             return going.on(shared, route, peer, request, body, &record.request_id).await;
         }
@@ -263,7 +279,11 @@ impl Call<'_> {
         let asked: Vec<_> =
             asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
         let answering = async move {
-            futures_util::future::try_join_all(asked).await?;
+            for approved in futures_util::future::try_join_all(asked).await? {
+                let by = approved.decision.by;
+                tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
+            }
+            going.concerns.admit(&route, going.caller.digest())?;
             let served = shared.served();
             if served.control.text != before {
                 // What is not allowed any more is not made allowed by an approval.
@@ -285,6 +305,8 @@ struct Going {
     named: Option<sessions::Named>,
     bounds: Bounds,
     counted: Vec<Counted>,
+    concerns: Concerns,
+    watch: Option<Watch>,
 }
 
 impl Going {
@@ -303,7 +325,7 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(route, &self.who, peer, request, body, request_id);
+        let answering = forward(route, &self.who, peer, request, body, request_id, self.watch);
         let response = self.bounds.hold_to(answering).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
@@ -326,12 +348,16 @@ async fn forward<B>(
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
+    watch: Option<Watch>,
 ) -> Result<Response<CallBody>, HopError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     let (mut head, ()) = request.into_parts();
+    if let Some(watch) = &watch {
+        watch.ask_plain(&mut head.headers);
+    }
     let from_hub = matches!(peer, Peer::Unproven);
     let credential = route.credentials.of(caller)?;
     // Only one that was verified; a client of a sealed route sends what it likes.
@@ -339,8 +365,7 @@ where
     let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
-        host: &route.upstream_host,
-        public_host: &route.host,
+        public_host: &route.host_value,
         authorization: route.authorization,
         request_id,
         length: body.size_hint().exact(),
@@ -352,14 +377,7 @@ where
         let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
         match &route.target {
             Target::Servers(servers) => {
-                let (head, too_many) = bound_interim(head);
-                let answered = tokio::select! {
-                    answered = servers.send(head, || body.clone().boxed()) => answered,
-                    () = too_many.notified() => {
-                        let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
-                        return Err(HopError::new(Hop::Upstream, reason));
-                    }
-                };
+                let answered = servers.send(head, || body.clone().boxed()).await;
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
                 Ok((response, Some((servers.as_ref(), answered.server)), applied))
@@ -374,6 +392,7 @@ where
                 *request.uri_mut() = uri.map_err(|_| unusable_target())?;
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
+                request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
                 Ok((local.call(request).await, None, applied))
             }
         }
@@ -401,20 +420,10 @@ where
         let status = response.status();
         credentials::answered(applied, status, response.headers_mut());
     }
+    if let Some(watch) = watch {
+        response = watch.look(response).await?;
+    }
     Ok(shaping.shape(response, from))
-}
-
-/// The head, and what tells when an upstream has sent more interim answers to it than are read.
-fn bound_interim(head: http::request::Parts) -> (http::request::Parts, Arc<Notify>) {
-    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
-    let teller = too_many.clone();
-    let mut request = Request::from_parts(head, ());
-    hyper::ext::on_informational(&mut request, move |_| {
-        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
-            teller.notify_one();
-        }
-    });
-    (request.into_parts().0, too_many)
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
@@ -426,19 +435,24 @@ where
     if body.exceeded() {
         return too_large(body.limit());
     }
-    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
-    if let Some(dial) = DialError::beneath(error) {
-        tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
-        return match dial {
-            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
-            _ => error,
-        };
+    tracing::warn!(%request_id, route = %name, "upstream failed: {error}");
+    match error {
+        SendError::Dial(dial) => {
+            let reason = format!("the upstream of route `{name}`: {}", dial.public());
+            let error = HopError::new(Hop::UpstreamConnect, reason);
+            match dial {
+                DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+                _ => error,
+            }
+        }
+        SendError::Interim => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` sent too many interim answers"))
+        }
+        SendError::Broke(_) | SendError::NoServer => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+        }
     }
-    let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
-    tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
-    HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
 fn unusable_target() -> HopError {

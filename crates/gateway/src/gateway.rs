@@ -25,6 +25,7 @@ use crate::inner;
 use crate::limits::Counting;
 use crate::link_state::LinkBoard;
 use crate::memory::Memory;
+use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
@@ -302,7 +303,8 @@ impl Gateway {
             .map_err(|cause| GatewayError::EdgeCa { path: setup.edge_ca_path.clone(), cause })?;
         let token = setup.token_source();
 
-        let builder = Arc::new(Builder::new(&setup, local, tasks.clone()));
+        let pins = PinBoard::new(data_dir.clone());
+        let builder = Arc::new(Builder::new(&setup, local, pins, tasks.clone()));
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;

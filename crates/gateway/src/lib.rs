@@ -33,10 +33,13 @@ mod inner;
 mod intake;
 mod limits;
 mod link_state;
+mod lists;
 mod memory;
+mod pins;
 mod probe;
 mod proxy;
 mod quiet;
+mod recent;
 mod record;
 mod reload;
 mod routes;
@@ -50,12 +53,13 @@ pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls,
+    Server, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use identity::{Claims, IdentityKeys, KeysError};
+pub use pins::visible;
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;

@@ -14,12 +14,15 @@ use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::config::{Authorization, GatewayConfig, PolicyMode, RouteConfig, Server, Trust, Upstream};
+use crate::config::{
+    Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream,
+};
 use crate::control::Control;
 use crate::credentials::{RouteCredentials, start_vaults};
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::limits::Limits;
+use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -97,12 +100,13 @@ pub(crate) struct Builder {
     domain: TunnelDomain,
     identity: Arc<ReloadingIdentity>,
     local: OpenLocal,
+    pins: PinBoard,
     tasks: TaskSet,
 }
 
 impl Builder {
-    pub(crate) fn new(setup: &Setup, local: OpenLocal, tasks: TaskSet) -> Self {
-        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, tasks }
+    pub(crate) fn new(setup: &Setup, local: OpenLocal, pins: PinBoard, tasks: TaskSet) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, pins, tasks }
     }
 
     /// Reads the files that the settings name, and changes nothing. Blocks.
@@ -155,7 +159,8 @@ impl Builder {
             let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
             routes.push(Route {
                 name: name.clone(),
-                upstream_host: upstream_host(settings, &host),
+                host_value: HeaderValue::from_str(&host).unwrap_or_else(|_| HeaderValue::from_static("")),
+                session_scope: session_scope(name, settings),
                 sealed: match proved {
                     Some(route) => route.sealed.clone(),
                     None => sealed_tls(name, client_ca.as_deref(), &identity)?,
@@ -167,6 +172,8 @@ impl Builder {
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
+                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
+                    .then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,
@@ -299,15 +306,12 @@ fn spec(
     })
 }
 
-/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
-fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
-    let text = match &route.upstream {
-        // Each of several gets its own.
-        Upstream::Servers(servers) => servers.first().map_or("", Server::authority),
-        Upstream::Files => host,
-    };
-    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    route.host.clone().unwrap_or(own)
+/// What is the same for all routes to the same servers, and for no others.
+fn session_scope(name: &RouteName, settings: &RouteConfig) -> Digest {
+    match &settings.upstream {
+        Upstream::Servers(_) => Digest::of(settings.upstream.to_string().as_bytes()),
+        Upstream::Files => Digest::of(format!("builtin:{name}").as_bytes()),
+    }
 }
 
 fn sealed_tls(

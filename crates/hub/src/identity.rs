@@ -122,6 +122,12 @@ impl Signer {
         Some(token)
     }
 
+    /// The identity of a key's holder who decides about calls that wait at the gateway of this host; good for nothing else.
+    pub(crate) fn approver(&self, key: &KnownKey, host: &str, now: i64) -> Option<HeaderValue> {
+        let scope = Some((key.organization.as_str(), key.workspace.as_str()));
+        self.sign(&format!("key:{}", key.id), &sortie_api::approvals_audience(host), scope, now)
+    }
+
     /// The identity of the hub itself, asking whether the way is free.
     pub(crate) fn probe(&self, audience: &str, now: i64) -> Option<HeaderValue> {
         self.sign("hub:probe", audience, None, now)

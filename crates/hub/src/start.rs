@@ -20,6 +20,7 @@ use crate::HubConfig;
 use crate::api::{API_VERSIONS, ApiState, CheckedCa};
 use crate::call::Calls;
 use crate::front::Front;
+use crate::gateways::Gateways;
 use crate::hosts::Hosts;
 use crate::identity::{Signer, SignerError};
 use crate::inner::Pool;
@@ -150,6 +151,7 @@ impl Hub {
             identity_jwks: signer.jwks(),
             api_version: API_VERSIONS[0].to_owned(),
         };
+        let calls = Arc::new(Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer });
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
@@ -157,10 +159,11 @@ impl Hub {
             check_ca,
             discovery,
             links: links.clone(),
+            gateways: Gateways::new(calls.clone()),
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
-            calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
+            calls,
             api: router,
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),

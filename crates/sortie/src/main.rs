@@ -7,6 +7,7 @@ mod error;
 mod local;
 mod operate;
 mod output;
+mod policy;
 mod profile;
 mod roles;
 mod setup;
@@ -21,6 +22,10 @@ use sortie_runtime::{LogFormat, forbid_dumps, init_logs};
 use crate::cli::{Cli, Command, LogStyle, Output};
 use crate::error::Failure;
 use crate::output::Style;
+
+/// Many small pieces of memory are taken and given back per call, most of them on another stack than they were taken on.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -82,8 +87,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
+            Command::Tools(command) => operate::tools::run(command, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
+            Command::Policy(command) => policy::run(command, style?),
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

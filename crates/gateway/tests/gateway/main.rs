@@ -4,12 +4,16 @@
 mod fixtures;
 mod support;
 
+mod approvals;
 mod calls;
 mod credentials;
 mod failures;
 mod health;
 mod identity;
+mod kept;
+mod limits;
 mod links;
+mod lists;
 mod policy;
 mod reload;
 mod sealed;

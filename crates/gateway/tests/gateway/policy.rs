@@ -115,9 +115,8 @@ async fn without_a_readable_policy_nothing_starts() {
         }
         let config = GatewayConfig::parse(&settings, &dir.path().join("gateway.toml")).expect("config");
         let setup = Setup::load(world.path()).expect("setup");
-        let local = std::sync::Arc::new(|_: &_, _: &_| Err("none".to_owned()));
-        let options = GatewayOptions { local, ..Default::default() };
-        let refused = Gateway::start(config, setup, options, tasks.clone()).await.expect_err("refused");
+        let started = Gateway::start(config, setup, GatewayOptions::default(), tasks.clone()).await;
+        let refused = started.expect_err("refused");
         assert!(refused.to_string().contains("policy.cedar"), "{refused}");
     }
     let missing = format!("policy = \"enforce\"\n{}", upstream.config());

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
+use sortie_hub::Gateways;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_store::Store;
@@ -90,7 +91,9 @@ impl Hub {
         };
         let base_domain = "sortie.localhost".parse().expect("base domain");
         let (links, edge_port) = (Links::default(), 4443);
-        let state = ApiState { store: store.clone(), base_domain, limits, check_ca, discovery, links, edge_port };
+        let gateways = Gateways::default();
+        let state =
+            ApiState { store: store.clone(), base_domain, limits, check_ca, discovery, links, gateways, edge_port };
         Self {
             router: router(state),
             store,
