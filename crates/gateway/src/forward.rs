@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_api::{HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
@@ -19,6 +19,7 @@ use crate::approvals::patient::{self, Events, takes_events};
 use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::control::{self, Asking, Passed};
+use crate::credentials;
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::{Claims, PROBE_SUBJECT};
@@ -229,6 +230,7 @@ impl Call<'_> {
         let (concerns, Passed { bounds, verdict, counted, asked, id }) =
             intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
+        record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
         if let Some(limit) = bounds.max_request_body
             && !body.restrict(limit)
         {
@@ -243,7 +245,8 @@ impl Call<'_> {
             clock: shared.clock,
         };
         let watch = Watch::new(route, request.method(), &concerns, &around);
-        let going = Going { caller, named, bounds, counted, concerns, watch };
+        let who = self.caller.clone();
+        let going = Going { who, caller, named, bounds, counted, concerns, watch };
         if asked.is_empty() {
             return going.on(shared, route, peer, request, body, &record.request_id).await;
         }
@@ -297,6 +300,7 @@ impl Call<'_> {
 
 /// A call that nothing holds back any more.
 struct Going {
+    who: Arc<Caller>,
     caller: sessions::Caller,
     named: Option<sessions::Named>,
     bounds: Bounds,
@@ -321,7 +325,7 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(route, peer, request, body, request_id, self.watch);
+        let answering = forward(route, &self.who, peer, request, body, request_id, self.watch);
         let response = self.bounds.hold_to(answering).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
@@ -339,6 +343,7 @@ fn caller_of(claims: &Claims) -> Caller {
 
 async fn forward<B>(
     route: &Route,
+    caller: &Caller,
     peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
@@ -354,6 +359,10 @@ where
         watch.ask_plain(&mut head.headers);
     }
     let from_hub = matches!(peer, Peer::Unproven);
+    let credential = route.credentials.of(caller)?;
+    // Only one that was verified; a client of a sealed route sends what it likes.
+    let inbound = head.headers.get(IDENTITY_HEADER).filter(|_| from_hub).cloned();
+    let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
         public_host: &route.host_value,
@@ -364,12 +373,14 @@ where
     rewrite.apply(&mut head.headers);
 
     let answering = async {
+        // The last thing before the call goes out: nothing else sees the secret.
+        let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
         match &route.target {
             Target::Servers(servers) => {
                 let answered = servers.send(head, || body.clone().boxed()).await;
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
-                Ok((response, Some((servers.as_ref(), answered.server))))
+                Ok((response, Some((servers.as_ref(), answered.server)), applied))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
@@ -382,11 +393,11 @@ where
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
                 request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
-                Ok((local.call(request).await, None))
+                Ok((local.call(request).await, None, applied))
             }
         }
     };
-    let (mut response, from) = match route.deadline {
+    let (mut response, from, applied) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -405,6 +416,10 @@ where
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
+    if let Some(applied) = &applied {
+        let status = response.status();
+        credentials::answered(applied, status, response.headers_mut());
+    }
     if let Some(watch) = watch {
         response = watch.look(response).await?;
     }

@@ -17,6 +17,7 @@ mod client_certificates;
 mod config;
 mod connector;
 mod control;
+mod credentials;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
@@ -52,8 +53,8 @@ pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls,
+    Server, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

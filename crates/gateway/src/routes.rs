@@ -11,6 +11,7 @@ use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
 use crate::config::{Protocol, RouteConfig};
+use crate::credentials::RouteCredentials;
 use crate::pins::RoutePins;
 use crate::upstream::{LocalUpstream, Servers};
 
@@ -33,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) sealed: Option<Arc<ServerConfig>>,
     /// The text of that CA's file.
     pub(crate) client_ca: Option<String>,
+    /// With whose secret calls go on.
+    pub(crate) credentials: RouteCredentials,
     /// The settings as they were read.
     pub(crate) settings: RouteConfig,
     /// What is pinned of its tools; `None` where nothing is.

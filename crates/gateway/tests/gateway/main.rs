@@ -6,6 +6,7 @@ mod support;
 
 mod approvals;
 mod calls;
+mod credentials;
 mod failures;
 mod health;
 mod identity;
