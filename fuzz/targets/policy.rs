@@ -25,8 +25,11 @@ fuzz_target!(|text: &str| {
         region: Some("eu"),
         counts: Counts::default(),
     };
-    let queries =
-        [query("tools/call", Some(Target::Tool("t"))), query("resources/read", Some(Target::Resource("u:x"))), query("ping", None)];
+    let queries = [
+        query("tools/call", Some(Target::Tool("t"))),
+        query("resources/read", Some(Target::Resource("u:x"))),
+        query("ping", None),
+    ];
     for name in ["policy.toml", "policy.cedar"] {
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         let read = |path: &Path| if path == Path::new(name) { Ok(text.to_owned()) } else { Err(missing()) };
@@ -45,7 +48,10 @@ fuzz_target!(|text: &str| {
                 for problem in &error.problems {
                     if let Some(rest) = problem.strip_prefix(&format!("{name}:")) {
                         let line = rest.split(':').next().and_then(|line| line.trim().parse::<usize>().ok());
-                        assert!(line.is_none_or(|line| (1..=text.matches('\n').count() + 1).contains(&line)), "{problem}");
+                        assert!(
+                            line.is_none_or(|line| (1..=text.matches('\n').count() + 1).contains(&line)),
+                            "{problem}"
+                        );
                     }
                 }
             }

@@ -37,6 +37,9 @@ const CALLERS: usize = 8192;
 const SLICES: usize = 16_384;
 /// Sets of policies remembered, by the list of them.
 const SETS: usize = 4096;
+/// Stack for reading and checking policies, in bytes: Cedar descends into conditions, which are bounded (`statements.rs`).
+/// Only what is used of it is taken.
+const STACK: usize = 64 << 20;
 /// Names longer than this are worked out each time, so that callers cannot fill the memory with them, in bytes.
 const LONG_NAME: usize = 512;
 
@@ -81,7 +84,11 @@ impl Engine {
     /// # Errors
     /// A file cannot be read, is not what it should be, or speaks of what there is not; up to 20 problems at once.
     pub fn load(file: &Path, read: impl Fn(&Path) -> std::io::Result<String>) -> Result<Self, PolicyError> {
-        let loaded = file::load(file, &read)?;
+        stacker::grow(STACK, || Self::build(file, &read))
+    }
+
+    fn build(file: &Path, read: &impl Fn(&Path) -> std::io::Result<String>) -> Result<Self, PolicyError> {
+        let loaded = file::load(file, read)?;
         let schema_text = schema::with_facts(&loaded.facts.iter().map(Declared::kind).collect::<BTreeMap<_, _>>());
         let (schema, _) = Schema::from_cedarschema_str(&schema_text).map_err(|error| {
             PolicyError::one(format!("{}: the facts do not go with the schema: {error}", file.display()))

@@ -11,6 +11,7 @@ use miette::Diagnostic as _;
 use crate::conditions::{self, Condition, Pattern, REGION, Uses};
 use crate::decision::PolicyName;
 use crate::schema::{self, Action, types};
+use crate::statements::Statement;
 
 /// Most bytes of a policy's name, and of what it says.
 const MAX_TEXT: usize = 1024;
@@ -71,6 +72,8 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Reads the policy with this index.
     pub(crate) fn parse(index: usize, source: &Source) -> Result<Self, String> {
+        let statement = Statement { text: &source.text, line: source.line };
+        statement.is_shallow().map_err(|why| format!("{}: {why}", source.place()))?;
         let id = PolicyId::new(index.to_string());
         let whole = Policy::parse(Some(id.clone()), &source.text).map_err(|errors| {
             let wrong = errors.iter().next();

@@ -41,7 +41,7 @@ pub enum Act<'a> {
     Mcp {
         /// Its method, as decoded.
         method: &'a str,
-        /// What it names: of `tools/call`, `prompts/get`, `resources/*` and `completion/complete`.
+        /// What it names: of `tools/call`, `prompts/get`, `resources/read` and subscriptions to resources.
         target: Option<Target<'a>>,
     },
     /// A message of MCP without a method: the answer to a request of the server.

@@ -103,7 +103,7 @@ impl Rule {
             );
         }
         if let Some(resources) = &self.resources {
-            let actions = r#"action in [Action::"resources/read", Action::"resources/subscribe", Action::"resources/unsubscribe", Action::"completion/complete"]"#;
+            let actions = r#"action in [Action::"resources/read", Action::"resources/subscribe", Action::"resources/unsubscribe"]"#;
             writer.part(
                 " (resources)",
                 actions,
@@ -112,7 +112,7 @@ impl Rule {
             );
         }
         if let Some(prompts) = &self.prompts {
-            let actions = r#"action in [Action::"prompts/get", Action::"completion/complete"]"#;
+            let actions = r#"action == Action::"prompts/get""#;
             writer.part(" (prompts)", actions, "is Prompt", [self.named("Prompt", "name", prompts)?, when.clone()]);
         }
         let routes = self.any_in_routes()?;
@@ -344,11 +344,17 @@ impl Writer<'_> {
     }
 }
 
+/// Most entries with a star of one list.
+const MAX_FORMS: usize = 32;
+
 /// The entries of a list, which is neither empty nor without bound.
 fn listed<'a>(name: &str, texts: &'a Texts) -> Result<&'a [String], String> {
     match texts.as_slice() {
         [] => Err(format!("the list `{name}` is empty, so nothing would fit; leave it out if it does not matter")),
         list if list.len() > MAX_LIST => Err(format!("the list `{name}` has more than {MAX_LIST} entries")),
+        list if list.iter().filter(|text| text.contains('*')).count() > MAX_FORMS => {
+            Err(format!("the list `{name}` has more than {MAX_FORMS} entries with a star: make two rules of it"))
+        }
         list if list.iter().any(String::is_empty) => Err(format!("the list `{name}` has an empty entry")),
         list => Ok(list),
     }
@@ -372,7 +378,17 @@ fn likes(attribute: &str, patterns: &[String]) -> Option<String> {
     if patterns.iter().any(|pattern| pattern == "*") {
         return None;
     }
-    Some(either(patterns.iter().map(|pattern| format!("{attribute} like {}", quoted(pattern))).collect()))
+    let (forms, exact): (Vec<&String>, Vec<&String>) = patterns.iter().partition(|pattern| pattern.contains('*'));
+    let mut all: Vec<String> = forms.iter().map(|form| format!("{attribute} like {}", quoted(form))).collect();
+    match exact.as_slice() {
+        [] => {}
+        [one] => all.push(format!("{attribute} like {}", quoted(one))),
+        many => {
+            let list: Vec<String> = many.iter().map(|text| quoted(text)).collect();
+            all.push(format!("[{}].contains({attribute})", list.join(", ")));
+        }
+    }
+    Some(either(all))
 }
 
 fn either(all: Vec<String>) -> String {

@@ -198,3 +198,34 @@ fn cases_are_run() {
         assert!(error.starts_with("c.toml:") && error.contains(says), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_policy_that_is_too_deep_is_refused_and_one_at_the_bound_is_not() {
+    let policy = |condition: &str| format!("permit(principal, action, resource) when {{ {condition} }};");
+    for deep in [
+        format!("{}true", "true && ".repeat(20_000)),
+        format!("{}true", "false || ".repeat(20_000)),
+        format!("{}true{}", "(".repeat(20_000), ")".repeat(20_000)),
+        format!("{}true{}", "[".repeat(20_000), "]".repeat(20_000)),
+        format!("{}true", "if true then true else ".repeat(20_000)),
+        format!("context{}", ".a".repeat(20_000)),
+        format!("{}1 == 1", "1 + ".repeat(20_000)),
+    ] {
+        let problem = problem("p.cedar", &policy(&deep));
+        assert!(problem.starts_with("p.cedar:1: ") && problem.contains("make several policies"), "{problem}");
+    }
+    for wide in [
+        format!("{}true", "true && ".repeat(249)),
+        format!("{}true", "false || ".repeat(249)),
+        format!("{}true{}", "(".repeat(60), ")".repeat(60)),
+        format!("{}true", "if false then false else ".repeat(30)),
+        format!("resource in [{}Tool::\"bank/t\"]", "Tool::\"a/b\", ".repeat(4000)),
+    ] {
+        let engine = cedar(&policy(&wide));
+        let decision = engine.decide(&call(&caller("s"), "t", "{}"));
+        assert_eq!(decision.effect, Effect::Allow, "{}: {}", decision.reason, &wide[..20]);
+    }
+    let names: Vec<String> = (0..4000).map(|at| format!("'t{at}'")).collect();
+    let engine = toml(&format!("[[allow]]\ntools = ['t*', {}]", names.join(", ")));
+    assert_eq!(engine.decide(&call(&caller("s"), "t5", "{}")).effect, Effect::Allow);
+}
