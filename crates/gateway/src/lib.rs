@@ -38,6 +38,7 @@ mod pins;
 mod probe;
 mod proxy;
 mod quiet;
+mod recent;
 mod record;
 mod reload;
 mod routes;

@@ -9,6 +9,7 @@ mod calls;
 mod failures;
 mod health;
 mod identity;
+mod kept;
 mod limits;
 mod links;
 mod lists;
