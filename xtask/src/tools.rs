@@ -22,7 +22,7 @@ const PYTHON: [(&str, &str, &str); 5] = [
 ];
 /// A set of Node packages, the folder of `tests` with its pins; of each program in it the variable that tests read, and
 /// its path below `node_modules`.
-const NODE: [(&str, &[(&str, &str)]); 3] = [
+const NODE: [(&str, &[(&str, &str)]); 4] = [
     (
         "node",
         &[
@@ -39,6 +39,7 @@ const NODE: [(&str, &[(&str, &str)]); 3] = [
         ],
     ),
     ("conformance", &[("SORTIE_TEST_CONFORMANCE", "@modelcontextprotocol/conformance/dist/index.js")]),
+    ("oidc", &[("SORTIE_TEST_OIDC_MODULES", "")]),
 ];
 /// What only the benchmark talks to.
 const BENCH: [(&str, &[(&str, &str)]); 1] = [("bench", &[("SORTIE_TEST_SUPERGATEWAY", "supergateway/dist/index.js")])];

@@ -3,10 +3,13 @@
 mod approvals;
 mod check;
 mod control;
+mod credentials;
 mod limits;
+mod link;
 mod pinning;
 mod places;
 mod show;
+mod span;
 mod upstreams;
 mod yaml;
 
@@ -28,12 +31,17 @@ use sortie_tls::IdentityError;
 use toml::Spanned;
 
 use approvals::RawApprovals;
+use credentials::{RawCredential, RawVault};
 use limits::RawLimit;
+use link::RawLink;
 pub(crate) use places::Places;
+use sortie_credentials::VaultSpec;
+use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
+pub use credentials::RouteCredential;
 pub use limits::{LimitConfig, Per, Rate};
 pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
@@ -98,6 +106,8 @@ pub struct GatewayConfig {
     /// `pinning`: whether tools stay what they were when they were first seen or approved: `first-use` (default), `approve`
     /// or `off`.
     pub pinning: Pinning,
+    /// `[vault.NAME]`: servers of Vault or OpenBao that secrets are read from. At most 16.
+    pub vaults: BTreeMap<String, VaultSpec>,
     /// What the file asks for and what is different here, one sentence each.
     pub(crate) notes: Vec<String>,
     /// Where each setting stands.
@@ -159,6 +169,8 @@ pub struct RouteConfig {
     pub tls: RouteTls,
     /// `pinning`: as that of the whole gateway, which is the default.
     pub pinning: Pinning,
+    /// `[[routes.NAME.credentials]]`: with whose secret calls go on; the first one that is for a call. At most 64.
+    pub credentials: Vec<RouteCredential>,
 }
 
 /// How upstreams are dialled.
@@ -238,7 +250,7 @@ impl GatewayConfig {
         let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
-            routes.insert(name.clone(), route.check(&name, &source, base, trusts, raw.pinning)?);
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts, &raw.vault, raw.pinning)?);
         }
         let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
         if !fits(&announced.collect::<Vec<_>>()) {
@@ -249,6 +261,7 @@ impl GatewayConfig {
         Ok(Self {
             routes,
             control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
+            vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -366,6 +379,10 @@ struct Raw {
     /// Whether tools stay what they were when they were first seen (first-use) or approved (approve).
     #[serde(default)]
     pinning: Pinning,
+    /// Servers of HashiCorp Vault or OpenBao that secrets are read from, by a name of your choice. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, RawVault>")]
+    vault: BTreeMap<String, Spanned<RawVault>>,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -376,33 +393,6 @@ struct RawCertificate {
     cert_file: PathBuf,
     /// Its private key in PEM.
     key_file: PathBuf,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Link")]
-struct RawLink {
-    /// An HTTP proxy, http://host:port, that the link goes through by CONNECT; with one set, nothing is dialled directly.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    proxy: Option<Spanned<String>>,
-    /// Holds the value of the header Proxy-Authorization, like `Basic ...`; read at each dial.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proxy_authorization_file: Option<PathBuf>,
-}
-
-impl RawLink {
-    fn check(self, source: &Source<'_>, base: &Path) -> Result<LinkConfig, ConfigError> {
-        let proxy = match self.proxy {
-            None => None,
-            Some(text) => {
-                let wrong = |reason: String| source.wrong(Some(text.span()), "link.proxy", reason);
-                Some(text.get_ref().parse().map_err(wrong)?)
-            }
-        };
-        let proxy_authorization_file = self.proxy_authorization_file.map(|path| base.join(path));
-        Ok(LinkConfig { proxy, proxy_authorization_file })
-    }
 }
 
 /// One route.
@@ -458,6 +448,11 @@ struct RawRoute {
     /// As that at the top, which is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pinning: Option<Pinning>,
+    /// With whose secret calls go on: each call gets the first of these that is for it. Where there are some and none is
+    /// for a call, it is refused. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawCredential>")]
+    credentials: Vec<Spanned<RawCredential>>,
 }
 
 impl RawRoute {
@@ -467,6 +462,7 @@ impl RawRoute {
         source: &Source<'_>,
         base: &Path,
         trusts: bool,
+        vaults: &BTreeMap<String, Spanned<RawVault>>,
         pinning: Pinning,
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
@@ -523,7 +519,15 @@ impl RawRoute {
             })?),
         };
         let deadline = self.deadline.map(|span| span.0);
+        if let (Upstream::Files, Some(first)) = (&upstream, self.credentials.first()) {
+            let reason = "the built-in server is part of the gateway and asks for no credential; remove it";
+            return Err(source.wrong(Some(first.span()), &field("credentials"), reason));
+        }
+        let credentials = credentials::check_all(self.credentials, self.authorization, vaults, base);
+        let credentials =
+            credentials.map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&setting), reason))?;
         Ok(RouteConfig {
+            credentials,
             upstream,
             authorization: self.authorization,
             host,
@@ -596,49 +600,6 @@ impl RawDialling {
             ca_file: self.tls.ca_file.map(|file| base.join(file)),
             include_system_cas: self.tls.include_system_cas,
         })
-    }
-}
-
-/// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.
-#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(rename = "Duration", extend("pattern" = "^[0-9]+(ms|s|m|h)$"))]
-struct Span(Duration);
-
-impl From<Span> for String {
-    fn from(span: Span) -> String {
-        span_text(span.0)
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => 0,
-        };
-        let millis = number.parse().ok().and_then(|number: u64| number.checked_mul(unit)).unwrap_or(0);
-        if (1..=86_400_000).contains(&millis) {
-            Ok(Self(Duration::from_millis(millis)))
-        } else {
-            Err(format!("`{text}` is not a duration such as 500ms, 30s, 5m or 1h, above zero and at most 24h"))
-        }
-    }
-}
-
-/// A duration of at least a millisecond, in the largest unit that says it as a whole number.
-fn span_text(span: Duration) -> String {
-    let millis = span.as_millis();
-    match [(3_600_000, "h"), (60_000, "m"), (1_000, "s")].into_iter().find(|(unit, _)| millis.is_multiple_of(*unit)) {
-        Some((unit, name)) => format!("{}{name}", millis / unit),
-        None => format!("{millis}ms"),
     }
 }
 

@@ -1,26 +1,25 @@
 //! One call: whose it is, where it goes, and both bodies on their way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
-use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_api::{HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
-use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
-use tokio::sync::Notify;
+use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS};
 
 use crate::answer::Shaping;
 use crate::approvals::patient::{self, Events, takes_events};
 use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::control::{self, Asking, Passed};
+use crate::credentials;
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::{Claims, PROBE_SUBJECT};
@@ -224,13 +223,14 @@ impl Call<'_> {
         let asking = Asking { caller: self.caller, route, request: &request, now };
         let caller = sessions::Caller::from(self.caller.as_ref());
         let pass = |intake: Intake<'_>| {
-            let concerns = Concerns::of(&intake);
+            let concerns = Concerns::of(&intake, route);
             concerns.admit(route, caller.digest())?;
             Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
         };
         let (concerns, Passed { bounds, verdict, counted, asked, id }) =
             intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
+        record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
         if let Some(limit) = bounds.max_request_body
             && !body.restrict(limit)
         {
@@ -245,7 +245,8 @@ impl Call<'_> {
             clock: shared.clock,
         };
         let watch = Watch::new(route, request.method(), &concerns, &around);
-        let going = Going { caller, named, bounds, counted, concerns, watch };
+        let who = self.caller.clone();
+        let going = Going { who, caller, named, bounds, counted, concerns, watch };
         if asked.is_empty() {
             return going.on(shared, route, peer, request, body, &record.request_id).await;
         }
@@ -299,6 +300,7 @@ impl Call<'_> {
 
 /// A call that nothing holds back any more.
 struct Going {
+    who: Arc<Caller>,
     caller: sessions::Caller,
     named: Option<sessions::Named>,
     bounds: Bounds,
@@ -323,7 +325,7 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(route, peer, request, body, request_id, self.watch);
+        let answering = forward(route, &self.who, peer, request, body, request_id, self.watch);
         let response = self.bounds.hold_to(answering).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
@@ -341,6 +343,7 @@ fn caller_of(claims: &Claims) -> Caller {
 
 async fn forward<B>(
     route: &Route,
+    caller: &Caller,
     peer: &Peer,
     request: Request<()>,
     body: &RequestBody<B>,
@@ -356,10 +359,13 @@ where
         watch.ask_plain(&mut head.headers);
     }
     let from_hub = matches!(peer, Peer::Unproven);
+    let credential = route.credentials.of(caller)?;
+    // Only one that was verified; a client of a sealed route sends what it likes.
+    let inbound = head.headers.get(IDENTITY_HEADER).filter(|_| from_hub).cloned();
+    let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
-        host: &route.upstream_host,
-        public_host: &route.host,
+        public_host: &route.host_value,
         authorization: route.authorization,
         request_id,
         length: body.size_hint().exact(),
@@ -367,19 +373,14 @@ where
     rewrite.apply(&mut head.headers);
 
     let answering = async {
+        // The last thing before the call goes out: nothing else sees the secret.
+        let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
         match &route.target {
             Target::Servers(servers) => {
-                let (head, too_many) = bound_interim(head);
-                let answered = tokio::select! {
-                    answered = servers.send(head, || body.clone().boxed()) => answered,
-                    () = too_many.notified() => {
-                        let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
-                        return Err(HopError::new(Hop::Upstream, reason));
-                    }
-                };
+                let answered = servers.send(head, || body.clone().boxed()).await;
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
-                Ok((response, Some((servers.as_ref(), answered.server))))
+                Ok((response, Some((servers.as_ref(), answered.server)), applied))
             }
             Target::Local(local) => {
                 let path = head.uri.path_and_query().cloned();
@@ -391,11 +392,12 @@ where
                 *request.uri_mut() = uri.map_err(|_| unusable_target())?;
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
-                Ok((local.call(request).await, None))
+                request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
+                Ok((local.call(request).await, None, applied))
             }
         }
     };
-    let (mut response, from) = match route.deadline {
+    let (mut response, from, applied) = match route.deadline {
         None => answering.await?,
         Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
             let reason = format!("route `{}` did not answer within its deadline", route.name);
@@ -403,7 +405,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(body.limit()));
+        return Err(over(route, body));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -414,23 +416,14 @@ where
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
+    if let Some(applied) = &applied {
+        let status = response.status();
+        credentials::answered(applied, status, response.headers_mut());
+    }
     if let Some(watch) = watch {
         response = watch.look(response).await?;
     }
     Ok(shaping.shape(response, from))
-}
-
-/// The head, and what tells when an upstream has sent more interim answers to it than are read.
-fn bound_interim(head: http::request::Parts) -> (http::request::Parts, Arc<Notify>) {
-    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
-    let teller = too_many.clone();
-    let mut request = Request::from_parts(head, ());
-    hyper::ext::on_informational(&mut request, move |_| {
-        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
-            teller.notify_one();
-        }
-    });
-    (request.into_parts().0, too_many)
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
@@ -440,25 +433,42 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(body.limit());
+        return over(route, body);
     }
-    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
-    if let Some(dial) = DialError::beneath(error) {
-        tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
-        return match dial {
-            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
-            _ => error,
-        };
+    tracing::warn!(%request_id, route = %name, "upstream failed: {error}");
+    match error {
+        SendError::Dial(dial) => {
+            let reason = format!("the upstream of route `{name}`: {}", dial.public());
+            let error = HopError::new(Hop::UpstreamConnect, reason);
+            match dial {
+                DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+                _ => error,
+            }
+        }
+        SendError::Interim => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` sent too many interim answers"))
+        }
+        SendError::Broke(_) | SendError::NoServer => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+        }
     }
-    let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
-    tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
-    HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
 fn unusable_target() -> HopError {
     HopError::new(Hop::Route, "the request's target cannot be passed on")
+}
+
+/// The refusal of a body that was larger than its route, or a limit, lets it be.
+fn over<B>(route: &Route, body: &RequestBody<B>) -> HopError
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    match body.limit() {
+        limit if limit < route.max_request_body => request_too_large(limit),
+        limit => too_large(limit),
+    }
 }
 
 pub(crate) fn too_large(limit: u64) -> HopError {

@@ -118,6 +118,14 @@ pub enum GatewayError {
         /// Why.
         reason: String,
     },
+    /// Something that a credential needs is not there.
+    #[error("{setting}: {reason}")]
+    Credential {
+        /// The setting.
+        setting: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The policy cannot be used.
     #[error("policy_file: {cause}")]
     Policy {
@@ -160,7 +168,9 @@ impl GatewayError {
     /// The same with the place of the setting that it is about, if it is about one.
     pub(crate) fn at(self, places: &Places) -> Self {
         let setting = match &self {
-            Self::CaFile { setting, .. } | Self::Tls { setting, .. } => setting.clone(),
+            Self::CaFile { setting, .. } | Self::Tls { setting, .. } | Self::Credential { setting, .. } => {
+                setting.clone()
+            }
             Self::Local { route, .. } => format!("routes.{route}.upstream"),
             Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
             Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
@@ -427,6 +437,7 @@ impl Gateway {
                 tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
             }
         }
+        self.shared.served().give_back().await;
         self.shared.tasks.abort();
     }
 }

@@ -5,9 +5,9 @@
 //! byte of the edge: a caller counts only by an identity that the hub signed for this very route, or, on sealed
 //! routes, by a client certificate.
 //!
-//! It must never open a port for callers, follow a redirect, replay a call, write a body anew, or log a payload, a
-//! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
-//! [`Gateway::start`], and ends with [`Gateway::drain`].
+//! It must never open a port for callers, follow a redirect, replay a call, write a body anew (what is hidden is cut out
+//! of lists, and the rest stays), or log a payload, a header's value or a secret. Every task runs in the
+//! [`sortie_runtime::TaskSet`] that the caller passes to [`Gateway::start`], and ends with [`Gateway::drain`].
 
 mod admin;
 mod answer;
@@ -17,6 +17,7 @@ mod client_certificates;
 mod config;
 mod connector;
 mod control;
+mod credentials;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
@@ -38,6 +39,7 @@ mod pins;
 mod probe;
 mod proxy;
 mod quiet;
+mod recent;
 mod record;
 mod reload;
 mod routes;
@@ -51,8 +53,8 @@ pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls,
+    Server, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

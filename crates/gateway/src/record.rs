@@ -22,6 +22,8 @@ pub(crate) struct Record {
     hop: Option<Hop>,
     caller: Option<Arc<Caller>>,
     verdict: Verdict,
+    /// The name of the credential that the call went on with.
+    pub(crate) credential: Option<Arc<str>>,
     began: Instant,
     end: End,
 }
@@ -36,6 +38,7 @@ impl Record {
             hop: None,
             caller: None,
             verdict: Verdict::default(),
+            credential: None,
             began: Instant::now(),
             end: End::Abandoned,
         }
@@ -82,6 +85,7 @@ impl Drop for Record {
             route,
             method = %self.method,
             caller = self.caller.as_ref().map(|caller| caller.subject.as_str()),
+            credential = self.credential.as_deref(),
             status = self.status.map_or(0, |status| status.as_u16()),
             hop,
             end = self.end.as_str(),

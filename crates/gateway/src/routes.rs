@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderValue, Request};
-use sortie_ids::RouteName;
+use sortie_ids::{Digest, RouteName};
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
 use crate::config::{Protocol, RouteConfig};
+use crate::credentials::RouteCredentials;
 use crate::pins::RoutePins;
 use crate::upstream::{LocalUpstream, Servers};
 
@@ -20,8 +21,10 @@ pub(crate) struct Route {
     /// `<route>.<tunnel-domain>`.
     pub(crate) host: String,
     pub(crate) target: Target,
-    /// The `Host` that the upstream sees.
-    pub(crate) upstream_host: HeaderValue,
+    /// The same as a header's value.
+    pub(crate) host_value: HeaderValue,
+    /// What sessions belong to: the same for all routes to the same servers, and for no others.
+    pub(crate) session_scope: Digest,
     pub(crate) authorization: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) protocol: Protocol,
@@ -31,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) sealed: Option<Arc<ServerConfig>>,
     /// The text of that CA's file.
     pub(crate) client_ca: Option<String>,
+    /// With whose secret calls go on.
+    pub(crate) credentials: RouteCredentials,
     /// The settings as they were read.
     pub(crate) settings: RouteConfig,
     /// What is pinned of its tools; `None` where nothing is.
@@ -43,16 +48,6 @@ pub(crate) struct Route {
 pub(crate) enum Target {
     Servers(Arc<Servers>),
     Local(Arc<dyn LocalUpstream>),
-}
-
-impl Target {
-    /// What is the same for all routes to the same servers, and for no others.
-    pub(crate) fn identity(&self, route: &Route) -> String {
-        match self {
-            Target::Servers(_) => route.settings.upstream.to_string(),
-            Target::Local(_) => format!("builtin:{}", route.name),
-        }
-    }
 }
 
 impl Route {

@@ -1,12 +1,14 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use http::HeaderValue;
+use sortie_credentials::Vault;
 use sortie_ids::{Digest, RouteName, TunnelDomain};
 use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
@@ -16,6 +18,7 @@ use crate::config::{
     Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream,
 };
 use crate::control::Control;
+use crate::credentials::{RouteCredentials, start_vaults};
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::limits::Limits;
@@ -35,11 +38,20 @@ pub(crate) struct Served {
     pub(crate) hub_tls: Arc<ServerConfig>,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
+    /// Servers that secrets are read from, by name.
+    pub(crate) vaults: BTreeMap<String, Arc<Vault>>,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
 }
 
 impl Served {
+    /// Gives back what the credentials of all routes have borrowed, and waits for that: at most some seconds. Nothing can
+    /// be called with them then.
+    pub(crate) async fn give_back(&self) {
+        join_all(self.routes.iter().map(|route| route.credentials.close())).await;
+        join_all(self.vaults.values().map(|vault| vault.close())).await;
+    }
+
     /// One line for each route, and for what is different from what the settings ask for.
     pub(crate) fn log(&self) {
         self.log_notes();
@@ -123,6 +135,9 @@ impl Builder {
             None => None,
             Some(path) => Some(read_ca("upstream.tls.ca_file", path)?),
         };
+        let missing = |(setting, reason)| GatewayError::Credential { setting, reason };
+        let vaults = start_vaults(&config.vaults, previous.map(|previous| &previous.vaults), &self.tasks);
+        let vaults = vaults.map_err(missing)?;
         let leaf = identity.leaf();
         let mut routes = Vec::with_capacity(config.routes.len());
         for (name, settings) in &config.routes {
@@ -139,22 +154,25 @@ impl Builder {
                 None => None,
                 Some(path) => Some(read_ca(&format!("routes.{name}.client_ca_file"), path)?),
             };
+            let kept = before.map(|route| &route.credentials);
+            let credentials = RouteCredentials::start(name, &settings.credentials, &vaults, kept, &self.tasks);
             let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
             routes.push(Route {
                 name: name.clone(),
-                upstream_host: upstream_host(settings, &host),
+                host_value: HeaderValue::from_str(&host).unwrap_or_else(|_| HeaderValue::from_static("")),
+                session_scope: session_scope(name, settings),
                 sealed: match proved {
                     Some(route) => route.sealed.clone(),
                     None => sealed_tls(name, client_ca.as_deref(), &identity)?,
                 },
                 client_ca,
+                credentials: credentials.map_err(missing)?,
                 target: self.target(name, settings, &config, &upstream_ca, before.map(AsRef::as_ref))?,
                 max_request_body: settings.max_request_body.unwrap_or(config.max_request_body),
                 authorization: settings.authorization == Authorization::Forward,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
-                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
-                    .then(|| self.pins.route(name)),
+                pins: is_pinned(settings).then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,
@@ -164,7 +182,7 @@ impl Builder {
         let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
         let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, config })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -287,15 +305,12 @@ fn spec(
     })
 }
 
-/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
-fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
-    let text = match &route.upstream {
-        // Each of several gets its own.
-        Upstream::Servers(servers) => servers.first().map_or("", Server::authority),
-        Upstream::Files => host,
-    };
-    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    route.host.clone().unwrap_or(own)
+/// What is the same for all routes to the same servers, and for no others.
+fn session_scope(name: &RouteName, settings: &RouteConfig) -> Digest {
+    match &settings.upstream {
+        Upstream::Servers(_) => Digest::of(settings.upstream.to_string().as_bytes()),
+        Upstream::Files => Digest::of(format!("builtin:{name}").as_bytes()),
+    }
 }
 
 fn sealed_tls(
@@ -306,6 +321,12 @@ fn sealed_tls(
     let Some(pem) = client_ca else { return Ok(None) };
     let config = server_config(identity.clone(), Versions::Tls13, &inner::ALPN, Some(pem));
     config.map(Some).map_err(|cause| GatewayError::Tls { setting: format!("routes.{name}.client_ca_file"), cause })
+}
+
+/// Whether there is something to pin. Built-in servers are part of this program, and change with it.
+fn is_pinned(settings: &RouteConfig) -> bool {
+    let foreign = matches!(settings.upstream, Upstream::Servers(_));
+    foreign && settings.pinning != Pinning::Off && settings.protocol != Protocol::Http
 }
 
 fn read_ca(setting: &str, path: &Path) -> Result<String, GatewayError> {

@@ -5,6 +5,7 @@
 //! one call: tasks are told to finish, waited for until a deadline, and then dropped.
 
 mod backoff;
+mod dumps;
 mod files;
 pub mod http;
 mod logs;
@@ -15,6 +16,7 @@ mod signals;
 mod tasks;
 
 pub use backoff::Backoff;
+pub use dumps::forbid_dumps;
 pub use files::raise_open_files;
 pub use logs::{LogFormat, Logs, init_logs};
 pub use measure::Metrics;

@@ -38,7 +38,10 @@ impl LocalGateway {
         if !address.path().try_exists().map_err(unusable)? {
             return Ok(None);
         }
-        let built = reqwest::Client::builder().unix_socket(address.path()).no_proxy().timeout(DEADLINE).build();
+        // Never spoken here, but the client wants to know which TLS it would be.
+        let tls = sortie_tls::api_client_config(None, false).map_err(Failure::failed)?;
+        let builder = reqwest::Client::builder().tls_backend_preconfigured((*tls).clone());
+        let built = builder.unix_socket(address.path()).no_proxy().timeout(DEADLINE).build();
         let http = built.map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
         Ok(Some(Self { http, socket: dir.join("admin.sock").display().to_string(), _address: address }))
     }

@@ -17,11 +17,15 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sortie_gateway::GatewayConfig;
-use sortie_runtime::{LogFormat, init_logs};
+use sortie_runtime::{LogFormat, forbid_dumps, init_logs};
 
 use crate::cli::{Cli, Command, LogStyle, Output};
 use crate::error::Failure;
 use crate::output::Style;
+
+/// Many small pieces of memory are taken and given back per call, most of them on another stack than they were taken on.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -37,6 +41,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let serving = matches!(cli.command, Command::Up(_) | Command::Hub(_) | Command::Gateway(_));
+    if serving {
+        forbid_dumps().map_err(|error| Failure::failed(format!("memory cannot be kept from dumps: {error}")))?;
+    }
     let quiet = if matches!(cli.command, Command::Up(_)) { "warn" } else { "info" };
     // Read before anything is logged, since it says what is.
     let gateway = match &cli.command {

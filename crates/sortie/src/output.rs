@@ -43,7 +43,7 @@ pub(crate) fn list<T: Serialize>(
     }
 }
 
-fn table(head: &[&str], rows: &[Vec<String>]) {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
     let head: Vec<String> = head.iter().map(|text| text.to_uppercase()).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let widths: Vec<usize> = (0..head.len())

@@ -333,7 +333,7 @@ fn test(file: &Path, files: &[PathBuf], style: Style) -> Result<(), Failure> {
             )?;
         }
         Style::Table => {
-            output::list(style, &results, &["case", "expected", "got", "by", "result"], |result| {
+            let row = |result: &CaseResult| {
                 let by: Vec<&str> = result.decision.policies.iter().map(|policy| policy.as_str()).collect();
                 vec![
                     result.name.clone(),
@@ -342,7 +342,9 @@ fn test(file: &Path, files: &[PathBuf], style: Style) -> Result<(), Failure> {
                     if by.is_empty() { "-".to_owned() } else { by.join(", ") },
                     if result.problems.is_empty() { "ok".to_owned() } else { "FAILED".to_owned() },
                 ]
-            })?;
+            };
+            let rows: Vec<_> = results.iter().map(row).collect();
+            output::table(&["case", "expected", "got", "by", "result"], &rows);
             for result in results.iter().filter(|result| !result.problems.is_empty()) {
                 for problem in &result.problems {
                     println!("{}: {}: {}", printable(&result.place), printable(&result.name), printable(problem));

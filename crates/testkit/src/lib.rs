@@ -11,6 +11,7 @@ pub mod process;
 pub mod relay;
 pub mod skip;
 pub mod usage;
+pub mod vault;
 
 pub use echo::EchoServer;
 pub use home::TempHome;
@@ -18,3 +19,4 @@ pub use load::{Load, LoadReport};
 pub use process::{Process, Program, eventually, free_port};
 pub use relay::Relay;
 pub use skip::{skip_host, skip_tool, tool};
+pub use vault::{VaultServer, VaultState};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use sortie_credentials::VaultAuth;
 use sortie_ids::RouteName;
 use sortie_tls::{ReloadingIdentity, TlsError, check_client_ca, covers, upstream_client_config};
 
@@ -39,11 +40,26 @@ impl GatewayConfig {
                 problems.note(&setting, check_client_ca(&pem));
             }
             self.check_tls(&mut problems, name, &route.tls);
+            for (number, credential) in route.credentials.iter().enumerate() {
+                let setting = format!("routes.{name}.credentials.{number}");
+                problems.note(&format!("{setting}.secret"), credential.spec.source().check());
+                if let Some(endpoint) = credential.spec.endpoint() {
+                    problems.note(&format!("{setting}.tls.ca_file"), endpoint.trust.check());
+                }
+            }
             if let Some(root) = &route.root {
                 let listed = std::fs::read_dir(root).map(drop);
                 let listed = listed.map_err(|error| format!("the directory {}: {error}", root.display()));
                 problems.note(&format!("routes.{name}.root"), listed);
             }
+        }
+        for (name, vault) in &self.vaults {
+            let (setting, source) = match &vault.auth {
+                VaultAuth::Token(source) => ("token", source),
+                VaultAuth::AppRole { secret_id, .. } => ("approle.secret_id", secret_id),
+            };
+            problems.note(&format!("vault.{name}.{setting}"), source.check());
+            problems.note(&format!("vault.{name}.tls.ca_file"), vault.trust.check());
         }
         if let Some(files) = &self.certificate {
             let loaded = ReloadingIdentity::from_files(&files.cert_file, &files.key_file).map(Arc::new);

@@ -58,8 +58,17 @@ impl Places {
         for (key, value) in table {
             let name = if outer.is_empty() { key.get_ref().to_string() } else { format!("{outer}.{}", key.get_ref()) };
             self.note(name.clone(), starts.partition_point(|start| *start <= key.span().start));
-            if let DeValue::Table(inner) = value.get_ref() {
-                self.walk(inner, &name, starts);
+            match value.get_ref() {
+                DeValue::Table(inner) => self.walk(inner, &name, starts),
+                DeValue::Array(items) => {
+                    for (number, item) in items.iter().enumerate() {
+                        let DeValue::Table(inner) = item.get_ref() else { continue };
+                        let name = format!("{name}.{number}");
+                        self.note(name.clone(), starts.partition_point(|start| *start <= item.span().start));
+                        self.walk(inner, &name, starts);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -71,8 +80,8 @@ mod tests {
 
     #[test]
     fn settings_have_lines() {
-        let text =
-            "max_request_body = 1\n\n[routes.docs]\nupstream = \"http://a:80\"\n[upstream]\ntls.ca_file = \"x\"\n";
+        let text = "max_request_body = 1\n\n[routes.docs]\nupstream = \"http://a:80\"\n[upstream]\ntls.ca_file = \"x\"\n\
+             [[routes.docs.credentials]]\nname = \"a\"\n[[routes.docs.credentials]]\nname = \"b\"\nsecret.env = \"X\"\n";
         let places = Places::of_toml(text, Path::new("/etc/gateway.toml"));
         for (setting, place) in [
             ("max_request_body", "/etc/gateway.toml:1"),
@@ -81,6 +90,9 @@ mod tests {
             ("routes.docs.root", "/etc/gateway.toml:3"),
             ("upstream.tls.ca_file", "/etc/gateway.toml:6"),
             ("link.proxy", "/etc/gateway.toml"),
+            ("routes.docs.credentials.0", "/etc/gateway.toml:7"),
+            ("routes.docs.credentials.1.name", "/etc/gateway.toml:10"),
+            ("routes.docs.credentials.1.secret.env", "/etc/gateway.toml:11"),
         ] {
             assert_eq!(places.of(setting), place, "{setting}");
         }

@@ -65,15 +65,17 @@ pub(crate) struct Concerns {
 
 impl Concerns {
     /// Of what was read strictly; of what was not, nothing is known.
-    pub(crate) fn of(intake: &Intake<'_>) -> Self {
+    pub(crate) fn of(intake: &Intake<'_>, route: &Route) -> Self {
         let Intake::Messages(body) = intake else { return Self::default() };
         let mut concerns = Self::default();
         for message in body.messages() {
             match message.method.as_deref() {
-                Some("tools/call") => concerns.tools.push(message.name.as_deref().map(ToOwned::to_owned)),
+                Some("tools/call") if route.pins.is_some() => {
+                    concerns.tools.push(message.name.as_deref().map(ToOwned::to_owned));
+                }
                 Some("initialize" | "server/discover") => concerns.greets = true,
                 Some(method) if message.kind == MessageKind::Request => {
-                    concerns.lists |= Kind::of_method(method).is_some()
+                    concerns.lists |= Kind::of_method(method).is_some();
                 }
                 _ => {}
             }
@@ -244,7 +246,9 @@ impl Watch {
         for range in event::split(text) {
             let event = Event::parse(text.get(range.clone()).unwrap_or_default());
             let data = event.data();
-            if data.iter().all(u8::is_ascii_whitespace) {
+            // Nothing, or the address in the legacy transport's first event.
+            let first = data.iter().find(|byte| !byte.is_ascii_whitespace());
+            if first.is_none_or(|first| event.named && !b"{[".contains(first)) {
                 continue;
             }
             if event.is_ambiguous() && message::may_speak_jsonrpc(&data) {
@@ -267,7 +271,7 @@ impl Watch {
     async fn edit(&self, text: &[u8], demanding: bool) -> Result<Option<String>, HopError> {
         let document = match Document::read(text) {
             Ok(document) => document,
-            Err(_) if !demanding && !message::may_speak_jsonrpc(text) => return Ok(None),
+            Err(_) if !demanding && !speaks_jsonrpc(text) => return Ok(None),
             Err((fault, at)) => return Err(self.refused(&format!("it is not one message of MCP: {fault} (byte {at})"))),
         };
         let visible = |kind: Kind, name: &str| self.visible.as_ref().is_none_or(|visible| visible(kind, name));
@@ -403,6 +407,11 @@ impl Stream {
         event.extend_from_slice(b"\n\n");
         Ok(Frame::data(Bytes::from(event)))
     }
+}
+
+/// Whether what cannot be read as an answer may be one for somebody.
+fn speaks_jsonrpc(text: &[u8]) -> bool {
+    message::parse(text).map_or_else(|refused| refused.speaks_jsonrpc, |_| true)
 }
 
 fn has(value: &HeaderValue, part: &[u8]) -> bool {

@@ -230,7 +230,7 @@ async fn keep(pins: &Arc<RoutePins>) -> Result<(), ApiError> {
 
 fn pinned<'a>(route: Option<&'a Arc<Route>>, name: &str) -> Result<&'a Arc<RoutePins>, ApiError> {
     let route = route.ok_or_else(|| ApiError::not_found(format!("there is no route `{name}`")))?;
-    let off = "pins no tools: its pinning is off, or its protocol is http";
+    let off = "pins no tools: its pinning is off, its protocol is http, or its server is a built-in one";
     route.pins.as_ref().ok_or_else(|| ApiError::conflict(format!("the route `{name}` {off}")))
 }
 

@@ -6,9 +6,11 @@ mod support;
 
 mod approvals;
 mod calls;
+mod credentials;
 mod failures;
 mod health;
 mod identity;
+mod kept;
 mod limits;
 mod links;
 mod lists;

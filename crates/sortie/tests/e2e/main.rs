@@ -2,6 +2,7 @@
 //! through, what fails where, and what must never be seen.
 
 mod bounds;
+mod canary;
 mod capture;
 mod cli;
 mod common;
