@@ -6,6 +6,7 @@ mod discovery;
 mod error;
 mod headers;
 mod hop;
+mod identity;
 mod key;
 mod page;
 mod route;
@@ -21,6 +22,7 @@ pub use headers::{
     strip_ours,
 };
 pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER};
+pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;

@@ -23,5 +23,5 @@ mod start;
 mod tunnels;
 
 pub use config::HubConfig;
-pub use identity::SignerError;
+pub use identity::{RotationError, Signer, SignerError};
 pub use start::{Hub, HubError};

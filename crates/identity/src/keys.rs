@@ -81,6 +81,22 @@ pub enum KeysError {
 #[derive(Clone)]
 pub struct KeySet(Vec<PublicKey>);
 
+/// What a reader of the keys starts from (OpenID Connect Discovery 1.0, section 3). There is no login: only tokens that
+/// name callers.
+pub fn discovery(issuer: &str, jwks_uri: &str) -> Value {
+    json!({
+        "issuer": issuer,
+        "jwks_uri": jwks_uri,
+        "id_token_signing_alg_values_supported": ["EdDSA"],
+        "response_types_supported": ["none"],
+        "subject_types_supported": ["public"],
+        "claims_supported": [
+            "iss", "sub", "aud", "iat", "nbf", "exp", "jti", "org", "workspace", "key", "user", "agent", "session",
+            "tool_use", "region", "act", "assurance", "sub_id", "claims",
+        ],
+    })
+}
+
 /// One public key.
 #[derive(Clone)]
 pub(crate) struct PublicKey {

@@ -19,7 +19,7 @@ pub use announcement::{AnnouncementError, Pinned};
 pub use caller::{Assurance, Caller, GATEWAY_ISSUER, TLS_ISSUER};
 pub use claims::{Agent, Claims, MAX_ACTORS};
 pub use issuer::{Field, IssuerRules, Template, TemplateError};
-pub use keys::{Algorithm, KeySet, KeysError, MAX_KEYS};
+pub use keys::{Algorithm, KeySet, KeysError, MAX_KEYS, discovery};
 pub use remembered::{MAX_REMEMBERED, Remembered};
 pub use ring::{KeyRing, RingError, RotateError, Rotation};
 pub use token::{MAX_TOKEN, Unknown, Verified, claimed_issuer};

@@ -1,53 +1,52 @@
-//! Values by digest, a bounded number of them: what was verified once need not be verified again.
+//! Values by key, a bounded number of them: what was verified once need not be verified again.
 //!
 //! Two generations: what is used stays, and when the younger one is full, the older one is forgotten. Only what was
-//! found good is put in, under the digest of the whole token, so that a look-up tells nobody anything that the token in
-//! its hand does not.
+//! found good belongs in here, and under a digest of the whole token, so that a look-up tells nobody anything that the
+//! token in its hand does not.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
-
-use sortie_ids::Digest;
 
 /// Most values; beyond it the least recently used are forgotten.
 pub const MAX_REMEMBERED: usize = 16 * 1024;
 
-/// Values by digest.
-pub struct Remembered<V>(Mutex<Generations<V>>);
+/// Values by key.
+pub struct Remembered<K, V>(Mutex<Generations<K, V>>);
 
-struct Generations<V> {
-    young: HashMap<Digest, V>,
-    old: HashMap<Digest, V>,
+struct Generations<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
 }
 
-impl<V> Default for Remembered<V> {
+impl<K, V> Default for Remembered<K, V> {
     fn default() -> Self {
         Self(Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() }))
     }
 }
 
-impl<V: Clone> Remembered<V> {
-    /// The value under this digest.
-    pub fn get(&self, digest: &Digest) -> Option<V> {
+impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
+    /// The value under this key.
+    pub fn get(&self, key: &K) -> Option<V> {
         let mut both = self.lock();
-        if let Some(value) = both.young.get(digest) {
+        if let Some(value) = both.young.get(key) {
             return Some(value.clone());
         }
-        let value = both.old.remove(digest)?;
-        both.put(*digest, value.clone());
+        let value = both.old.remove(key)?;
+        both.put(*key, value.clone());
         Some(value)
     }
 
     /// Puts a value in.
-    pub fn put(&self, digest: Digest, value: V) {
-        self.lock().put(digest, value);
+    pub fn put(&self, key: K, value: V) {
+        self.lock().put(key, value);
     }
 
     /// Forgets a value.
-    pub fn forget(&self, digest: &Digest) {
+    pub fn forget(&self, key: &K) {
         let mut both = self.lock();
-        both.young.remove(digest);
-        both.old.remove(digest);
+        both.young.remove(key);
+        both.old.remove(key);
     }
 
     /// Forgets everything.
@@ -68,22 +67,24 @@ impl<V: Clone> Remembered<V> {
         self.len() == 0
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations<V>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Generations<K, V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<V> Generations<V> {
-    fn put(&mut self, digest: Digest, value: V) {
+impl<K: Eq + Hash, V> Generations<K, V> {
+    fn put(&mut self, key: K, value: V) {
         if self.young.len() >= MAX_REMEMBERED / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(digest, value);
+        self.young.insert(key, value);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sortie_ids::Digest;
+
     use super::*;
 
     #[test]
