@@ -1,6 +1,8 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod identity;
+mod issuers;
 mod places;
 mod show;
 mod upstreams;
@@ -23,9 +25,14 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use identity::RawIdentity;
+use issuers::RawIssuer;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use identity::{IdentityConfig, TellUpstream};
+pub(crate) use issuers::fetchable;
+pub use issuers::{IssuerConfig, KeysAt};
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
@@ -76,6 +83,10 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `[[issuers]]`: whose tokens prove a caller, beside the hub's word. At most 32. Default none.
+    pub issuers: Vec<IssuerConfig>,
+    /// `[identity]`: how upstreams are told who is calling.
+    pub identity: IdentityConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -136,6 +147,8 @@ pub struct RouteConfig {
     pub keepalive: Option<Duration>,
     /// `max_request_body`: largest request body in bytes. Default: that of the whole gateway.
     pub max_request_body: Option<u64>,
+    /// `identity`: whether the upstream is told who is calling, `none` (default) or `signed`.
+    pub identity: TellUpstream,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
 }
@@ -225,8 +238,11 @@ impl GatewayConfig {
                           tunnels";
             return Err(source.wrong(Some(at_routes), "routes", reason));
         }
+        let issuers = issuers::check(raw.issuers, &source, base, &routes, trusts)?;
         Ok(Self {
             routes,
+            issuers,
+            identity: raw.identity.check(&source)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -248,7 +264,15 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).collect()
+        let issuers = self.issuers.iter().flat_map(|issuer| {
+            let trusted = issuer.trust.as_ref().and_then(|trust| trust.ca_file.clone());
+            let keys = match &issuer.keys {
+                KeysAt::File(path) => Some(path.clone()),
+                KeysAt::Jwks(_) | KeysAt::Discovery(_) => None,
+            };
+            trusted.into_iter().chain(keys)
+        });
+        self.upstream.ca_file.iter().cloned().chain(routes).chain(issuers).collect()
     }
 }
 
@@ -293,6 +317,12 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Issuers whose tokens prove a caller, beside the hub's word; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    issuers: Vec<RawIssuer>,
+    /// How upstreams are told who is calling, on routes with identity = "signed".
+    #[serde(default)]
+    identity: RawIdentity,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,
@@ -402,6 +432,9 @@ struct RawRoute {
     /// Largest request body of this route, in bytes. Default: that at the top.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_request_body: Option<u64>,
+    /// Whether the upstream is told who is calling: not at all (none), or in a token that this gateway signs (signed).
+    #[serde(default)]
+    identity: TellUpstream,
     /// For https upstreams: whom to trust, and what is shown to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
@@ -483,6 +516,7 @@ impl RawRoute {
             idle_timeout: self.idle_timeout.map(|span| span.0),
             keepalive: self.keepalive.0,
             max_request_body: self.max_request_body,
+            identity: self.identity,
             tls,
         })
     }
@@ -519,22 +553,9 @@ struct RawTls {
 
 impl RawDialling {
     fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
-        let range =
-            |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
         let allowed_ips = match &self.allowed_ips {
             None => DEFAULT_ALLOWED.iter().filter_map(|text| range(text)).collect(),
-            Some(listed) => listed
-                .iter()
-                .map(|text| {
-                    range(text.get_ref()).ok_or_else(|| {
-                        let reason = format!(
-                            "`{}` is not an address range such as 10.0.0.0/8, nor a single address",
-                            text.get_ref()
-                        );
-                        source.wrong(Some(text.span()), "upstream.allowed_ips", reason)
-                    })
-                })
-                .collect::<Result<_, _>>()?,
+            Some(listed) => ranges(listed, source, "upstream.allowed_ips")?,
         };
         Ok(UpstreamConfig {
             allowed_ips,
@@ -543,6 +564,22 @@ impl RawDialling {
             include_system_cas: self.tls.include_system_cas,
         })
     }
+}
+
+fn range(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()))
+}
+
+/// Address ranges and single addresses.
+fn ranges(listed: &[Spanned<String>], source: &Source<'_>, setting: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let read = |text: &Spanned<String>| {
+        range(text.get_ref()).ok_or_else(|| {
+            let reason =
+                format!("`{}` is not an address range such as 10.0.0.0/8, nor a single address", text.get_ref());
+            source.wrong(Some(text.span()), setting, reason)
+        })
+    };
+    listed.iter().map(read).collect()
 }
 
 /// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.

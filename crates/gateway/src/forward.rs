@@ -10,6 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
@@ -25,7 +26,7 @@ use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
 use crate::served::Served;
-use crate::sessions::Caller;
+use crate::sessions;
 use crate::upstream::{DialError, SendError};
 
 /// The header that marks a probe of the hub.
@@ -39,7 +40,7 @@ pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
     /// A client with a certificate that this sealed route's CA signed.
-    Client(Arc<Route>, Caller),
+    Client(Arc<Route>, Arc<Caller>),
 }
 
 /// A call that ended here, and the JSON-RPC id to answer with.
@@ -90,7 +91,7 @@ where
     let (head, body) = request.into_parts();
     let request = Request::from_parts(head, ());
 
-    let admitted = admit(shared, served, peer, &request, record);
+    let admitted = admit(shared, served, peer, &request, record).await;
     let limit = match &admitted {
         Ok(Admitted::Call(route, _)) => route.max_request_body,
         _ => served.config.max_request_body,
@@ -124,12 +125,12 @@ where
 
 /// A request that may go on.
 enum Admitted {
-    Call(Arc<Route>, Caller),
+    Call(Arc<Route>, Arc<Caller>),
     Probe,
 }
 
 /// Finds the route and checks who is calling.
-fn admit(
+async fn admit(
     shared: &Shared,
     served: &Served,
     peer: &Peer,
@@ -161,19 +162,20 @@ fn admit(
     };
     record.routed(route.clone());
     let caller = if let Peer::Client(_, caller) = peer {
-        *caller
+        caller.clone()
     } else {
-        let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+        let verified = shared.keys.verify(&served.issuers, request.headers(), route, (shared.clock)()).await;
+        let caller = verified.map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
             HopError::new(Hop::Identity, format!("caller identity {unknown}"))
         })?;
-        if claims.sub == PROBE_SUBJECT {
+        if caller.subject == PROBE_SUBJECT && caller.assurance == Assurance::Asserted {
             return match request.headers().get(PROBE_HEADER) {
                 Some(_) => Ok(Admitted::Probe),
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-        Caller::of_claims(&claims)
+        caller
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -192,7 +194,7 @@ async fn call<B>(
     shared: &Shared,
     route: &Route,
     peer: &Peer,
-    caller: Caller,
+    caller: Arc<Caller>,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -202,16 +204,19 @@ where
     B::Error: Into<BodyError>,
 {
     intake::judge(route.protocol, &request, body, &shared.memory).await?;
-    let named = shared.sessions.admit(route, caller, request.headers(), (shared.clock)())?;
+    let owner = sessions::Caller::from(caller.as_ref());
+    let named = shared.sessions.admit(route, owner, request.headers(), (shared.clock)())?;
     let method = request.method().clone();
-    let response = forward(route, peer, request, body, request_id).await?;
-    shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+    let response = forward(shared, route, peer, &caller, request, body, request_id).await?;
+    shared.sessions.answered(route, owner, named, &method, &response, (shared.clock)());
     Ok(response)
 }
 
 async fn forward<B>(
+    shared: &Shared,
     route: &Route,
     peer: &Peer,
+    caller: &Arc<Caller>,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -227,10 +232,14 @@ where
         host: &route.upstream_host,
         public_host: &route.host,
         authorization: route.authorization,
+        token_headers: &route.token_headers,
         request_id,
         length: body.size_hint().exact(),
     };
     rewrite.apply(&mut head.headers);
+    if let Some(identity) = &route.identity {
+        identity.put(&mut head.headers, caller, (shared.clock)());
+    }
 
     let answering = async {
         match &route.target {

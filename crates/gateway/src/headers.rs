@@ -17,8 +17,10 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) host: &'a HeaderValue,
     /// The name that the caller used.
     pub(crate) public_host: &'a str,
-    /// Whether `Authorization` goes on.
+    /// Whether `Authorization`, and what else brings tokens, goes on.
     pub(crate) authorization: bool,
+    /// The headers that bring tokens of issuers.
+    pub(crate) token_headers: &'a [HeaderName],
     /// The id of the call.
     pub(crate) request_id: &'a RequestId,
     /// The length of the body in bytes, where it is known.
@@ -35,6 +37,9 @@ impl Rewrite<'_> {
         headers.remove(FORWARDED);
         if !self.authorization {
             headers.remove(AUTHORIZATION);
+            for name in self.token_headers {
+                headers.remove(name);
+            }
         }
         join_cookies(headers);
         headers.insert(HOST, self.host.clone());
@@ -71,8 +76,14 @@ mod tests {
         let request_id = "req_1".parse().expect("id");
         let host = HeaderValue::from_static("10.0.0.5:8080");
         let length = headers.get("content-length").map_or(Some(0), |value| value.to_str().ok()?.parse().ok());
-        let rewrite =
-            Rewrite { host: &host, public_host: "docs.abcd.test", authorization, request_id: &request_id, length };
+        let rewrite = Rewrite {
+            host: &host,
+            public_host: "docs.abcd.test",
+            authorization,
+            token_headers: &[HeaderName::from_static("x-agent-token")],
+            request_id: &request_id,
+            length,
+        };
         rewrite.apply(&mut headers);
         headers
     }
@@ -104,6 +115,7 @@ mod tests {
             ("x-forwarded-prefix", "/x"),
             ("forwarded", "for=1.2.3.4"),
             ("authorization", "Bearer x"),
+            ("x-agent-token", "x"),
             ("host", "docs.abcd.test"),
         ];
         assert_eq!(rewritten(&ends, false), headers(&ALWAYS));

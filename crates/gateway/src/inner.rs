@@ -13,6 +13,7 @@ use http::header::CONNECTION;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use sortie_identity::Caller;
 use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
 use sortie_runtime::close_gently;
@@ -26,7 +27,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::forward::{Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
-use crate::sessions::Caller;
 use crate::upstream::InTasks;
 
 /// Inner connections open at once; more are refused, which the edge tells its caller.
@@ -93,8 +93,8 @@ async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, St
     };
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?);
-    Ok(Accepted::Client(Peer::Client(route.clone(), caller), stream))
+    let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?, i64::MAX);
+    Ok(Accepted::Client(Peer::Client(route.clone(), Arc::new(caller)), stream))
 }
 
 async fn http<S>(shared: &Arc<Shared>, peer: Peer, stream: ServerStream<S>)

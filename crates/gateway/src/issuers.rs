@@ -14,14 +14,17 @@ use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use serde::Deserialize;
-use sortie_identity::{KeySet, Unknown, Verified, claimed_issuer};
+use sortie_identity::{KeySet, KeysError, Unknown, Verified, claimed_issuer};
 use sortie_runtime::TaskSet;
+use sortie_tls::{ClientConfig, TlsError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{IssuerConfig, Server};
+use crate::guard::Guard;
 use crate::routes::Route;
 use crate::upstream::Dialer;
 
@@ -45,13 +48,24 @@ pub(crate) struct Issuers(pub(crate) Vec<Arc<Issuer>>);
 /// One issuer.
 pub(crate) struct Issuer {
     pub(crate) config: IssuerConfig,
+    dialling: Option<Dialling>,
     keys: Keys,
 }
 
 /// Where its keys come from.
-pub(crate) enum Keys {
+enum Keys {
     File { text: String, keys: Arc<KeySet> },
     Fetched(Arc<Fetched>),
+}
+
+/// How keys are fetched: under the rules for upstreams, or the issuer's own.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Dialling {
+    /// CA certificates in PEM, and whether the machine's own count.
+    pub(crate) ca: Option<String>,
+    pub(crate) system: bool,
+    pub(crate) allowed_ips: Vec<IpNet>,
+    pub(crate) connect_timeout: Duration,
 }
 
 /// A token in the header of some issuer.
@@ -118,17 +132,39 @@ fn behind<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 }
 
 impl Issuer {
-    pub(crate) fn new(config: IssuerConfig, keys: Keys) -> Self {
-        Self { config, keys }
+    /// An issuer whose keys are in a file with this text.
+    pub(crate) fn from_file(config: IssuerConfig, text: String) -> Result<Self, KeysError> {
+        let keys = Arc::new(KeySet::parse(&text)?);
+        Ok(Self { config, dialling: None, keys: Keys::File { text, keys } })
     }
 
-    /// Whether settings and file say the same, so that what was fetched need not be fetched again.
-    pub(crate) fn same(&self, config: &IssuerConfig, file: Option<&str>) -> bool {
+    /// An issuer whose keys are at a URL; with `discovery`, the document there says where.
+    pub(crate) fn fetched(
+        config: IssuerConfig,
+        url: Url,
+        discovery: bool,
+        dialling: Dialling,
+        tasks: TaskSet,
+    ) -> Result<Self, TlsError> {
+        let tls = match dialling.ca.is_some() || dialling.system {
+            false => None,
+            true => {
+                let ca = dialling.ca.as_deref().unwrap_or("");
+                Some(sortie_tls::upstream_client_config(ca, dialling.system, &[b"http/1.1"], None)?)
+            }
+        };
+        let (guard, timeout) = (Guard::new(dialling.allowed_ips.clone()), dialling.connect_timeout);
+        let from = From { issuer: config.rules.issuer.clone(), url, discovery, guard, timeout, tls };
+        Ok(Self { config, dialling: Some(dialling), keys: Keys::Fetched(Fetched::new(from, tasks)) })
+    }
+
+    /// Whether settings and files say the same, so that what was fetched need not be fetched again.
+    pub(crate) fn same(&self, config: &IssuerConfig, file: Option<&str>, dialling: Option<&Dialling>) -> bool {
         let text = match &self.keys {
             Keys::File { text, .. } => Some(text.as_str()),
             Keys::Fetched(_) => None,
         };
-        self.config == *config && text == file
+        self.config == *config && text == file && self.dialling.as_ref() == dialling
     }
 
     /// The caller that a token proves. Where and when it is good is asked of the result.
@@ -161,7 +197,7 @@ impl Issuer {
 }
 
 /// Keys that are fetched.
-pub(crate) struct Fetched {
+struct Fetched {
     from: From,
     tasks: TaskSet,
     state: Mutex<State>,
@@ -170,13 +206,14 @@ pub(crate) struct Fetched {
 }
 
 /// What is fetched, and how.
-pub(crate) struct From {
-    pub(crate) issuer: String,
-    pub(crate) url: Url,
+struct From {
+    issuer: String,
+    url: Url,
     /// Whether the document there says where the keys are, instead of being them.
-    pub(crate) discovery: bool,
-    /// Makes what dials a server; the rules of the gateway are in it.
-    pub(crate) dialler: Box<dyn Fn(Server) -> Dialer + Send + Sync>,
+    discovery: bool,
+    guard: Guard,
+    timeout: Duration,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 #[derive(Default)]
@@ -187,7 +224,7 @@ struct State {
 }
 
 impl Fetched {
-    pub(crate) fn new(from: From, tasks: TaskSet) -> Arc<Self> {
+    fn new(from: From, tasks: TaskSet) -> Arc<Self> {
         Arc::new(Self { from, tasks, state: Mutex::default(), ended: watch::Sender::new(0) })
     }
 
@@ -238,7 +275,8 @@ impl Fetched {
             // However this ends, others may try again.
             let _ended = Ended(fetched.clone());
             let fetch = tokio::time::timeout(FETCH_DEADLINE, fetched.from.fetch());
-            let outcome = fetch.await.unwrap_or_else(|_| Err(format!("no answer within {} s", FETCH_DEADLINE.as_secs())));
+            let outcome =
+                fetch.await.unwrap_or_else(|_| Err(format!("no answer within {} s", FETCH_DEADLINE.as_secs())));
             let issuer = &fetched.from.issuer;
             match outcome {
                 Ok(keys) => {
@@ -292,7 +330,8 @@ impl From {
                 if found.issuer != self.issuer {
                     return Err(format!("{}: it is of another issuer, `{}`", self.url, found.issuer.escape_debug()));
                 }
-                crate::config::fetchable(&found.jwks_uri).map_err(|reason| format!("{}: jwks_uri: {reason}", self.url))?
+                crate::config::fetchable(&found.jwks_uri)
+                    .map_err(|reason| format!("{}: jwks_uri: {reason}", self.url))?
             }
         };
         let document = self.get(&url).await?;
@@ -305,7 +344,9 @@ impl From {
         let port = url.port_or_known_default().unwrap_or(443);
         let host = url.host_str().unwrap_or_default();
         let server: Server = format!("{}://{host}:{port}", url.scheme()).parse().map_err(said)?;
-        let stream = (self.dialler)(server).dial().await.map_err(|error| said(error.to_string()))?;
+        let tls = self.tls.clone().filter(|_| server.tls());
+        let dialer = Dialer::new(server, self.guard.clone(), self.timeout, tls, None);
+        let stream = dialer.dial().await.map_err(|error| said(error.to_string()))?;
         let (mut requests, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(16 * 1024)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))

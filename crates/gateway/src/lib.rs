@@ -27,6 +27,7 @@ mod health;
 mod identity;
 mod inner;
 mod intake;
+mod issuers;
 mod link_state;
 mod memory;
 mod probe;
@@ -40,17 +41,18 @@ mod sessions;
 mod setup;
 mod sse;
 mod upstream;
+mod upstream_identity;
 
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, Protocol, RouteConfig, RouteTls, Server, Trust,
-    Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, Protocol,
+    RouteConfig, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
-pub use identity::{Claims, IdentityKeys, KeysError};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
 pub use upstream::{LocalUpstream, OpenLocal};
+pub use upstream_identity::{IdentityKeysError, rotate_identity_keys};

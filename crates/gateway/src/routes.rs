@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use sortie_ids::RouteName;
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
 use crate::config::{Protocol, RouteConfig};
 use crate::upstream::{LocalUpstream, Servers};
+use crate::upstream_identity::UpstreamIdentity;
 
 /// A route as it is served.
 pub(crate) struct Route {
@@ -22,6 +23,10 @@ pub(crate) struct Route {
     /// The `Host` that the upstream sees.
     pub(crate) upstream_host: HeaderValue,
     pub(crate) authorization: bool,
+    /// Headers that bring tokens of issuers, which end here.
+    pub(crate) token_headers: Vec<HeaderName>,
+    /// How the upstream is told who is calling.
+    pub(crate) identity: Option<UpstreamIdentity>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) protocol: Protocol,
     /// In bytes.

@@ -16,7 +16,6 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sortie_api::{Hop, HopError};
 use sortie_ids::Digest;
 
-use crate::identity::Claims;
 use crate::routes::Route;
 
 /// The header with the id of a session (MCP 2025-03-26 to 2025-11-25, transports, section "Session Management").
@@ -31,21 +30,9 @@ const IDLE: i64 = 12 * 3600;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller(Digest);
 
-impl Caller {
-    /// A caller that the hub vouches for: the same subject in the same workspace.
-    pub(crate) fn of_claims(claims: &Claims) -> Self {
-        let text = |part: &Option<String>| part.clone().unwrap_or_default();
-        Self(digest(&[
-            b"claims",
-            text(&claims.org).as_bytes(),
-            text(&claims.workspace).as_bytes(),
-            claims.sub.as_bytes(),
-        ]))
-    }
-
-    /// A caller with this client certificate, in DER.
-    pub(crate) fn of_certificate(der: &[u8]) -> Self {
-        Self(digest(&[b"certificate", der]))
+impl From<&sortie_identity::Caller> for Caller {
+    fn from(caller: &sortie_identity::Caller) -> Self {
+        Self(caller.digest())
     }
 }
 
@@ -240,28 +227,5 @@ mod tests {
         assert!(table.young.len() + table.old.len() <= MOST);
         assert_eq!(table.get(key(MOST + 500), 0), Some(key(1)));
         assert_eq!(table.get(key(1), 0), None);
-    }
-
-    #[test]
-    fn callers_differ_by_everything_that_makes_them() {
-        let claims = |org: &str, workspace: &str, sub: &str| Claims {
-            iss: "hub".to_owned(),
-            aud: "route".to_owned(),
-            sub: sub.to_owned(),
-            iat: 0,
-            exp: 0,
-            nbf: None,
-            jti: None,
-            org: Some(org.to_owned()),
-            workspace: Some(workspace.to_owned()),
-            via: None,
-        };
-        let caller = |org, workspace, sub| Caller::of_claims(&claims(org, workspace, sub));
-        let one = caller("o", "w", "key:1");
-        assert_eq!(one, caller("o", "w", "key:1"));
-        for other in [caller("o", "w", "key:2"), caller("o", "v", "key:1"), caller("ow", "", "key:1")] {
-            assert_ne!(one, other);
-        }
-        assert_ne!(Caller::of_certificate(b"a"), Caller::of_certificate(b"b"));
     }
 }

@@ -1,12 +1,13 @@
 //! What `sortie setup init` wrote: the gateway's key material and what it knows of its hub and edge.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sortie_identity::{KeysError, Pinned};
 use sortie_ids::{TunnelDomain, TunnelToken};
 use sortie_tls::{ReloadingIdentity, ServerName, SetupDir, SetupError, SetupFile};
 
-use crate::identity::{IdentityKeys, KeysError};
+use crate::identity::IdentityKeys;
 
 /// Why a set-up directory cannot serve. Every message names the file and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub struct Setup {
     pub(crate) edge_ca_path: String,
     pub(crate) keys: IdentityKeys,
     pub(crate) identity: Arc<ReloadingIdentity>,
+    /// Where the gateway keeps what it must remember.
+    pub(crate) data_dir: Option<PathBuf>,
     dir: SetupDir,
 }
 
@@ -69,12 +72,19 @@ impl Setup {
             return Err(content(SetupFile::EdgeAddr, "it names no edge".to_owned()));
         }
         let keys = dir.require(SetupFile::HubIdentity)?;
-        let keys = IdentityKeys::parse(keys.expose())
+        let keys = Pinned::parse(keys.expose())
             .map_err(|cause| LoadError::Keys { path: path(SetupFile::HubIdentity), cause })?;
+        let keys = IdentityKeys::new(keys, dir.clone());
         let edge_ca = dir.require(SetupFile::EdgeCa)?.expose().to_owned();
         let edge_ca_path = path(SetupFile::EdgeCa);
         let identity = Arc::new(dir.server_identity()?);
-        Ok(Self { domain, edges, edge_ca, edge_ca_path, keys, identity, dir })
+        Ok(Self { domain, edges, edge_ca, edge_ca_path, keys, identity, data_dir: None, dir })
+    }
+
+    /// The same for a gateway that keeps what it must remember in this directory: the keys with which it tells upstreams
+    /// who is calling.
+    pub fn keep_in(self, data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: Some(data_dir.into()), ..self }
     }
 
     /// The tunnel's domain, `<label>.<base-domain>`.

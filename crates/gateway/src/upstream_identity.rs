@@ -74,7 +74,12 @@ impl Signer {
 
     /// Reads the keys again. Blocks.
     pub(crate) fn reload(&self) -> Result<(), IdentityKeysError> {
-        self.ring.store(Arc::new(read(&self.path)?));
+        let ring = read(&self.path)?;
+        // Each change has a number of its own; without one, what was signed stays good to hand out.
+        if ring.sequence() != self.ring.load().sequence() {
+            tracing::info!("the key that upstreams are told with has changed");
+            self.ring.store(Arc::new(ring));
+        }
         Ok(())
     }
 
@@ -222,7 +227,10 @@ mod tests {
         let keys = KeySet::parse(&signer.jwks(NOW).to_string()).expect("keys");
         let verified = rules().verify(values[0].as_bytes(), &keys, NOW).expect("proven");
         assert_eq!(verified.caller.subject, "https://idp.test|ada");
-        assert_eq!((verified.caller.actors.as_slice(), verified.caller.expires), (&["key:1".to_owned()][..], NOW + 120));
+        assert_eq!(
+            (verified.caller.actors.as_slice(), verified.caller.expires),
+            (&["key:1".to_owned()][..], NOW + 120)
+        );
         assert_eq!(verified.caller.claims["groups"], ["ops"]);
         assert_eq!(verified.check(|audience| audience == UP, NOW), Ok(()));
         assert_eq!(verified.check(|audience| audience == "http://10.0.0.6:8080", NOW), Err(Unknown::Audience));

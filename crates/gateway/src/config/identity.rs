@@ -40,7 +40,7 @@ pub struct IdentityConfig {
 
 impl Default for IdentityConfig {
     fn default() -> Self {
-        Self { issuer: None, header: IDENTITY_HEADER, lifetime: DEFAULT_LIFETIME }
+        Self { issuer: None, header: HeaderName::from_static(IDENTITY_HEADER), lifetime: DEFAULT_LIFETIME }
     }
 }
 
@@ -92,7 +92,7 @@ impl RawIdentity {
 fn is_free(name: &HeaderName) -> bool {
     let name_text = name.as_str();
     let taken = ["host", "cookie", "connection", "transfer-encoding", "te", "trailer", "upgrade", "accept", "origin"];
-    *name == IDENTITY_HEADER
+    name_text == IDENTITY_HEADER
         || !name_text.starts_with(HEADER_PREFIX)
             && !name_text.starts_with("mcp-")
             && !name_text.starts_with("content-")

@@ -89,7 +89,7 @@ pub(super) struct RawIssuer {
     discovery_url: Option<Spanned<String>>,
     /// The algorithms that are taken. Default: all three.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<String>>", inner(inner(extend("enum" = ["RS256", "ES256", "EdDSA"]))))]
+    #[schemars(with = "Option<Vec<AlgorithmName>>")]
     algorithms: Option<Spanned<Vec<Algorithm>>>,
     /// The header that its tokens come in. Default: authorization.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +145,11 @@ pub(super) struct RawIssuer {
     #[schemars(with = "Option<Vec<String>>")]
     allowed_ips: Option<Vec<Spanned<String>>>,
 }
+
+/// The names of [`Algorithm`], for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename = "Algorithm", extend("enum" = ["RS256", "ES256", "EdDSA"]))]
+struct AlgorithmName(#[expect(dead_code, reason = "describes the type to the schema")] String);
 
 #[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
@@ -227,8 +232,9 @@ impl RawIssuer {
         }
         let header = match &self.header {
             None => AUTHORIZATION,
-            Some(name) => header(name.get_ref())
-                .map_err(|reason| source.wrong(Some(name.span()), "issuers.header", reason))?,
+            Some(name) => {
+                header(name.get_ref()).map_err(|reason| source.wrong(Some(name.span()), "issuers.header", reason))?
+            }
         };
         let algorithms = match self.algorithms {
             None => Algorithm::ALL.to_vec(),
@@ -260,7 +266,8 @@ impl RawIssuer {
                 }
             }
         }
-        let allowed_ips = self.allowed_ips.map(|listed| super::ranges(&listed, source, "issuers.allowed_ips")).transpose()?;
+        let allowed_ips =
+            self.allowed_ips.map(|listed| super::ranges(&listed, source, "issuers.allowed_ips")).transpose()?;
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         let values = |values: OneOrMore| match values {
             OneOrMore::One(value) => vec![value],

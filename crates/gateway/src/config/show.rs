@@ -52,6 +52,8 @@ impl From<&GatewayConfig> for Raw {
                     include_system_cas: config.upstream.include_system_cas,
                 },
             },
+            issuers: config.issuers.iter().map(Into::into).collect(),
+            identity: (&config.identity).into(),
             link: (&config.link).into(),
             max_request_body: config.max_request_body,
             log: config.log.clone(),
@@ -82,6 +84,7 @@ impl From<&RouteConfig> for RawRoute {
             idle_timeout: route.idle_timeout.map(Span),
             keepalive: Keepalive(route.keepalive),
             max_request_body: route.max_request_body,
+            identity: route.identity,
             tls: (route.tls != RouteTls::default()).then(|| placeless((&route.tls).into())),
         }
     }
