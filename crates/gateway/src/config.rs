@@ -1,6 +1,7 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod check;
+mod control;
 mod identity;
 mod issuers;
 mod places;
@@ -30,6 +31,7 @@ use issuers::RawIssuer;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use control::{ControlConfig, PolicyMode};
 pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
 pub use issuers::{IssuerConfig, KeysAt};
@@ -87,6 +89,8 @@ pub struct GatewayConfig {
     pub issuers: Vec<IssuerConfig>,
     /// `[identity]`: how upstreams are told who is calling.
     pub identity: IdentityConfig,
+    /// `policy`, `policy_file`, `region`: what callers may do.
+    pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -243,6 +247,7 @@ impl GatewayConfig {
             routes,
             issuers,
             identity: raw.identity.check(&source)?,
+            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
             max_request_body: raw.max_request_body,
@@ -272,7 +277,8 @@ impl GatewayConfig {
             };
             trusted.into_iter().chain(keys)
         });
-        self.upstream.ca_file.iter().cloned().chain(routes).chain(issuers).collect()
+        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned();
+        whole.chain(routes).chain(issuers).collect()
     }
 }
 
@@ -323,6 +329,17 @@ struct Raw {
     /// How upstreams are told who is calling, on routes with identity = "signed".
     #[serde(default)]
     identity: RawIdentity,
+    /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
+    #[serde(default)]
+    policy: PolicyMode,
+    /// What is allowed, in Cedar (.cedar) or in the short form (.toml). Required unless policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
+    policy_file: Option<Spanned<PathBuf>>,
+    /// Where this gateway is, for policies that ask: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    region: Option<Spanned<String>>,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,

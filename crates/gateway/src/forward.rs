@@ -13,15 +13,17 @@ use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, i
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
+use sortie_policy::Counts;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::control::{Asking, Control};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
-use crate::intake;
+use crate::intake::{self, Intake};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
@@ -110,7 +112,8 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            call(shared, &route, peer, caller, request, &body, &record.request_id).await
+            let call = Call { shared, control: &served.control, route: &route, caller: &caller };
+            call.make(peer, request, &body, record).await
         }
         Err(error) => Err(error),
     };
@@ -189,27 +192,40 @@ async fn admit(
     Ok(Admitted::Call(route.clone(), caller))
 }
 
-/// A call of a caller who is known: its message and its session are looked at before it goes on.
-async fn call<B>(
-    shared: &Shared,
-    route: &Route,
-    peer: &Peer,
-    caller: Arc<Caller>,
-    request: Request<()>,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
-) -> Result<Response<CallBody>, HopError>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BodyError>,
-{
-    intake::judge(route.protocol, &request, body, &shared.memory).await?;
-    let owner = sessions::Caller::from(caller.as_ref());
-    let named = shared.sessions.admit(route, owner, request.headers(), (shared.clock)())?;
-    let method = request.method().clone();
-    let response = forward(shared, route, peer, &caller, request, body, request_id).await?;
-    shared.sessions.answered(route, owner, named, &method, &response, (shared.clock)());
-    Ok(response)
+/// A call of a caller who is known.
+struct Call<'a> {
+    shared: &'a Shared,
+    control: &'a Control,
+    route: &'a Arc<Route>,
+    caller: &'a Arc<Caller>,
+}
+
+impl Call<'_> {
+    /// Looks at its message and its session, decides, and has it forwarded.
+    async fn make<B>(
+        &self,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        record: &mut Record,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let (shared, route) = (self.shared, self.route);
+        let now = (shared.clock)();
+        let asking = Asking { caller: self.caller, route, request: &request, now };
+        let judge = |intake: Intake<'_>| Ok(self.control.judge(&asking, &intake, Counts::default()));
+        let verdict = intake::judge(route.protocol, &request, body, &shared.memory, judge).await?;
+        record.judged(self.caller, verdict)?;
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let named = shared.sessions.admit(route, caller, request.headers(), now)?;
+        let method = request.method().clone();
+        let response = forward(shared, route, peer, self.caller, request, body, &record.request_id).await?;
+        shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+        Ok(response)
+    }
 }
 
 async fn forward<B>(

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use sortie_identity::KeysError;
 use sortie_ids::{RouteName, TunnelDomain};
 use sortie_link::protos::RouteMode;
+use sortie_policy::PolicyError;
 use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -129,6 +130,12 @@ pub enum GatewayError {
     /// The gateway's own signing keys cannot be used.
     #[error(transparent)]
     IdentityKeys(#[from] IdentityKeysError),
+    /// The policy cannot be used.
+    #[error("policy_file: {cause}")]
+    Policy {
+        /// What is wrong, and where.
+        cause: PolicyError,
+    },
     /// One of the others, with the place of the setting that it is about.
     #[error("{place}: {cause}")]
     At {

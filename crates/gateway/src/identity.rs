@@ -172,6 +172,3 @@ fn together(hub: &Caller, attested: &Caller) -> Caller {
     caller.expires = caller.expires.min(hub.expires);
     caller
 }
-
-#[cfg(test)]
-mod tests;

@@ -93,6 +93,7 @@ async fn from_client(shared: &Shared, stream: LinkStream) -> Result<Accepted, St
     };
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain_io(&error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    // It counts for this connection: what the certificate itself says of its end, TLS has checked.
     let caller = Caller::of_certificate(certificate.ok_or("the client showed no certificate")?, i64::MAX);
     Ok(Accepted::Client(Peer::Client(route.clone(), Arc::new(caller)), stream))
 }

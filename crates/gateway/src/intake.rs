@@ -20,36 +20,46 @@ use crate::memory::Memory;
 /// What a route of MCP has a use for (MCP 2025-11-25, transports).
 const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS];
 
-/// Judges a request whose caller is known. Where its body was read, `body` yields it again from the beginning.
+/// What a request is, once it was looked at.
+pub(crate) enum Intake<'a> {
+    /// Messages of MCP, which the body holds and nothing else.
+    Messages(&'a message::Body<'a>),
+    /// Anything else: what its body says is not known.
+    Opaque,
+}
+
+/// Judges a request whose caller is known, and has `decide` decide on what it is, in the same pass. Where its body was
+/// read, `body` yields it again from the beginning.
 ///
 /// # Errors
-/// The request breaks a rule of MCP; its body is too large, too slow, or there is no memory for it.
-pub(crate) async fn judge<B>(
+/// The request breaks a rule of MCP; its body is too large, too slow, or there is no memory for it; or what `decide` says.
+pub(crate) async fn judge<B, T>(
     protocol: Protocol,
     request: &Request<()>,
     body: &RequestBody<B>,
     memory: &Memory,
-) -> Result<(), HopError>
+    decide: impl FnOnce(Intake<'_>) -> Result<T, HopError>,
+) -> Result<T, HopError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
     if protocol == Protocol::Http {
-        return Ok(());
+        return decide(Intake::Opaque);
     }
     if request.method() != Method::POST {
         if protocol == Protocol::Mcp && !METHODS.contains(request.method()) {
             return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "this route takes GET, POST and DELETE"));
         }
-        return Ok(());
+        return decide(Intake::Opaque);
     }
     let headers = request.headers();
     let form = Form::of(headers);
     let strict = match (protocol, form) {
         (Protocol::Mcp, Form::Plain) => true,
         (Protocol::Mcp, _) => return Err(unreadable()),
-        (_, Form::Other) => return Ok(()),
-        (_, Form::Encoded) if !names_mcp(headers) => return Ok(()),
+        (_, Form::Other) => return decide(Intake::Opaque),
+        (_, Form::Encoded) if !names_mcp(headers) => return decide(Intake::Opaque),
         (_, Form::Encoded) => return Err(unreadable()),
         (_, Form::Plain | Form::Charset) => names_mcp(headers),
     };
@@ -58,7 +68,7 @@ where
         unread(why, body.limit())
     })?;
     if !strict && !message::may_speak_jsonrpc(&bytes) {
-        return Ok(());
+        return decide(Intake::Opaque);
     }
     let broken = |id: Option<Box<RawValue>>, code: i32, reason: String| {
         body.answer_with(Some(id.unwrap_or_else(|| RawValue::NULL.to_owned())));
@@ -66,7 +76,7 @@ where
     };
     let messages = match message::parse(&bytes) {
         Ok(messages) => messages,
-        Err(refused) if !strict && !refused.speaks_jsonrpc => return Ok(()),
+        Err(refused) if !strict && !refused.speaks_jsonrpc => return decide(Intake::Opaque),
         Err(refused) => {
             let reason = format!("the body is not one message of MCP: {refused}");
             return Err(broken(refused.id, refused.fault.code(), reason));
@@ -81,7 +91,7 @@ where
         return Err(broken(id, contradiction.code, contradiction.to_string()));
     }
     body.answer_with(id);
-    Ok(())
+    decide(Intake::Messages(&messages))
 }
 
 /// How the body of a request is written, by its head.

@@ -385,4 +385,199 @@ impl From {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use http_body_util::Full;
+    use hyper::service::service_fn;
+    use sortie_identity::{Algorithm, IssuerRules};
+    use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::KeysAt;
+    use crate::fixtures::Hub;
+
+    const NOW: i64 = 1_800_000_000;
+
+    /// An identity provider that publishes a key, or answers with a status.
+    struct Provider {
+        url: Url,
+        hub: Hub,
+        asked: Arc<AtomicUsize>,
+        status: Arc<AtomicU16>,
+        tasks: TaskSet,
+    }
+
+    impl Provider {
+        async fn start(document: impl Fn(&Hub) -> String) -> Self {
+            let (tasks, hub) = (TaskSet::new(), Hub::new());
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+            let url = format!("http://{}/keys", listener.local_addr().expect("address")).parse().expect("url");
+            let (asked, status, document) =
+                (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU16::new(200)), document(&hub));
+            let (asked_here, status_here) = (asked.clone(), status.clone());
+            tasks.spawn("provider", async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    asked_here.fetch_add(1, Ordering::SeqCst);
+                    let answer = service_fn(|_| {
+                        let answer = http::Response::builder().status(status_here.load(Ordering::SeqCst));
+                        let answer =
+                            answer.header("location", "/elsewhere").body(Full::new(Bytes::from(document.clone())));
+                        async move { answer }
+                    });
+                    let _ended =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                }
+            });
+            Self { url, hub, asked, status, tasks }
+        }
+
+        fn issuer(&self, allowed: &str) -> Issuer {
+            let rules = IssuerRules {
+                issuer: Hub::ISSUER.to_owned(),
+                algorithms: vec![Algorithm::EdDsa],
+                required: [].into(),
+                subject: "{sub}".parse().expect("template"),
+                subject_prefix: String::new(),
+                callers: Vec::new(),
+                fields: [].into(),
+                claims: [].into(),
+                leeway: 0,
+                max_lifetime: 300,
+            };
+            let config = IssuerConfig {
+                rules,
+                keys: KeysAt::Jwks(self.url.clone()),
+                header: http::header::AUTHORIZATION,
+                prefix: "Bearer".to_owned(),
+                audiences: Vec::new(),
+                routes: None,
+                trust: None,
+                allowed_ips: None,
+            };
+            let allowed_ips = vec![allowed.parse().expect("range")];
+            let dialling = Dialling { ca: None, system: false, allowed_ips, connect_timeout: Duration::from_secs(5) };
+            Issuer::fetched(config, self.url.clone(), false, dialling, self.tasks.clone()).expect("issuer")
+        }
+
+        fn token(&self, kid: &str) -> String {
+            let claims = serde_json::json!({"iss": Hub::ISSUER, "aud": "a", "sub": "ada", "iat": NOW, "exp": NOW + 60});
+            if kid == Hub::KID {
+                self.hub.sign(&claims)
+            } else {
+                self.hub.sign_with(&serde_json::json!({"alg": "EdDSA", "kid": kid}), &claims)
+            }
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    fn fetched(issuer: &Issuer) -> &Fetched {
+        match &issuer.keys {
+            Keys::Fetched(fetched) => fetched,
+            Keys::File { .. } => panic!("a file"),
+        }
+    }
+
+    /// As if everything had happened so long ago.
+    fn age(issuer: &Issuer, by: Duration) {
+        let mut state = fetched(issuer).lock();
+        state.tried = state.tried.and_then(|tried| tried.checked_sub(by));
+        state.keys = state.keys.take().and_then(|(keys, at)| Some((keys, at.checked_sub(by)?)));
+    }
+
+    async fn settle(issuer: &Issuer) {
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while fetched(issuer).lock().running {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("the fetch ends");
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_and_again_for_an_unknown_one_at_most_once_a_minute() {
+        let provider = Provider::start(Hub::jwks).await;
+        let issuer = provider.issuer("127.0.0.0/8");
+        let (good, unknown) = (provider.token(Hub::KID), provider.token("other"));
+        let forged = provider.hub.hmac(&serde_json::json!({"iss": Hub::ISSUER}));
+        assert_eq!(issuer.verify(forged.as_bytes(), NOW).await.err(), Some(Unknown::Algorithm));
+        for _ in 0..3 {
+            assert!(issuer.verify(good.as_bytes(), NOW).await.is_ok());
+            assert_eq!(issuer.verify(unknown.as_bytes(), NOW).await.err(), Some(Unknown::Key));
+        }
+        assert_eq!(provider.asked(), 1, "a minute has not passed");
+        age(&issuer, AGAIN);
+        for _ in 0..3 {
+            assert_eq!(issuer.verify(unknown.as_bytes(), NOW).await.err(), Some(Unknown::Key));
+        }
+        assert_eq!(provider.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn keys_serve_a_while_without_their_issuer_and_no_longer() {
+        let provider = Provider::start(Hub::jwks).await;
+        let issuer = provider.issuer("127.0.0.0/8");
+        let good = provider.token(Hub::KID);
+        assert!(issuer.verify(good.as_bytes(), NOW).await.is_ok());
+        provider.status.store(503, Ordering::SeqCst);
+        age(&issuer, FRESH);
+        assert!(issuer.verify(good.as_bytes(), NOW).await.is_ok(), "at once, while they are fetched anew");
+        settle(&issuer).await;
+        assert_eq!(provider.asked(), 2);
+        assert!(issuer.verify(good.as_bytes(), NOW).await.is_ok());
+        age(&issuer, USABLE - FRESH);
+        assert_eq!(issuer.verify(good.as_bytes(), NOW).await.err(), Some(Unknown::KeysUnknown));
+        provider.status.store(200, Ordering::SeqCst);
+        age(&issuer, AGAIN);
+        assert!(issuer.verify(good.as_bytes(), NOW).await.is_ok(), "and they are back with it");
+    }
+
+    #[tokio::test]
+    async fn only_keys_from_an_allowed_address_at_that_very_url_count() {
+        let huge = |_: &Hub| " ".repeat(MAX_DOCUMENT + 1);
+        for (provider, allowed, status) in [
+            (Provider::start(Hub::jwks).await, "10.0.0.0/8", 200),
+            (Provider::start(Hub::jwks).await, "127.0.0.0/8", 302),
+            (Provider::start(huge).await, "127.0.0.0/8", 200),
+            (Provider::start(|_| "{}".to_owned()).await, "127.0.0.0/8", 200),
+        ] {
+            provider.status.store(status, Ordering::SeqCst);
+            let issuer = provider.issuer(allowed);
+            let verified = issuer.verify(provider.token(Hub::KID).as_bytes(), NOW).await;
+            assert_eq!(verified.err(), Some(Unknown::KeysUnknown), "{allowed} {status}");
+            assert_eq!(provider.asked(), usize::from(allowed != "10.0.0.0/8"));
+        }
+    }
+
+    #[tokio::test]
+    async fn discovery_of_another_issuer_is_not_believed() {
+        let issuer_of = |name: &'static str| {
+            move |_: &Hub| format!(r#"{{"issuer": "{name}", "jwks_uri": "http://127.0.0.1:9/keys"}}"#)
+        };
+        let provider = Provider::start(issuer_of("https://evil.test")).await;
+        let (guard, timeout) = (Guard::new(vec!["127.0.0.0/8".parse().expect("range")]), Duration::from_secs(5));
+        let (issuer, url) = (Hub::ISSUER.to_owned(), provider.url.clone());
+        let from = From { issuer, url, discovery: true, guard, timeout, tls: None };
+        let refused = from.fetch().await.expect_err("refused");
+        assert!(refused.contains("another issuer, `https://evil.test`"), "{refused}");
+    }
+
+    #[test]
+    fn tokens_stand_behind_their_prefix() {
+        for (value, prefix, token) in [
+            ("Bearer a.b.c", "Bearer", Some("a.b.c")),
+            ("bearer  a.b.c", "Bearer", Some("a.b.c")),
+            ("Bearer sk-x-a.b.c", "Bearer sk-x-", Some("a.b.c")),
+            ("a.b.c", "", Some("a.b.c")),
+            ("Bearera.b.c", "Bearer", None),
+            ("Basic abc", "Bearer", None),
+            ("Bearer", "Bearer", None),
+            ("Bearer ", "Bearer", None),
+        ] {
+            assert_eq!(behind(value.as_bytes(), prefix.as_bytes()), token.map(str::as_bytes), "{value} {prefix}");
+        }
+    }
+}

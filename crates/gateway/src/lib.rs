@@ -14,6 +14,7 @@ mod body;
 mod client_certificates;
 mod config;
 mod connector;
+mod control;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
@@ -45,8 +46,8 @@ mod upstream_identity;
 
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, Protocol,
-    RouteConfig, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
+    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt,
+    PolicyMode, Protocol, RouteConfig, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use http::{Method, StatusCode};
 use metrics::SharedString;
-use sortie_api::Hop;
+use sortie_api::{Hop, HopError};
+use sortie_identity::Caller;
 use sortie_ids::RequestId;
 
 use crate::body::End;
+use crate::control::Verdict;
 use crate::routes::Route;
 
 /// A call while it runs. Dropping it before an answer is known means that the caller went away.
@@ -18,17 +20,41 @@ pub(crate) struct Record {
     route: Option<Arc<Route>>,
     status: Option<StatusCode>,
     hop: Option<Hop>,
+    caller: Option<Arc<Caller>>,
+    verdict: Verdict,
     began: Instant,
     end: End,
 }
 
 impl Record {
     pub(crate) fn begin(request_id: RequestId, method: Method) -> Self {
-        Self { request_id, method, route: None, status: None, hop: None, began: Instant::now(), end: End::Abandoned }
+        Self {
+            request_id,
+            method,
+            route: None,
+            status: None,
+            hop: None,
+            caller: None,
+            verdict: Verdict::default(),
+            began: Instant::now(),
+            end: End::Abandoned,
+        }
     }
 
     pub(crate) fn routed(&mut self, route: Arc<Route>) {
         self.route = Some(route);
+    }
+
+    /// What was decided.
+    ///
+    /// # Errors
+    /// It was denied, and the policy is enforced.
+    pub(crate) fn judged(&mut self, caller: &Arc<Caller>, verdict: Verdict) -> Result<(), HopError> {
+        let route = self.route.as_ref().map_or("none", |route| route.name.as_str());
+        verdict.tell(&self.request_id, route, caller);
+        self.caller = Some(caller.clone());
+        self.verdict = verdict;
+        self.verdict.refusal().map_or(Ok(()), Err)
     }
 
     /// The head of the answer, and the hop at which the call failed.
@@ -55,6 +81,7 @@ impl Drop for Record {
             request_id = %self.request_id,
             route,
             method = %self.method,
+            caller = self.caller.as_ref().map(|caller| caller.subject.as_str()),
             status = self.status.map_or(0, |status| status.as_u16()),
             hop,
             end = self.end.as_str(),

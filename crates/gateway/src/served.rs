@@ -1,18 +1,21 @@
 //! What is served by one file of settings: made whole, then put in force at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use sortie_ids::{RouteName, TunnelDomain};
+use sortie_ids::{Digest, RouteName, TunnelDomain};
+use sortie_policy::Engine;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
 use crate::config::{
-    Authorization, GatewayConfig, IssuerConfig, KeysAt, RouteConfig, Server, TellUpstream, Trust, Upstream,
+    Authorization, GatewayConfig, IssuerConfig, KeysAt, PolicyMode, RouteConfig, Server, TellUpstream, Trust, Upstream,
 };
+use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::issuers::{Dialling, Issuer, Issuers};
@@ -32,6 +35,7 @@ pub(crate) struct Served {
     pub(crate) hub_tls: Arc<ServerConfig>,
     /// Whose tokens prove a caller.
     pub(crate) issuers: Issuers,
+    pub(crate) control: Control,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
 }
@@ -74,7 +78,9 @@ impl Served {
 
     /// Whether settings and files say the same.
     pub(crate) fn same(&self, other: &Served) -> bool {
-        self.config == other.config && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
+        self.config == other.config
+            && self.control.text == other.control.text
+            && self.routes.iter().zip(other.routes.iter()).all(|(one, two)| one.same(two))
     }
 }
 
@@ -157,7 +163,8 @@ impl Builder {
             });
         }
 
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, issuers, config })
+        let control = control(&config)?;
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, issuers, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -322,6 +329,23 @@ fn dialling(
     };
     let allowed_ips = settings.allowed_ips.clone().unwrap_or_else(|| config.upstream.allowed_ips.clone());
     Ok(Dialling { ca, system, allowed_ips, connect_timeout: config.upstream.connect_timeout })
+}
+
+/// The policy that the settings name.
+fn control(config: &GatewayConfig) -> Result<Control, GatewayError> {
+    let settings = &config.control;
+    let read = RefCell::new(String::new());
+    let reader = |path: &Path| {
+        let text = read_text(path)?;
+        read.borrow_mut().push_str(&format!("{}:{}:{text}", path.display(), text.len()));
+        Ok(text)
+    };
+    let engine = match (settings.policy, &settings.policy_file) {
+        (PolicyMode::Off, _) | (_, None) => None,
+        (_, Some(path)) => Some(Arc::new(Engine::load(path, reader).map_err(|cause| GatewayError::Policy { cause })?)),
+    };
+    let region = settings.region.as_deref().map(Arc::from);
+    Ok(Control { mode: settings.policy, engine, text: Digest::of(read.into_inner().as_bytes()), region })
 }
 
 /// What decides how the servers of a route are dialled.

@@ -170,3 +170,145 @@ impl Pinned {
         Ok(Some(Self { issuer: self.issuer.clone(), keys, sequence: said.seq }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::MAX_TOKEN;
+
+    const HOST: &str = "docs.abcd1234.sortie.localhost";
+    const ISSUER: &str = "https://hub.test";
+    const NOW: i64 = 1_800_000_000;
+
+    struct Hub(Ed25519KeyPair);
+
+    impl Hub {
+        fn new() -> Self {
+            Self(Ed25519KeyPair::generate().expect("key"))
+        }
+
+        fn jwk(&self) -> Value {
+            let x = URL_SAFE_NO_PAD.encode(self.0.public_key().as_ref());
+            json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1", "x": x})
+        }
+
+        fn pinned(&self) -> Pinned {
+            Pinned::parse(&json!({"issuer": ISSUER, "keys": [self.jwk()]}).to_string()).expect("keys")
+        }
+
+        fn sign_with(&self, header: &Value, claims: &Value) -> String {
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let body = format!("{}.{}", part(header), part(claims));
+            format!("{body}.{}", URL_SAFE_NO_PAD.encode(self.0.sign(body.as_bytes()).as_ref()))
+        }
+
+        fn sign(&self, claims: &Value) -> String {
+            self.sign_with(&json!({"typ": "JWT", "alg": "EdDSA", "kid": "k1"}), claims)
+        }
+
+        /// The old trick: HS256 with the public key as the secret.
+        fn hmac(&self, claims: &Value) -> String {
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let body = format!("{}.{}", part(&json!({"alg": "HS256", "kid": "k1"})), part(claims));
+            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, self.0.public_key().as_ref());
+            format!("{body}.{}", URL_SAFE_NO_PAD.encode(aws_lc_rs::hmac::sign(&key, body.as_bytes()).as_ref()))
+        }
+    }
+
+    fn claims() -> Value {
+        json!({"iss": ISSUER, "aud": HOST, "sub": "user:1", "iat": NOW, "exp": NOW + 60, "org": "org_1",
+               "workspace": "wrkspc_1", "jti": "j", "later": {"x": 1}, "assurance": "attested"})
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut claims = claims();
+        if value.is_null() {
+            claims.as_object_mut().expect("object").remove(name);
+        } else {
+            claims[name] = value;
+        }
+        claims
+    }
+
+    fn judge(pinned: &Pinned, token: &str, now: i64) -> Result<String, Unknown> {
+        let verified = pinned.verify(token.as_bytes(), now)?;
+        verified.check(|audience| audience == HOST, now)?;
+        assert_eq!(verified.caller.assurance, crate::Assurance::Asserted, "the hub attests nobody");
+        Ok(verified.caller.subject.clone())
+    }
+
+    #[test]
+    fn wrong_claims_are_named() {
+        let hub = Hub::new();
+        let pinned = hub.pinned();
+        for (claims, reason) in [
+            (with("aud", json!("other.abcd1234.sortie.localhost")), Unknown::Audience),
+            (with("aud", json!([HOST])), Unknown::Malformed),
+            (with("iss", json!("https://evil.example")), Unknown::Issuer),
+            (with("exp", json!(NOW)), Unknown::Expired),
+            (with("exp", json!(NOW + 331)), Unknown::TooLong),
+            (with("exp", json!(i64::MAX)), Unknown::TooLong),
+            (with("exp", Value::Null), Unknown::Malformed),
+            (with("iat", json!(NOW + 31)), Unknown::NotYet),
+            (with("iat", Value::Null), Unknown::Malformed),
+            (with("nbf", json!(NOW + 31)), Unknown::NotYet),
+            (with("sub", Value::Null), Unknown::Malformed),
+            (with("sub", json!("")), Unknown::Malformed),
+            (with("aud", Value::Null), Unknown::Malformed),
+        ] {
+            assert_eq!(judge(&pinned, &hub.sign(&claims), NOW), Err(reason), "{claims}");
+        }
+        for good in [with("iat", json!(NOW + 29)), with("nbf", json!(NOW + 29)), with("exp", json!(NOW + 300))] {
+            assert_eq!(judge(&pinned, &hub.sign(&good), NOW).as_deref(), Ok("user:1"), "{good}");
+        }
+    }
+
+    #[test]
+    fn forgeries_are_refused() {
+        let (hub, other) = (Hub::new(), Hub::new());
+        let pinned = hub.pinned();
+        let good = hub.sign(&claims());
+        let (body, signature) = good.rsplit_once('.').expect("parts");
+        let header = |header: Value| hub.sign_with(&header, &claims());
+        for (token, reason) in [
+            (header(json!({"alg": "none", "kid": "k1"})), Unknown::Algorithm),
+            (hub.hmac(&claims()), Unknown::Algorithm),
+            (other.sign(&claims()), Unknown::Signature),
+            (header(json!({"alg": "EdDSA", "kid": "k9"})), Unknown::Key),
+            (header(json!({"alg": "EdDSA"})), Unknown::Key),
+            (header(json!({"alg": "EdDSA", "kid": "k1", "crit": ["b64"]})), Unknown::Header("crit")),
+            (header(json!({"alg": "EdDSA", "kid": "k1", "jwk": other.jwk()})), Unknown::Header("jwk")),
+            (header(json!({"alg": "EdDSA", "kid": "k1", "typ": TYPE})), Unknown::Header("typ")),
+            (String::new(), Unknown::Malformed),
+            ("x.y".to_owned(), Unknown::Malformed),
+            ("a".repeat(MAX_TOKEN + 1), Unknown::Malformed),
+        ] {
+            assert_eq!(judge(&pinned, &token, NOW), Err(reason), "{token}");
+        }
+        assert!(judge(&pinned, &format!("{body}.{}", &signature[..10]), NOW).is_err());
+        assert!(judge(&pinned, &good, NOW).is_ok());
+    }
+
+    #[test]
+    fn key_documents_are_read_strictly() {
+        let key = Hub::new().jwk();
+        let parse = |keys: Value| Pinned::parse(&json!({"issuer": ISSUER, "keys": keys}).to_string());
+        let foreign = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "r"});
+        assert_eq!(parse(json!([key, foreign])).expect("keys").len(), 1);
+        let mut short = key.clone();
+        short["x"] = json!("AAAA");
+        let mut anonymous = key.clone();
+        anonymous.as_object_mut().expect("object").remove("kid");
+        for none in [json!([]), json!([short]), json!([anonymous])] {
+            assert!(matches!(parse(none.clone()), Err(KeysError::NoKey(_))), "{none}");
+        }
+        assert_eq!(parse(json!([key, key])).err(), Some(KeysError::Ambiguous));
+        for bad in ["", "{}", r#"{"keys": []}"#, r#"{"issuer": "", "keys": []}"#] {
+            assert!(matches!(Pinned::parse(bad), Err(KeysError::Malformed { .. })), "{bad}");
+        }
+    }
+}

@@ -42,6 +42,9 @@ impl From<&GatewayConfig> for Raw {
         let routes = config.routes.iter().map(|(name, route)| (name.clone(), route.into()));
         Raw {
             routes: placeless(routes.collect()),
+            policy: config.control.policy,
+            policy_file: config.control.policy_file.clone().map(placeless),
+            region: config.control.region.clone().map(placeless),
             upstream: RawDialling {
                 allowed_ips: Some(
                     config.upstream.allowed_ips.iter().map(|range| placeless(range.to_string())).collect(),

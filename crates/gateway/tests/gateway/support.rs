@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use sortie_gateway::{Gateway, GatewayConfig, LocalUpstream, OpenLocal, Setup};
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, ProbeFailure, VERSION};
-use sortie_link::{EdgeLink, LinkStream};
+use sortie_link::{EdgeLink, LinkStream, Welcome};
 use sortie_runtime::TaskSet;
 use sortie_tls::{
     Authority, ClientConfig, ClientStream, EdgeIdentity, RegisteredCa, ServerConfig, ServerIdentity, ServerName,
@@ -263,7 +263,7 @@ impl Edge {
                     };
                     let admit = |hello: sortie_link::protos::GatewayHello| async move {
                         if hello.token == wanted {
-                            Ok(DOMAIN.to_owned())
+                            Ok(Welcome { domain: DOMAIN.to_owned(), identity_keys: Vec::new() })
                         } else {
                             Err(("the token was rotated".to_owned(), false))
                         }
@@ -362,7 +362,7 @@ impl World {
         }
         prepare(&dir);
         let config = GatewayConfig::parse(config, &temp.path().join("gateway.toml")).expect("config");
-        let setup = Setup::load(temp.path()).expect("setup");
+        let setup = Setup::load(temp.path()).expect("setup").keep_in(temp.path());
         let health = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let local: OpenLocal = Arc::new(move |name, _| local.get(name.as_str()).cloned().ok_or("not here".to_owned()));
         let gateway = Gateway::start(config, setup, vec![], health, local, tasks.clone()).await.expect("gateway");

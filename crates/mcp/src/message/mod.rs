@@ -151,6 +151,11 @@ impl<'a> Message<'a> {
         self.params.and_then(raw)
     }
 
+    /// The text of `params.arguments` exactly as sent, whatever it is. Costs nothing.
+    pub fn arguments_text(&self) -> Option<&'a str> {
+        self.arguments
+    }
+
     /// `params.arguments` exactly as sent, whatever it is. A pass over its bytes.
     pub fn arguments(&self) -> Option<&'a RawValue> {
         self.arguments.and_then(raw)

@@ -1,0 +1,171 @@
+//! What a call may do: the policy that is in force, and what it says of each call.
+//!
+//! A decision is a value: the log tells of it, and so can an audit. Each request is decided on anew, so that a grant that
+//! is gone is gone at once.
+
+use std::sync::Arc;
+
+use http::header::ACCEPT;
+use http::{HeaderValue, Method, Request};
+use sortie_api::{Hop, HopError};
+use sortie_identity::Caller;
+use sortie_ids::{Digest, RequestId};
+use sortie_mcp::message::{Message, MessageKind};
+use sortie_policy::{Act, Counts, Decision, Effect, Engine, Query, Target};
+
+use crate::config::{PolicyMode, Protocol};
+use crate::intake::Intake;
+use crate::routes::Route;
+use crate::sessions::SESSION_HEADER;
+
+/// What the settings say about calls. A part of what is served.
+pub(crate) struct Control {
+    pub(crate) mode: PolicyMode,
+    /// `Some` unless the mode is [`PolicyMode::Off`].
+    pub(crate) engine: Option<Arc<Engine>>,
+    /// Of the policy as it was read.
+    pub(crate) text: Digest,
+    /// Where this gateway is.
+    pub(crate) region: Option<Arc<str>>,
+}
+
+/// One thing that a request wants to do, and what was decided about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Judged {
+    /// The method of MCP, or `http`.
+    pub(crate) method: String,
+    /// The tool, prompt or resource.
+    pub(crate) target: Option<String>,
+    pub(crate) decision: Decision,
+}
+
+/// What was decided about a request: one [`Judged`] for each of its messages. Empty without a policy.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) mode: PolicyMode,
+    pub(crate) judged: Vec<Judged>,
+}
+
+/// Who asks, and where.
+pub(crate) struct Asking<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) route: &'a Route,
+    pub(crate) request: &'a Request<()>,
+    /// Seconds since 1970.
+    pub(crate) now: i64,
+}
+
+impl Control {
+    /// Decides on a request. Without a policy there is nothing to decide.
+    pub(crate) fn judge(&self, asking: &Asking<'_>, intake: &Intake<'_>, counts: Counts) -> Verdict {
+        let Some(engine) = &self.engine else { return Verdict::default() };
+        let decide = |act: Act<'_>, arguments: Option<&str>| {
+            let query = Query {
+                caller: asking.caller,
+                route: asking.route.name.as_str(),
+                act,
+                arguments,
+                now: asking.now,
+                region: self.region.as_deref(),
+                counts,
+            };
+            Judged { method: named(&act).to_owned(), target: about(&act), decision: engine.decide(&query) }
+        };
+        let judged = match intake {
+            Intake::Messages(body) => {
+                body.messages().iter().map(|message| decide(act(message), message.arguments_text())).collect()
+            }
+            Intake::Opaque => vec![decide(opaque(asking), None)],
+        };
+        Verdict { mode: self.mode, judged }
+    }
+}
+
+impl Verdict {
+    /// The answer to a caller who may not do it, if the policy is enforced. A request goes on only as a whole.
+    pub(crate) fn refusal(&self) -> Option<HopError> {
+        if self.mode != PolicyMode::Enforce {
+            return None;
+        }
+        let refused = self.judged.iter().find(|judged| judged.decision.effect != Effect::Allow)?;
+        Some(HopError::new(Hop::Policy, refused.decision.reason.clone()))
+    }
+
+    /// Tells of what is not simply allowed. Names are quoted, since they are the caller's.
+    pub(crate) fn tell(&self, request_id: &RequestId, route: &str, caller: &Caller) {
+        for judged in &self.judged {
+            let effect = judged.decision.effect.as_str();
+            metrics::counter!("sortie_gateway_decisions_total", "effect" => effect, "policy" => self.mode.as_str())
+                .increment(1);
+            if judged.decision.effect == Effect::Allow {
+                continue;
+            }
+            tracing::warn!(
+                %request_id,
+                route,
+                caller = caller.subject,
+                issuer = caller.issuer,
+                agent = caller.agent,
+                method = judged.method,
+                target = judged.target,
+                effect,
+                reason = judged.decision.reason,
+                policy = self.mode.as_str(),
+                "decision"
+            );
+        }
+    }
+}
+
+/// What a message wants to do.
+pub(crate) fn act<'a>(message: &'a Message<'_>) -> Act<'a> {
+    if message.kind == MessageKind::Response {
+        return Act::Answer;
+    }
+    let method = message.method.as_deref().unwrap_or_default();
+    let target = match method {
+        "tools/call" => message.name.as_deref().map(Target::Tool),
+        "prompts/get" => message.name.as_deref().map(Target::Prompt),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+            message.uri.as_deref().map(Target::Resource)
+        }
+        _ => None,
+    };
+    Act::Mcp { method, target }
+}
+
+/// What a request wants whose body says nothing to us: a stream of events, the end of a session, or anything.
+fn opaque<'a>(asking: &Asking<'a>) -> Act<'a> {
+    let request = asking.request;
+    let http = Act::Http { method: request.method().as_str(), path: request.uri().path() };
+    match (asking.route.protocol, request.method()) {
+        (Protocol::Http, _) => http,
+        (_, &Method::GET) if request.headers().get_all(ACCEPT).iter().any(wants_events) => Act::Stream,
+        (_, &Method::DELETE) if request.headers().contains_key(SESSION_HEADER) => Act::EndSession,
+        _ => http,
+    }
+}
+
+fn wants_events(accept: &HeaderValue) -> bool {
+    accept.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/event-stream"))
+}
+
+fn named<'a>(act: &Act<'a>) -> &'a str {
+    match act {
+        Act::Mcp { method, .. } => method,
+        Act::Answer => "answer",
+        Act::Stream => "stream",
+        Act::EndSession => "session/delete",
+        Act::Http { .. } => "http",
+    }
+}
+
+fn about(act: &Act<'_>) -> Option<String> {
+    match act {
+        Act::Mcp { target: Some(Target::Tool(name) | Target::Prompt(name) | Target::Resource(name)), .. } => {
+            Some((*name).to_owned())
+        }
+        Act::Mcp { target: None, .. } | Act::Answer | Act::Stream | Act::EndSession => None,
+        Act::Http { method, path } => Some(format!("{method} {path}")),
+    }
+}

@@ -1,0 +1,82 @@
+//! What is answered.
+
+use std::fmt;
+
+/// The answer to a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It may be done.
+    Allow,
+    /// It must not.
+    Deny,
+    /// It may be done once someone approves.
+    Ask,
+}
+
+impl Effect {
+    /// The name by which files and records call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Ask => "ask",
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of a policy: its `@id`, else `file:line`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyName(pub(crate) std::sync::Arc<str>);
+
+impl PolicyName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A value taken from the arguments of a call. It repeats what the caller sent: not for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A text.
+    String(String),
+    /// An integer.
+    Long(i64),
+    /// A number with at most four digits behind the point, as Cedar writes it.
+    Decimal(String),
+    /// Whether something holds.
+    Bool(bool),
+    /// Texts, sorted, each once.
+    Set(Vec<String>),
+    /// An IP address.
+    Ip(std::net::IpAddr),
+    /// A moment, in milliseconds since 1970.
+    Datetime(i64),
+}
+
+/// A decision, and what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is decided.
+    pub effect: Effect,
+    /// The policies that decided, in the order of the files. Empty where none allowed it, and where a fact was missing.
+    pub policies: Vec<PolicyName>,
+    /// One sentence for the caller and the log. It repeats no arguments.
+    pub reason: String,
+    /// What the asking policies say that an approver is to know. Empty but for [`Effect::Ask`].
+    pub ask: Vec<String>,
+    /// The facts that were taken from the arguments.
+    pub facts: Vec<(String, Fact)>,
+}
