@@ -267,6 +267,28 @@ pub(crate) enum SetupCommand {
     Init(InitArgs),
     /// Make a new server certificate from the CA in the directory of --output dir:DIR. Needs no network.
     RenewCert(RenewArgs),
+    /// Write the published keys of the hub's identities, or of a gateway's, as files for a static web server: the layout of
+    /// `.well-known` below the directory of --output dir:DIR.
+    ExportIssuer(ExportArgs),
+    /// Change the key with which a gateway tells its upstreams who is calling. A running gateway follows by itself.
+    RotateIdentity(RotateArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// The health address of a gateway, http://HOST:PORT, to export its keys instead of the hub's.
+    #[arg(long, value_name = "URL")]
+    pub(crate) gateway: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RotateArgs {
+    /// The gateway's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// When the new key begins to sign: time for upstreams to learn of it.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = hours)]
+    pub(crate) after: std::time::Duration,
 }
 
 #[derive(Args, Debug)]

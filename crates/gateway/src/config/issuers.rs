@@ -146,7 +146,7 @@ pub(super) struct RawIssuer {
     allowed_ips: Option<Vec<Spanned<String>>>,
 }
 
-/// The names of [`Algorithm`], for the schema.
+/// How tokens are signed.
 #[derive(JsonSchema)]
 #[schemars(rename = "Algorithm", extend("enum" = ["RS256", "ES256", "EdDSA"]))]
 struct AlgorithmName(#[expect(dead_code, reason = "describes the type to the schema")] String);
@@ -414,5 +414,89 @@ impl From<&IssuerConfig> for RawIssuer {
                 .as_ref()
                 .map(|ranges| ranges.iter().map(|range| place(&range.to_string())).collect()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GatewayConfig;
+    use super::*;
+
+    const ROUTES: &str = "[routes.docs]\nupstream = \"http://10.0.0.5:8080\"\n\
+                          [routes.raw]\nupstream = \"http://10.0.0.5:80\"\nmode = \"sealed\"\nclient_ca_file = \"ca\"\n\
+                          [upstream.tls]\ninclude_system_cas = true\n";
+
+    fn parse(issuer: &str) -> Result<GatewayConfig, ConfigError> {
+        let text = format!("{ROUTES}[[issuers]]\n{issuer}");
+        GatewayConfig::parse(&text, Path::new("/etc/sortie/gateway.toml"))
+    }
+
+    #[test]
+    fn a_short_entry_gets_the_defaults() {
+        let config = parse("issuer = \"https://idp.test/\"").expect("config");
+        let issuer = &config.issuers[0];
+        let url = "https://idp.test/.well-known/openid-configuration".parse().expect("url");
+        assert_eq!(issuer.keys, KeysAt::Discovery(url));
+        assert_eq!((issuer.header.as_str(), issuer.prefix.as_str()), ("authorization", "Bearer"));
+        assert_eq!((issuer.rules.leeway, issuer.rules.max_lifetime), (30, 3600));
+        assert_eq!(issuer.rules.algorithms, Algorithm::ALL);
+        assert_eq!(issuer.rules.issuer, "https://idp.test/", "letter for letter");
+    }
+
+    #[test]
+    fn every_setting_is_read_and_shown_as_the_same() {
+        let text = "issuer = \"ccr\"\njwks_url = \"https://api.test/jwks.json\"\nalgorithms = [\"ES256\"]\n\
+                    header = \"X-Agent-Token\"\nprefix = \"\"\naudiences = [\"ccpool_1\"]\n\
+                    required_claims = { \"ccr:role\" = \"session_worker\", jti = [] }\nsubject = \"{act.sub}\"\n\
+                    subject_prefix = \"user:\"\ncallers = [\"user:1\"]\nidentity = { session = \"ccr:session_id\" }\n\
+                    claims = { org = \"ccr:org_id\" }\nleeway = \"5s\"\nmax_lifetime = \"8h\"\nroutes = [\"docs\"]\n\
+                    ca_file = \"/ca.pem\"\nallowed_ips = [\"192.0.2.0/24\"]\n\
+                    [identity]\nissuer = \"https://gw.test\"\nheader = \"x-caller\"\nlifetime = \"60s\"\n";
+        let config = parse(text).expect("config");
+        let issuer = &config.issuers[0];
+        assert_eq!(issuer.rules.required["ccr:role"], ["session_worker"]);
+        assert_eq!(issuer.rules.fields[&Field::Session], "ccr:session_id");
+        assert_eq!((issuer.rules.leeway, issuer.rules.max_lifetime), (5, 8 * 3600));
+        let shown = config.to_toml().expect("toml");
+        let again = GatewayConfig::parse(&shown, Path::new("/etc/sortie/gateway.toml")).expect(&shown);
+        assert_eq!((again.issuers, again.identity), (config.issuers, config.identity));
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let named = |more: &str| format!("issuer = \"https://idp.test\"\n{more}");
+        for (text, said) in [
+            ("issuer = \"ccr\"".to_owned(), ":10: issuers.issuer: `ccr` is no https URL"),
+            (
+                named("jwks_url = \"http://idp.test/keys\""),
+                ":11: issuers.jwks_url: `http://idp.test/keys` is not https",
+            ),
+            (named("jwks_url = \"https://u:p@idp.test/\""), "is not https://HOST/PATH"),
+            (named("jwks_url = \"https://a.test/\"\njwks_file = \"b\""), "set only one of"),
+            (named("algorithms = [\"HS256\"]"), "unknown variant `HS256`"),
+            (named("algorithms = [\"none\"]"), "unknown variant `none`"),
+            (named("algorithms = []"), "name at least one of"),
+            (named("header = \"sortie-identity\""), "are ours"),
+            (named("header = \"mcp-session-id\""), "means something else"),
+            (named("subject = \"everybody\""), "no text with claims in braces"),
+            (named("leeway = \"61s\""), "at most 60s"),
+            (named("max_lifetime = \"25h\""), "at most 24h"),
+            (named("audiences = []"), "no token would be for this gateway"),
+            (named("routes = [\"raw\"]"), "`raw` is not a terminated route"),
+            (named("routes = [\"wiki\"]"), "`wiki` is not a terminated route"),
+            (named("allowed_ips = [\"10/8\"]"), "issuers.allowed_ips: `10/8`"),
+            (named("[[issuers]]\nissuer = \"https://idp.test\""), "is there twice"),
+            (named("[identity]\nlifetime = \"10s\""), "identity.lifetime: it is not from 60s to 300s"),
+            (named("[identity]\nheader = \"host\""), "identity.header: `host` cannot carry a token"),
+            (named("colour = 1"), "unknown field `colour`"),
+        ] {
+            let error = parse(&text).expect_err(&text).to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+        let untrusted = ROUTES.replace("[upstream.tls]\ninclude_system_cas = true\n", "");
+        let text = format!("{untrusted}[[issuers]]\nissuer = \"https://idp.test\"");
+        let error = GatewayConfig::parse(&text, Path::new("g.toml")).expect_err("no trust").to_string();
+        assert!(error.contains("whom to trust"), "{error}");
+        assert!(fetchable("http://127.0.0.1:9/x").is_ok() && fetchable("http://127.0.0.1.evil.test/x").is_err());
     }
 }

@@ -20,7 +20,7 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
     let mut reloads = ReloadSignal::listen().map_err(|error| Failure::failed(format!("no signals: {error}")))?;
     let _lock = DataLock::take(&args.data_dir)?;
     let ready_file = ReadyFile::prepare(args.ready_file)?;
-    let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?;
+    let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?.keep_in(&args.data_dir);
     let domain = setup.domain().to_string();
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();

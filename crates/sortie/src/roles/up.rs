@@ -99,7 +99,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let setup_dir = data_dir.join("setup");
     let init = Init { display_name: Some("sortie up".into()), cert_duration: CERT_DURATION, ..Init::default() };
     let report = setup::init(&api, &setup_dir, &init).await?;
-    let setup = Setup::load(&setup_dir).map_err(Failure::failed)?;
+    let setup = Setup::load(&setup_dir).map_err(Failure::failed)?.keep_in(&data_dir);
     let gateway = Gateway::start(config, setup, Vec::new(), None, local_upstreams(), gateway_tasks.clone()).await;
     let gateway = gateway.map_err(Failure::failed)?;
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
