@@ -118,6 +118,7 @@ impl HopError {
             401 => "authentication_error",
             403 => "permission_error",
             413 => "request_too_large",
+            429 => "rate_limit_error",
             503 => "overloaded_error",
             504 => "timeout_error",
             400..=499 => "invalid_request_error",

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O. The shapes are a contract with SDKs that we do not own: fields are added, never renamed.
 
+mod approval;
 mod discovery;
 mod error;
 mod headers;
@@ -15,6 +16,9 @@ pub mod time;
 mod tunnel;
 mod workspace;
 
+pub use approval::{
+    Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice, DecideApproval,
+};
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
 pub use headers::{

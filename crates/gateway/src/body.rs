@@ -15,6 +15,7 @@ use sortie_api::clean_trailers;
 use sortie_mcp::message::id_in_part;
 use tokio::time::Instant;
 
+use crate::limits::Cut;
 use crate::memory::{Buffer, Memory, Spent};
 
 use crate::quiet::Silent;
@@ -113,6 +114,17 @@ where
     /// The most bytes that it may have.
     pub(crate) fn limit(&self) -> u64 {
         self.lock().limit
+    }
+
+    /// Lowers the limit; false when the body is larger already, as far as is known.
+    pub(crate) fn restrict(&self, limit: u64) -> bool {
+        let announced = self.size_hint().lower();
+        let mut inbound = self.lock();
+        if inbound.whole.is_none() && limit < inbound.limit {
+            let read = inbound.limit - inbound.left;
+            (inbound.limit, inbound.left) = (limit, limit.saturating_sub(read));
+        }
+        announced <= limit
     }
 
     /// Whether the limit was passed.
@@ -271,6 +283,8 @@ pub(crate) enum End {
     Broken,
     /// The upstream said nothing for longer than its route allows.
     Silent,
+    /// A limit cut it.
+    Cut,
     /// The caller went away first.
     Abandoned,
 }
@@ -281,6 +295,7 @@ impl End {
             End::Complete => "complete",
             End::Broken => "upstream broke off",
             End::Silent => "upstream fell silent",
+            End::Cut => "cut by a limit",
             End::Abandoned => "caller left",
         }
     }
@@ -331,7 +346,11 @@ where
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                this.tell(if error.is::<Silent>() { End::Silent } else { End::Broken });
+                this.tell(match () {
+                    () if error.is::<Silent>() => End::Silent,
+                    () if error.is::<Cut>() => End::Cut,
+                    () => End::Broken,
+                });
                 this.broken = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -1,9 +1,12 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
+mod approvals;
 mod check;
 mod control;
+mod dialling;
 mod identity;
 mod issuers;
+mod limits;
 mod places;
 mod show;
 mod upstreams;
@@ -26,19 +29,21 @@ use sortie_link::protos::{MAX_ROUTES, Route, RouteMode, fits};
 use sortie_tls::IdentityError;
 use toml::Spanned;
 
+use approvals::RawApprovals;
+use dialling::{RawDialling, RawTls, ranges};
 use identity::RawIdentity;
 use issuers::RawIssuer;
+use limits::RawLimit;
 pub(crate) use places::Places;
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
+pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
 pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
 pub use issuers::{IssuerConfig, KeysAt};
+pub use limits::{LimitConfig, Per, Rate};
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
-
-/// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
-const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
 /// Why a file of settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,10 @@ pub struct GatewayConfig {
     pub issuers: Vec<IssuerConfig>,
     /// `[identity]`: how upstreams are told who is calling.
     pub identity: IdentityConfig,
+    /// `approval_timeout`, `[approvals]`: how calls wait for a person.
+    pub approvals: ApprovalsConfig,
+    /// `[[limits]]`: how much callers may do. At most 256.
+    pub limits: Vec<LimitConfig>,
     /// `policy`, `policy_file`, `region`: what callers may do.
     pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
@@ -257,6 +266,8 @@ impl GatewayConfig {
             certificate: raw
                 .tls
                 .map(|tls| CertificateFiles { cert_file: base.join(tls.cert_file), key_file: base.join(tls.key_file) }),
+            approvals: raw.approvals.check(raw.approval_timeout, &source)?,
+            limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
@@ -364,6 +375,16 @@ struct Raw {
     /// The certificate of inner TLS, where it is not the one of the set-up directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<RawCertificate>,
+    /// How long a call that policy asks for waits for a person; then it is refused. Default 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_timeout: Option<Span>,
+    /// Who decides about calls that policy asks for, and what they see of them.
+    #[serde(default)]
+    approvals: RawApprovals,
+    /// How much callers may do; every limit that matches a call has to let it pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawLimit>")]
+    limits: Vec<Spanned<RawLimit>>,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -537,66 +558,6 @@ impl RawRoute {
             tls,
         })
     }
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Upstream")]
-struct RawDialling {
-    /// Address ranges or single addresses that upstreams may have. Replaces the default: 10.0.0.0/8, 172.16.0.0/12,
-    /// 192.168.0.0/16 and fc00::/7.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<String>>")]
-    allowed_ips: Option<Vec<Spanned<String>>>,
-    /// Longest wait for name resolution, TCP and TLS together. Default 10s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_timeout: Option<Span>,
-    /// For https upstreams, which need one of the two.
-    #[serde(default)]
-    tls: RawTls,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "UpstreamTls")]
-struct RawTls {
-    /// CA certificates (PEM) that upstreams may chain to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_file: Option<PathBuf>,
-    /// Whether the machine's own CAs are trusted, too.
-    #[serde(default)]
-    include_system_cas: bool,
-}
-
-impl RawDialling {
-    fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
-        let allowed_ips = match &self.allowed_ips {
-            None => DEFAULT_ALLOWED.iter().filter_map(|text| range(text)).collect(),
-            Some(listed) => ranges(listed, source, "upstream.allowed_ips")?,
-        };
-        Ok(UpstreamConfig {
-            allowed_ips,
-            connect_timeout: self.connect_timeout.map_or(Duration::from_secs(10), |span| span.0),
-            ca_file: self.tls.ca_file.map(|file| base.join(file)),
-            include_system_cas: self.tls.include_system_cas,
-        })
-    }
-}
-
-fn range(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()))
-}
-
-/// Address ranges and single addresses.
-fn ranges(listed: &[Spanned<String>], source: &Source<'_>, setting: &str) -> Result<Vec<IpNet>, ConfigError> {
-    let read = |text: &Spanned<String>| {
-        range(text.get_ref()).ok_or_else(|| {
-            let reason =
-                format!("`{}` is not an address range such as 10.0.0.0/8, nor a single address", text.get_ref());
-            source.wrong(Some(text.span()), setting, reason)
-        })
-    };
-    listed.iter().map(read).collect()
 }
 
 /// A duration as people write it: a whole number followed by `ms`, `s`, `m` or `h`; not zero, at most 24 h.

@@ -3,6 +3,8 @@
 //! A decision is a value: the log tells of it, and so can an audit. Each request is decided on anew, so that a grant that
 //! is gone is gone at once.
 
+mod gate;
+
 use std::sync::Arc;
 
 use http::header::ACCEPT;
@@ -17,6 +19,8 @@ use crate::config::{PolicyMode, Protocol};
 use crate::intake::Intake;
 use crate::routes::Route;
 use crate::sessions::SESSION_HEADER;
+
+pub(crate) use gate::{Passed, pass, reconsider};
 
 /// What the settings say about calls. A part of what is served.
 pub(crate) struct Control {
@@ -48,7 +52,7 @@ pub(crate) struct Verdict {
 
 /// Who asks, and where.
 pub(crate) struct Asking<'a> {
-    pub(crate) caller: &'a Caller,
+    pub(crate) caller: &'a Arc<Caller>,
     pub(crate) route: &'a Route,
     pub(crate) request: &'a Request<()>,
     /// Seconds since 1970.
@@ -56,10 +60,17 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Control {
-    /// Decides on a request. Without a policy there is nothing to decide.
-    pub(crate) fn judge(&self, asking: &Asking<'_>, intake: &Intake<'_>, counts: Counts) -> Verdict {
+    /// Decides on a request. Without a policy there is nothing to decide. `counts` tells how often the caller did something
+    /// lately.
+    pub(crate) fn judge(
+        &self,
+        asking: &Asking<'_>,
+        intake: &Intake<'_>,
+        mut counts: impl FnMut(&Act<'_>) -> Counts,
+    ) -> Verdict {
         let Some(engine) = &self.engine else { return Verdict::default() };
-        let decide = |act: Act<'_>, arguments: Option<&str>| {
+        let mut decide = |act: Act<'_>, arguments: Option<&str>| {
+            let counts = counts(&act);
             let query = Query {
                 caller: asking.caller,
                 route: asking.route.name.as_str(),
@@ -87,8 +98,15 @@ impl Verdict {
         if self.mode != PolicyMode::Enforce {
             return None;
         }
-        let refused = self.judged.iter().find(|judged| judged.decision.effect != Effect::Allow)?;
+        let refused = self.judged.iter().find(|judged| judged.decision.effect == Effect::Deny)?;
         Some(HopError::new(Hop::Policy, refused.decision.reason.clone()))
+    }
+
+    /// What has to be approved first, by the number of its message, if the policy is enforced and nothing is denied.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = (usize, &Judged)> {
+        let asks = self.mode == PolicyMode::Enforce && self.refusal().is_none();
+        let all = self.judged.iter().enumerate().filter(move |_| asks);
+        all.filter(|(_, judged)| judged.decision.effect == Effect::Ask)
     }
 
     /// Tells of what is not simply allowed. Names are quoted, since they are the caller's.

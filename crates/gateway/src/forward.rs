@@ -13,17 +13,19 @@ use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, i
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
-use sortie_policy::Counts;
 use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
+use crate::approvals::Asked;
+use crate::approvals::patient::{self, Events, takes_events};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
-use crate::control::{Asking, Control};
+use crate::control::{self, Asking, Passed};
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
 use crate::intake::{self, Intake};
+use crate::limits::{Bounds, Counted, request_too_large};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
@@ -78,7 +80,7 @@ where
 }
 
 async fn serve<B>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     served: &Served,
     peer: &Peer,
     request: Request<B>,
@@ -112,7 +114,7 @@ where
             return Ok(response);
         }
         Ok(Admitted::Call(route, caller)) => {
-            let call = Call { shared, control: &served.control, route: &route, caller: &caller };
+            let call = Call { shared, served, route: &route, caller: &caller };
             call.make(peer, request, &body, record).await
         }
         Err(error) => Err(error),
@@ -194,14 +196,14 @@ async fn admit(
 
 /// A call of a caller who is known.
 struct Call<'a> {
-    shared: &'a Shared,
-    control: &'a Control,
+    shared: &'a Arc<Shared>,
+    served: &'a Served,
     route: &'a Arc<Route>,
     caller: &'a Arc<Caller>,
 }
 
 impl Call<'_> {
-    /// Looks at its message and its session, decides, and has it forwarded.
+    /// Looks at its message and its session, decides, and has it forwarded, now or when somebody has approved it.
     async fn make<B>(
         &self,
         peer: &Peer,
@@ -216,14 +218,93 @@ impl Call<'_> {
         let (shared, route) = (self.shared, self.route);
         let now = (shared.clock)();
         let asking = Asking { caller: self.caller, route, request: &request, now };
-        let judge = |intake: Intake<'_>| Ok(self.control.judge(&asking, &intake, Counts::default()));
-        let verdict = intake::judge(route.protocol, &request, body, &shared.memory, judge).await?;
+        let pass = |intake: Intake<'_>| control::pass(shared, self.served, &asking, &record.request_id, &intake);
+        let Passed { bounds, verdict, counted, asked, id } =
+            intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
+        if let Some(limit) = bounds.max_request_body
+            && !body.restrict(limit)
+        {
+            return Err(request_too_large(limit));
+        }
         let caller = sessions::Caller::from(self.caller.as_ref());
         let named = shared.sessions.admit(route, caller, request.headers(), now)?;
+        let going = Going { who: self.caller.clone(), caller, named, bounds, counted };
+        if asked.is_empty() {
+            return going.on(shared, route, peer, request, body, &record.request_id).await;
+        }
+        // On the heap, as all that is rare.
+        let waiting = self.wait(going, asked, id, peer, request, body, &record.request_id);
+        Box::pin(waiting).await
+    }
+
+    /// Has it forwarded when all that was asked for is approved.
+    #[expect(clippy::too_many_arguments, reason = "all of a call that outlives its handler")]
+    async fn wait<B>(
+        &self,
+        mut going: Going,
+        asked: Vec<Asked>,
+        id: Option<Box<RawValue>>,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        request_id: &RequestId,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let every = self.route.settings.keepalive.filter(|_| takes_events(request.method(), request.headers()));
+        let events = every.zip(id).map(|(every, id)| Events { every, id, request_id: request_id.clone() });
+        let (shared, route, caller) = (self.shared.clone(), self.route.clone(), self.caller.clone());
+        let (peer, body, request_id) = (peer.clone(), body.clone(), request_id.clone());
+        let before = self.served.control.text;
+        let asked: Vec<_> =
+            asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
+        let answering = async move {
+            futures_util::future::try_join_all(asked).await?;
+            let served = shared.served();
+            if served.control.text != before {
+                // What is not allowed any more is not made allowed by an approval.
+                going.counted.clear();
+                let asking = Asking { caller: &caller, route: &route, request: &request, now: (shared.clock)() };
+                let again = |intake: Intake<'_>| control::reconsider(&shared, &served, &asking, &intake);
+                going.counted = intake::judge(route.protocol, &request, &body, &shared.memory, again).await?;
+            }
+            going.on(&shared, &route, &peer, request, &body, &request_id).await
+        };
+        patient::wait(Box::pin(answering), events).await
+    }
+}
+
+/// A call that nothing holds back any more.
+struct Going {
+    who: Arc<Caller>,
+    caller: sessions::Caller,
+    named: Option<sessions::Named>,
+    bounds: Bounds,
+    counted: Vec<Counted>,
+}
+
+impl Going {
+    async fn on<B>(
+        self,
+        shared: &Shared,
+        route: &Route,
+        peer: &Peer,
+        request: Request<()>,
+        body: &RequestBody<B>,
+        request_id: &RequestId,
+    ) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let response = forward(shared, route, peer, self.caller, request, body, &record.request_id).await?;
-        shared.sessions.answered(route, caller, named, &method, &response, (shared.clock)());
+        let answering = forward(shared, route, peer, &self.who, request, body, request_id);
+        let response = self.bounds.hold_to(answering).await?;
+        shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
     }
 }
@@ -294,7 +375,7 @@ where
         })??,
     };
     if body.exceeded() {
-        return Err(too_large(route.max_request_body));
+        return Err(too_large(body.limit()));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
@@ -328,7 +409,7 @@ where
     B::Error: Into<BodyError>,
 {
     if body.exceeded() {
-        return too_large(route.max_request_body);
+        return too_large(body.limit());
     }
     let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;

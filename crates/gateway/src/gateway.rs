@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +15,15 @@ use sortie_runtime::{Metrics, TaskSet};
 use sortie_tls::{IdentityError, TlsError, Versions, covers};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::admin::{self, AdminSocket};
+use crate::approvals::Approvals;
 use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
 use crate::health::{self, Readiness};
 use crate::identity::IdentityKeys;
 use crate::inner;
+use crate::limits::Counting;
 use crate::link_state::LinkBoard;
 use crate::memory::Memory;
 use crate::probe::{ProbeReport, Prober};
@@ -35,6 +39,8 @@ pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How long `ready` waits after a probe that did not come through; doubled each time up to the longest.
 const PROBE_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(4);
+/// How long calls that waited for a person may take to end when there is no more time for that.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +161,17 @@ pub enum GatewayError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The patterns of limits are too large together.
+    #[error("limits: {0}; use fewer or shorter patterns")]
+    Limits(globset::Error),
+    /// The admin socket cannot be opened.
+    #[error("cannot open the admin socket in {dir}: {cause}; give a data directory that this user may write to", dir = dir.display())]
+    Admin {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
 }
 
 impl GatewayError {
@@ -188,11 +205,15 @@ pub(crate) struct Shared {
     pub(crate) domain: TunnelDomain,
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
+    pub(crate) approvals: Approvals,
+    pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
     /// Seconds since 1970.
     pub(crate) clock: fn() -> i64,
+    /// Whether a stop waits for calls to end.
+    pub(crate) draining: AtomicBool,
     pub(crate) tasks: TaskSet,
 }
 
@@ -226,6 +247,35 @@ impl Shared {
     }
 }
 
+/// What a gateway is given beside its settings and its set-up.
+#[derive(Clone)]
+pub struct GatewayOptions {
+    /// The edges to dial (`host:port`), if there are any, instead of those of the set-up.
+    pub edges: Vec<String>,
+    /// Where health and metrics are answered, in plain HTTP. Default: nowhere.
+    pub health: Option<SocketAddr>,
+    /// Opens the built-in upstreams that routes name. Default: there are none.
+    pub local: OpenLocal,
+    /// Where the gateway keeps what it must remember, and its admin socket. Whoever starts it holds a lock on the
+    /// directory. Default: nothing outlives the process, and nobody can ask it anything.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        let local: OpenLocal = Arc::new(|_, _| Err("it is not part of this program".to_owned()));
+        Self { edges: Vec::new(), health: None, local, data_dir: None }
+    }
+}
+
+impl std::fmt::Debug for GatewayOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { edges, health, local: _, data_dir } = self;
+        let mut debug = f.debug_struct("GatewayOptions");
+        debug.field("edges", edges).field("health", health).field("data_dir", data_dir).finish_non_exhaustive()
+    }
+}
+
 /// A running gateway. It stops with [`Gateway::drain`], or with the task set that it was started in; dropping this
 /// value alone does not stop it.
 pub struct Gateway {
@@ -244,19 +294,15 @@ impl Gateway {
     /// Starts a gateway: from here on it dials, serves, and dials again, until it is stopped. Does not wait for the
     /// link; [`Gateway::ready`] does.
     ///
-    /// `edges` (`host:port`), if there are any, are dialled instead of those of the set-up. `health` is where health
-    /// and metrics are answered, in plain HTTP. `local` opens the built-in upstreams that routes name.
-    ///
     /// # Errors
-    /// A setting, a file that it names, or the health address cannot be used: see [`GatewayError`].
+    /// A setting, a file that it names, the health address or the data directory cannot be used: see [`GatewayError`].
     pub async fn start(
         config: GatewayConfig,
         setup: Setup,
-        edges: Vec<String>,
-        health: Option<SocketAddr>,
-        local: OpenLocal,
+        options: GatewayOptions,
         tasks: TaskSet,
     ) -> Result<Self, GatewayError> {
+        let GatewayOptions { edges, health, local, data_dir } = options;
         let metrics = Metrics::install();
         let tasks = tasks.child();
         let edges = match edges.as_slice() {
@@ -270,7 +316,7 @@ impl Gateway {
             .map_err(|cause| GatewayError::EdgeCa { path: setup.edge_ca_path.clone(), cause })?;
         let token = setup.token_source();
 
-        let signer = match setup.data_dir.clone() {
+        let signer = match data_dir.clone() {
             None => None,
             Some(dir) => {
                 let opened = tokio::task::spawn_blocking(move || Signer::open(&dir)).await;
@@ -287,6 +333,10 @@ impl Gateway {
                 Some(health::bind(address).await.map_err(|cause| GatewayError::Health { address, cause })?)
             }
         };
+        let admin = match data_dir {
+            None => None,
+            Some(dir) => Some(AdminSocket::open(&dir).map_err(|cause| GatewayError::Admin { dir, cause })?),
+        };
 
         let shared = Arc::new(Shared {
             served: ArcSwap::from_pointee(served),
@@ -298,10 +348,13 @@ impl Gateway {
             domain: setup.domain,
             memory: Memory::default(),
             sessions: Sessions::default(),
+            approvals: Approvals::new(unix_now),
+            counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             link: LinkBoard::new(),
             prober: Prober::default(),
             clock: unix_now,
+            draining: AtomicBool::new(false),
             tasks: tasks.clone(),
         });
         shared.served().log();
@@ -312,6 +365,9 @@ impl Gateway {
                 Some(address)
             }
         };
+        if let Some(socket) = admin {
+            tasks.spawn("admin", admin::serve(shared.clone(), socket));
+        }
         tasks.spawn("certificate", watch_certificate(shared.clone()));
         tasks.spawn("client-certificates", client_certificates::watch(shared.clone()));
         let instance = sortie_ids::RequestId::random().as_str().replacen("req_", "gw_", 1);
@@ -385,6 +441,7 @@ impl Gateway {
     /// Stops: no new stream begins, running calls may end until `shutdown_timeout`, then all is dropped. To be called
     /// before the shutdown of the task set, which otherwise waits for the pool of upstream connections.
     pub async fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
         self.shared.tasks.stop();
         let all = u32::try_from(inner::MAX_CONNECTIONS).unwrap_or(u32::MAX);
         let ending = async {
@@ -393,8 +450,13 @@ impl Gateway {
             drop(self.shared.inner_connections.acquire_many(all).await);
         };
         let timeout = self.shutdown_timeout();
-        if tokio::time::timeout(timeout, ending).await.is_err() {
-            tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+        let mut ending = std::pin::pin!(ending);
+        if tokio::time::timeout(timeout, ending.as_mut()).await.is_err() {
+            // What waited for a person until now is told that it waited in vain.
+            self.shared.approvals.stop();
+            if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+                tracing::warn!(timeout_s = timeout.as_secs_f64(), "calls were still running and are dropped");
+            }
         }
         self.shared.tasks.abort();
     }

@@ -9,7 +9,9 @@
 //! header's value or a secret. Every task runs in the [`sortie_runtime::TaskSet`] that the caller passes to
 //! [`Gateway::start`], and ends with [`Gateway::drain`].
 
+mod admin;
 mod answer;
+mod approvals;
 mod body;
 mod client_certificates;
 mod config;
@@ -29,6 +31,7 @@ mod identity;
 mod inner;
 mod intake;
 mod issuers;
+mod limits;
 mod link_state;
 mod memory;
 mod probe;
@@ -44,12 +47,14 @@ mod sse;
 mod upstream;
 mod upstream_identity;
 
+pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt,
-    PolicyMode, Protocol, RouteConfig, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
+    GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig,
+    RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
-pub use gateway::{Gateway, GatewayError};
+pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};

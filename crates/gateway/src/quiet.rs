@@ -16,7 +16,7 @@ use crate::body::{BodyError, CallBody};
 use crate::sse::{Place, is_event_stream};
 
 /// What is said on a quiet stream: a comment, which clients pass over, and a blank line.
-const COMMENT: &[u8] = b": keepalive\n\n";
+pub(crate) const COMMENT: &[u8] = b": keepalive\n\n";
 
 /// The upstream sent nothing of the answer's body for as long as its route allows.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::issuers::{Dialling, Issuer, Issuers};
+use crate::limits::Limits;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -35,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) hub_tls: Arc<ServerConfig>,
     /// Whose tokens prove a caller.
     pub(crate) issuers: Issuers,
+    pub(crate) limits: Limits,
     pub(crate) control: Control,
     /// The settings as they were read.
     pub(crate) config: GatewayConfig,
@@ -163,8 +165,10 @@ impl Builder {
             });
         }
 
+        let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
+        let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, issuers, config })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, issuers, limits, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.

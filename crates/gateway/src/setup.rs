@@ -1,6 +1,6 @@
 //! What `sortie setup init` wrote: the gateway's key material and what it knows of its hub and edge.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use sortie_identity::{KeysError, Pinned};
@@ -42,8 +42,6 @@ pub struct Setup {
     pub(crate) edge_ca_path: String,
     pub(crate) keys: IdentityKeys,
     pub(crate) identity: Arc<ReloadingIdentity>,
-    /// Where the gateway keeps what it must remember.
-    pub(crate) data_dir: Option<PathBuf>,
     dir: SetupDir,
 }
 
@@ -78,13 +76,7 @@ impl Setup {
         let edge_ca = dir.require(SetupFile::EdgeCa)?.expose().to_owned();
         let edge_ca_path = path(SetupFile::EdgeCa);
         let identity = Arc::new(dir.server_identity()?);
-        Ok(Self { domain, edges, edge_ca, edge_ca_path, keys, identity, data_dir: None, dir })
-    }
-
-    /// The same for a gateway that keeps what it must remember in this directory: the keys with which it tells upstreams
-    /// who is calling.
-    pub fn keep_in(self, data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: Some(data_dir.into()), ..self }
+        Ok(Self { domain, edges, edge_ca, edge_ca_path, keys, identity, dir })
     }
 
     /// The tunnel's domain, `<label>.<base-domain>`.

@@ -134,6 +134,10 @@ id!(
     /// One established link between a gateway and an edge.
     LinkId, "lnk_", "link"
 );
+id!(
+    /// A call that waits for a person to approve it.
+    ApprovalId, "apr_", "approval"
+);
 
 random_id!(TunnelId);
 random_id!(CertificateId);
@@ -142,6 +146,7 @@ random_id!(WorkspaceId);
 random_id!(OrganizationId);
 random_id!(RequestId);
 random_id!(LinkId);
+random_id!(ApprovalId);
 
 impl TokenId {
     /// The id of the token with this digest.

@@ -7,6 +7,8 @@ mod id;
 mod name;
 mod secret;
 
-pub use id::{CertificateId, IdError, KeyId, LinkId, OrganizationId, RequestId, TokenId, TunnelId, WorkspaceId};
+pub use id::{
+    ApprovalId, CertificateId, IdError, KeyId, LinkId, OrganizationId, RequestId, TokenId, TunnelId, WorkspaceId,
+};
 pub use name::{BaseDomain, NameError, RouteHost, RouteName, TunnelDomain, TunnelLabel};
 pub use secret::{ApiKey, Digest, SecretError, TunnelToken};

@@ -71,7 +71,8 @@ pub enum Fact {
 pub struct Decision {
     /// What is decided.
     pub effect: Effect,
-    /// The policies that decided, in the order of the files. Empty where none allowed it, and where a fact was missing.
+    /// The policies that decided, in the order of the files; where a fact is missing, those that need it. Empty where
+    /// none allows it.
     pub policies: Vec<PolicyName>,
     /// One sentence for the caller and the log. It repeats no arguments.
     pub reason: String,
@@ -79,4 +80,18 @@ pub struct Decision {
     pub ask: Vec<String>,
     /// The facts that were taken from the arguments.
     pub facts: Vec<(String, Fact)>,
+}
+
+impl Decision {
+    pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
+        Self { effect: Effect::Deny, policies, reason, ask: Vec::new(), facts: Vec::new() }
+    }
+
+    pub(crate) fn allow(policies: Vec<PolicyName>, reason: String) -> Self {
+        Self { effect: Effect::Allow, policies, reason, ask: Vec::new(), facts: Vec::new() }
+    }
+
+    pub(crate) fn ask(policies: Vec<PolicyName>, reason: String, ask: Vec<String>) -> Self {
+        Self { effect: Effect::Ask, policies, reason, ask, facts: Vec::new() }
+    }
 }

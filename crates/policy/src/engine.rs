@@ -1,42 +1,150 @@
 //! Decides.
+//!
+//! What a decision depends on falls into two parts. Who calls what on which route is the same for many calls: which
+//! policies apply to it, and what those say that look at nothing else, is worked out once and remembered (a *slice*).
+//! Time, counts and arguments are looked at for each call, by those policies of the slice only that ask for them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{
-    Authorizer, Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
-    RestrictedExpression, Schema, ValidationMode, Validator,
+    AuthorizationError, Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression,
+    Schema,
 };
+use jiff::tz::TimeZone;
 
-use crate::decision::{Decision, Effect, PolicyName};
+use crate::cache::Cache;
+use crate::caller::{Known, Seen};
+use crate::case::Case;
+use crate::conditions::{self, Uses};
+use crate::decision::{Decision, Fact, PolicyName};
 use crate::error::PolicyError;
+use crate::facts::FactFault;
+use crate::file::{self, Declared};
+use crate::index::Index;
+use crate::moment::Moment;
+use crate::policy::Loaded;
 use crate::query::{Act, Query, Target};
+use crate::schema::{self, Action, types, uid};
+use crate::slice::{Open, Outcome, Slice};
 
-const SCHEMA: &str = include_str!("policy.cedarschema");
+/// Callers remembered. What no policy looks at makes no difference between two.
+const CALLERS: usize = 8192;
+/// Slices remembered.
+const SLICES: usize = 32_768;
+/// Sets of policies remembered, by the list of them.
+const SETS: usize = 4096;
+/// Names longer than this are worked out each time, so that callers cannot fill the memory with them, in bytes.
+const LONG_NAME: usize = 512;
 
 /// A set of policies, ready to decide.
 pub struct Engine {
-    policies: PolicySet,
-    schema: Schema,
+    pub(crate) policies: Vec<Loaded>,
+    pub(crate) facts: Vec<Declared>,
+    pub(crate) cases: Vec<Case>,
+    pub(crate) schema: Schema,
+    pub(crate) schema_text: String,
+    /// All policies as one set, made when it is asked for.
+    plain: OnceLock<PolicySet>,
+    index: Index,
     files: Vec<PathBuf>,
+    zone: TimeZone,
+    actions: Vec<Entity>,
+    seen: Seen,
+    looks_at_region: bool,
+    looks_at_counts: bool,
+    hasher: RandomState,
+    next: AtomicU64,
+    callers: Cache<Known>,
+    slices: Cache<Slice>,
+    sets: Cache<(Vec<usize>, PolicySet)>,
+    nothing: Arc<Slice>,
+    authorizer: Authorizer,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("files", &self.files)
+            .field("policies", &self.policies.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Engine {
-    /// Loads a policy file (`.cedar`, or else TOML) and what it names. `read` gives the text of a file.
+    /// Loads a policy file (`.cedar`, or else TOML) and the files that it names. `read` gives the text of a file; of
+    /// those that a file names the path is that of the file's directory joined with the name.
     ///
     /// # Errors
-    /// A file cannot be read, is not what it should be, or speaks of what there is not.
+    /// A file cannot be read, is not what it should be, or speaks of what there is not; up to 20 problems at once.
     pub fn load(file: &Path, read: impl Fn(&Path) -> std::io::Result<String>) -> Result<Self, PolicyError> {
-        let text = read(file).map_err(|error| PolicyError::one(format!("{}: {error}", file.display())))?;
-        let fail = |error: &dyn std::fmt::Display| PolicyError::one(format!("{}: {error}", file.display()));
-        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| fail(&error))?;
-        let policies = PolicySet::from_str(&text).map_err(|error| fail(&error))?;
-        let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
-        if !result.validation_passed() {
-            return Err(fail(&result));
+        let loaded = file::load(file, &read)?;
+        let schema_text = schema::with_facts(&loaded.facts.iter().map(Declared::kind).collect::<BTreeMap<_, _>>());
+        let (schema, _) = Schema::from_cedarschema_str(&schema_text).map_err(|error| {
+            PolicyError::one(format!("{}: the facts do not go with the schema: {error}", file.display()))
+        })?;
+        let mut policies = parse(&loaded.sources)?;
+        file::check(&schema, &loaded.sources, &mut policies, &loaded.facts)?;
+        let uses = policies.iter().map(Loaded::uses).fold(Uses::default(), |mut all, uses| {
+            all.add(uses);
+            all
+        });
+        let actions = schema.action_entities().map_err(|error| PolicyError::one(error.to_string()))?;
+        Ok(Self {
+            index: Index::of(&policies),
+            files: loaded.files,
+            zone: loaded.zone,
+            actions: actions.iter().cloned().collect(),
+            seen: Seen::of(&uses.attributes, uses.tags),
+            looks_at_region: policies.iter().any(Loaded::looks_at_region),
+            looks_at_counts: uses.context & conditions::COUNTS != 0,
+            hasher: RandomState::new(),
+            next: AtomicU64::new(0),
+            callers: Cache::new(CALLERS),
+            slices: Cache::new(SLICES),
+            sets: Cache::new(SETS),
+            nothing: Arc::new(Slice::nothing()),
+            authorizer: Authorizer::new(),
+            cases: loaded.cases,
+            facts: loaded.facts,
+            policies,
+            schema,
+            schema_text,
+            plain: OnceLock::new(),
+        })
+    }
+
+    /// Decides. An error of any kind denies.
+    pub fn decide(&self, query: &Query<'_>) -> Decision {
+        match self.slice(query) {
+            Ok(slice) => self.decide_by(&slice, query).0,
+            Err(reason) => Decision::deny(Vec::new(), reason),
         }
-        Ok(Self { policies, schema, files: vec![file.to_owned()] })
+    }
+
+    /// Whether what is asked for could be allowed, or asked for, with some arguments, at some time, at some count: what a
+    /// list may show. Arguments, time and counts of the query are not looked at. An act that looks at a tool is that of
+    /// calling it, and so on.
+    pub fn may_see(&self, query: &Query<'_>) -> bool {
+        self.slice(query).is_ok_and(|slice| slice.visible)
+    }
+
+    /// Whether a policy asks for [`Counts`](crate::Counts).
+    pub fn counts(&self) -> bool {
+        self.looks_at_counts
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there are no policies, so that all is denied.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
     }
 
     /// The files that it was read from.
@@ -44,59 +152,382 @@ impl Engine {
         &self.files
     }
 
-    /// Whether a policy asks for [`Counts`](crate::Counts).
-    pub fn counts(&self) -> bool {
-        true
+    /// The policies whose scope fits, of all there are, by index.
+    pub(crate) fn candidates(&self, query: &Query<'_>) -> Result<Vec<usize>, String> {
+        let caller = self.caller(query)?;
+        let place = Place::of(query);
+        Ok(self.find(&caller, &place))
     }
 
-    /// Whether what is asked for could be allowed with some arguments, at some time: what a list may show.
-    pub fn may_see(&self, query: &Query<'_>) -> bool {
-        self.decide(query).effect != Effect::Deny
+    pub(crate) fn caller_and_place<'a>(&self, query: &Query<'a>) -> Result<(Arc<Known>, Place<'a>), String> {
+        Ok((self.caller(query)?, Place::of(query)))
     }
 
-    /// Decides. An error of any kind denies.
-    pub fn decide(&self, query: &Query<'_>) -> Decision {
-        let deny = |reason: &str| Decision {
-            effect: Effect::Deny,
-            policies: Vec::new(),
-            reason: reason.to_owned(),
-            ask: Vec::new(),
-            facts: Vec::new(),
-        };
-        let principal = uid("Caller", &format!("{}#{}", query.caller.issuer, query.caller.subject));
-        let route = uid("Route", query.route);
-        let resource = match query.act {
-            Act::Mcp { target: Some(Target::Tool(name)), .. } => uid("Tool", &format!("{}/{name}", query.route)),
-            _ => route.clone(),
-        };
-        let method = match query.act {
-            Act::Mcp { method, .. } => method,
-            _ => "other",
-        };
-        let entities = Entities::from_entities([Entity::new_no_attrs(resource.clone(), HashSet::from([route]))], None)
-            .and_then(|entities| entities.add_entities(self.schema.action_entities()?, None))
-            .and_then(|entities| {
-                let attrs = HashMap::from([(
-                    "subject".to_owned(),
-                    RestrictedExpression::new_string(query.caller.subject.clone()),
-                )]);
-                let caller = Entity::new(principal.clone(), attrs, HashSet::new());
-                entities.add_entities(caller, None)
+    pub(crate) fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    pub(crate) fn plain_set(&self) -> &PolicySet {
+        self.plain.get_or_init(|| {
+            let all = self.policies.iter().map(|policy| policy.whole.clone());
+            PolicySet::from_policies(all).expect("the ids of policies are their indexes")
+        })
+    }
+
+    /// The slice for a query, remembered or new.
+    pub(crate) fn slice(&self, query: &Query<'_>) -> Result<Arc<Slice>, String> {
+        let caller = self.caller(query)?;
+        let action = Action::of(&query.act);
+        let target = target(query);
+        let region = if self.looks_at_region { query.region } else { None };
+        let mut hasher = self.hasher.build_hasher();
+        (caller.id, action, query.route, target, region).hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some(slice) = self.slices.get(hash, |slice| slice.is(caller.id, action, query.route, target, region)) {
+            return Ok(slice);
+        }
+        let place = Place::of(query);
+        let found = self.find(&caller, &place);
+        if found.is_empty() {
+            return Ok(Arc::clone(&self.nothing));
+        }
+        let mut slice = self.make(&caller, &place, found, region)?;
+        slice.name(caller.id, action, query.route, target, region);
+        let slice = Arc::new(slice);
+        if place.name.len() <= LONG_NAME && query.route.len() <= LONG_NAME {
+            self.slices.put(hash, Arc::clone(&slice));
+        }
+        Ok(slice)
+    }
+
+    fn caller(&self, query: &Query<'_>) -> Result<Arc<Known>, String> {
+        let part = self.seen.part(query.caller);
+        let hash = part.hash(&self.hasher);
+        if let Some(known) = self.callers.get(hash, |known| known.is(&self.seen, &part)) {
+            return Ok(known);
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let known = Arc::new(Known::new(id, &part, query.caller)?);
+        self.callers.put(hash, Arc::clone(&known));
+        Ok(known)
+    }
+
+    fn find(&self, caller: &Known, place: &Place<'_>) -> Vec<usize> {
+        let resources = [place.resource.clone(), place.route.clone()];
+        let kind = place.resource.type_name();
+        self.index.find(&self.policies, &caller.keys, place.action, &resources, kind, place.name)
+    }
+
+    /// Works out which of the policies in scope apply, and what those say that look at nothing that varies.
+    fn make(
+        &self,
+        caller: &Known,
+        place: &Place<'_>,
+        mut found: Vec<usize>,
+        region: Option<&str>,
+    ) -> Result<Slice, String> {
+        // A policy speaks of the tools that its facts are declared for.
+        found.retain(|at| {
+            self.policy(*at).facts.iter().all(|fact| self.facts.get(*fact).is_some_and(|fact| fact.is_for(place.tool)))
+        });
+        let entities = self.entities(caller, place)?;
+        let context = region.map(|region| ("region".to_owned(), RestrictedExpression::new_string(region.to_owned())));
+        let request = Request::new(
+            caller.uid.clone(),
+            place.action.uid(),
+            place.resource.clone(),
+            Context::from_pairs(context).map_err(|error| error.to_string())?,
+            None,
+        );
+        let request = request.map_err(|error| error.to_string())?;
+        let mut broken = None;
+        found.retain(|at| {
+            let Some(fixed) = &self.policy(*at).fixed else { return true };
+            match self.holds(fixed.clone(), &request, &entities) {
+                Ok(holds) => holds,
+                Err(()) => {
+                    broken.get_or_insert(*at);
+                    true
+                }
+            }
+        });
+        if let Some(broken) = broken {
+            return Ok(Slice::decided(found, false, self.broken(broken)));
+        }
+        let (varying, fixed): (Vec<usize>, Vec<usize>) =
+            found.iter().partition(|at| self.policy(**at).varying.is_some());
+        let forbidding: Vec<usize> = fixed.iter().copied().filter(|at| !self.policy(*at).permits).collect();
+        if !forbidding.is_empty() {
+            return Ok(Slice::decided(found, false, self.forbidden(&forbidding)));
+        }
+        let visible = found.iter().any(|at| self.policy(*at).permits);
+        if varying.is_empty() {
+            return Ok(Slice::decided(found, visible, self.permitted(&fixed)));
+        }
+        let uses =
+            varying.iter().map(|at| self.policy(*at).varying_uses.clone()).fold(Uses::default(), |mut all, one| {
+                all.add(one);
+                all
             });
-        let Ok(entities) = entities else { return deny("the policies cannot be evaluated") };
-        let Ok(request) = Request::new(principal, uid("Action", method), resource, Context::empty(), None) else {
-            return deny("the policies cannot be evaluated");
+        let facts: BTreeSet<usize> = varying.iter().flat_map(|at| self.policy(*at).facts.iter().copied()).collect();
+        let entities = if uses.entities { entities } else { Entities::empty() };
+        let set = self.set(&varying)?;
+        let facts = facts.into_iter().collect();
+        Ok(Slice::open(found, visible, Open { fixed, set, context: uses.context, facts, request, entities }))
+    }
+
+    fn decide_by(&self, slice: &Slice, query: &Query<'_>) -> (Decision, Vec<PolicyName>) {
+        let open = match &slice.outcome {
+            Outcome::Decided(decision) => return (decision.clone(), Vec::new()),
+            Outcome::Open(open) => open,
         };
-        let response = Authorizer::new().is_authorized(&request, &self.policies, &entities);
-        let policies = response.diagnostics().reason().map(|id| PolicyName(id.to_string().into())).collect();
-        match response.decision() {
-            cedar_policy::Decision::Allow => Decision { effect: Effect::Allow, policies, ..deny("allowed") },
-            cedar_policy::Decision::Deny => Decision { policies, ..deny("no policy allows it") },
+        let mut facts = Vec::with_capacity(open.facts.len());
+        for at in &open.facts {
+            let Some(declared) = self.facts.get(*at) else { continue };
+            match declared.matcher.fact(query.arguments) {
+                Ok(fact) => facts.extend(fact.map(|fact| (declared.name.clone(), fact))),
+                Err(fault) => return (self.missing(slice, *at, &fault), Vec::new()),
+            }
+        }
+        let broken = |_| Decision::deny(Vec::new(), "the policies cannot be evaluated".to_owned());
+        let request = match self.request(open.context, &open.request, query, &facts) {
+            Ok(request) => request,
+            Err(error) => return (broken(error), Vec::new()),
+        };
+        let response = self.authorizer.is_authorized(&request, &open.set.1, &open.entities);
+        let at = |id: &cedar_policy::PolicyId| -> Option<usize> { id.to_string().parse().ok() };
+        if let Some(error) = response.diagnostics().errors().next() {
+            let AuthorizationError::PolicyEvaluationError(error) = error;
+            let decision = at(error.policy_id()).map_or_else(|| broken(String::new()), |at| self.broken(at));
+            return (Decision { facts, ..decision }, Vec::new());
+        }
+        let mut deciding: Vec<usize> = response.diagnostics().reason().filter_map(at).collect();
+        deciding.sort_unstable();
+        let held = deciding.iter().map(|at| self.policy(*at).name.clone()).collect();
+        let decision = if deciding.first().is_some_and(|at| !self.policy(*at).permits) {
+            self.forbidden(&deciding)
+        } else {
+            deciding.extend(&open.fixed);
+            deciding.sort_unstable();
+            self.permitted(&deciding)
+        };
+        (Decision { facts, ..decision }, held)
+    }
+
+    pub(crate) fn request(
+        &self,
+        context: u16,
+        request: &Request,
+        query: &Query<'_>,
+        facts: &[(String, Fact)],
+    ) -> Result<Request, String> {
+        let mut pairs: Vec<(String, RestrictedExpression)> = Vec::new();
+        let mut add = |name: &str, value| pairs.push((name.to_owned(), value));
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        if context & (conditions::HOUR | conditions::MINUTE_OF_DAY | conditions::WEEKDAY | conditions::TIME) != 0 {
+            let moment = Moment::of(query.now, &self.zone).ok_or("the time is out of range")?;
+            add("time", RestrictedExpression::new_datetime(&moment.text));
+            add("hour", RestrictedExpression::new_long(moment.hour));
+            add("minute_of_day", RestrictedExpression::new_long(moment.minute_of_day));
+            add("weekday", text(moment.weekday));
+        }
+        if let Some(region) = query.region.filter(|_| context & conditions::REGION != 0) {
+            add("region", text(region));
+        }
+        let (method, path) = match query.act {
+            Act::Mcp { method, .. } => (method, None),
+            Act::Http { method, path } => (method, Some(path)),
+            Act::Answer | Act::Stream | Act::EndSession => (Action::of(&query.act).name(), None),
+        };
+        if context & conditions::METHOD != 0 {
+            add("method", text(method));
+        }
+        if let Some(path) = path.filter(|_| context & conditions::PATH != 0) {
+            add("path", text(path));
+        }
+        if context & conditions::COUNTS != 0 {
+            let counts = [("minute", query.counts.minute), ("hour", query.counts.hour), ("day", query.counts.day)];
+            let counts = counts.map(|(name, count)| (name.to_owned(), RestrictedExpression::new_long(count.into())));
+            add("counts", RestrictedExpression::new_record(counts).map_err(|error| error.to_string())?);
+        }
+        if Action::of(&query.act).name() == Action::TOOLS_CALL {
+            let facts = facts.iter().map(|(name, fact)| (name.clone(), expression(fact)));
+            add("facts", RestrictedExpression::new_record(facts).map_err(|error| error.to_string())?);
+        }
+        let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
+        let (Some(principal), Some(action), Some(resource)) =
+            (request.principal(), request.action(), request.resource())
+        else {
+            return Err("a request names a principal, an action and a resource".to_owned());
+        };
+        Request::new(principal.clone(), action.clone(), resource.clone(), context, None)
+            .map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn entities(&self, caller: &Known, place: &Place<'_>) -> Result<Entities, String> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let route = Entity::new(
+            place.route.clone(),
+            [("name".to_owned(), text(place.route.id().unescaped()))].into(),
+            HashSet::new(),
+        );
+        let mut all = vec![caller.entity.clone(), route.map_err(|error| error.to_string())?];
+        if let Some(attribute) = place.attribute {
+            let attributes =
+                [(attribute.to_owned(), text(place.name)), ("route".to_owned(), text(place.route.id().unescaped()))];
+            let above = HashSet::from([place.route.clone()]);
+            let entity = Entity::new(place.resource.clone(), attributes.into(), above);
+            all.push(entity.map_err(|error| error.to_string())?);
+        }
+        let action = place.action.uid();
+        all.extend(self.actions.iter().filter(|entity| entity.uid() == action).cloned());
+        Entities::from_entities(all, None).map_err(|error| error.to_string())
+    }
+
+    /// Whether the conditions of one policy hold.
+    pub(crate) fn holds(
+        &self,
+        policy: cedar_policy::Policy,
+        request: &Request,
+        entities: &Entities,
+    ) -> Result<bool, ()> {
+        let set = PolicySet::from_policies([policy]).map_err(|_| ())?;
+        let response = self.authorizer.is_authorized(request, &set, entities);
+        let holds = response.diagnostics().reason().next().is_some();
+        if response.diagnostics().errors().next().is_some() { Err(()) } else { Ok(holds) }
+    }
+
+    /// The varying parts of some policies as one set.
+    fn set(&self, list: &[usize]) -> Result<Arc<(Vec<usize>, PolicySet)>, String> {
+        let hash = self.hasher.hash_one(list);
+        if let Some(set) = self.sets.get(hash, |set| set.0 == list) {
+            return Ok(set);
+        }
+        let parts = list.iter().filter_map(|at| self.policy(*at).varying.clone());
+        let set = PolicySet::from_policies(parts).map_err(|error| error.to_string())?;
+        let set = Arc::new((list.to_vec(), set));
+        self.sets.put(hash, Arc::clone(&set));
+        Ok(set)
+    }
+
+    pub(crate) fn policy(&self, at: usize) -> &Loaded {
+        self.policies.get(at).expect("indexes are those of the policies")
+    }
+
+    fn names(&self, list: &[usize]) -> Vec<PolicyName> {
+        list.iter().map(|at| self.policy(*at).name.clone()).collect()
+    }
+
+    fn forbidden(&self, by: &[usize]) -> Decision {
+        Decision::deny(self.names(by), self.sentence(by, "forbids it", "forbid it"))
+    }
+
+    fn permitted(&self, by: &[usize]) -> Decision {
+        let asking: Vec<usize> = by.iter().copied().filter(|at| self.policy(*at).ask.is_some()).collect();
+        if by.is_empty() {
+            Decision::deny(Vec::new(), "no policy allows it".to_owned())
+        } else if asking.is_empty() {
+            Decision::allow(self.names(by), self.sentence(by, "allows it", "allow it"))
+        } else {
+            let ask: Vec<String> = asking.iter().filter_map(|at| self.policy(*at).ask.clone()).collect();
+            let sentence = format!("{}: {}", self.sentence(&asking, "asks first", "ask first"), ask.join("; "));
+            Decision::ask(self.names(&asking), sentence, ask)
+        }
+    }
+
+    fn broken(&self, at: usize) -> Decision {
+        let name = &self.policy(at).name;
+        Decision::deny(vec![name.clone()], format!("policy `{name}` cannot be evaluated for this call"))
+    }
+
+    fn missing(&self, slice: &Slice, fact: usize, fault: &FactFault) -> Decision {
+        let users: Vec<usize> =
+            slice.applying.iter().copied().filter(|at| self.policy(*at).facts.contains(&fact)).collect();
+        let what = self.facts.get(fact).map_or_else(String::new, Declared::phrase);
+        let sentence = format!("{} {what}: {fault}", self.sentence(&users, "needs", "need"));
+        Decision::deny(self.names(&users), sentence)
+    }
+
+    /// Policies and what they do, with what they say for themselves.
+    fn sentence(&self, by: &[usize], one: &str, many: &str) -> String {
+        let names: Vec<String> = by.iter().map(|at| format!("`{}`", self.policy(*at).name)).collect();
+        let reason = by.iter().find_map(|at| self.policy(*at).reason.as_deref());
+        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        match names.as_slice() {
+            [name] => format!("policy {name} {one}{reason}"),
+            names if names.len() > 3 => {
+                let rest = names.len() - 1;
+                format!("policies {} and {rest} others {many}{reason}", names.first().map_or("", String::as_str))
+            }
+            names => format!("policies {} {many}{reason}", names.join(", ")),
         }
     }
 }
 
-fn uid(kind: &str, id: &str) -> EntityUid {
-    let kind = EntityTypeName::from_str(kind).expect("a name of the schema");
-    EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+/// What is done, and to what.
+pub(crate) struct Place<'a> {
+    pub(crate) action: Action,
+    route: EntityUid,
+    /// The target, else the route.
+    pub(crate) resource: EntityUid,
+    /// The attribute with the target's name, if there is a target.
+    attribute: Option<&'static str>,
+    /// The target's name, else the route's.
+    name: &'a str,
+    /// Route and tool, of a call of a tool.
+    tool: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Place<'a> {
+    fn of(query: &Query<'a>) -> Self {
+        let route = uid(&types().route, query.route);
+        let target = target(query);
+        let (resource, attribute, name) = match &target {
+            None => (route.clone(), None, query.route),
+            Some(target) => {
+                let (kind, attribute) = schema::target(target);
+                let (Target::Tool(name) | Target::Resource(name) | Target::Prompt(name)) = *target;
+                (uid(kind, &format!("{}/{name}", query.route)), Some(attribute), name)
+            }
+        };
+        let tool = match target {
+            Some(Target::Tool(name)) => Some((query.route, name)),
+            _ => None,
+        };
+        Self { action: Action::of(&query.act), route, resource, attribute, name, tool }
+    }
+}
+
+fn target<'a>(query: &Query<'a>) -> Option<Target<'a>> {
+    match query.act {
+        Act::Mcp { target, .. } => target,
+        _ => None,
+    }
+}
+
+fn expression(fact: &Fact) -> RestrictedExpression {
+    match fact {
+        Fact::String(text) => RestrictedExpression::new_string(text.clone()),
+        Fact::Long(value) => RestrictedExpression::new_long(*value),
+        Fact::Decimal(text) => RestrictedExpression::new_decimal(text),
+        Fact::Bool(value) => RestrictedExpression::new_bool(*value),
+        Fact::Set(texts) => RestrictedExpression::new_set(texts.iter().cloned().map(RestrictedExpression::new_string)),
+        Fact::Ip(ip) => RestrictedExpression::new_ip(ip.to_string()),
+        Fact::Datetime(millis) => RestrictedExpression::new_datetime(crate::moment::text(*millis)),
+    }
+}
+
+fn parse(sources: &[crate::policy::Source]) -> Result<Vec<Loaded>, PolicyError> {
+    let mut problems = Vec::new();
+    let mut policies = Vec::with_capacity(sources.len());
+    for (at, source) in sources.iter().enumerate() {
+        match Loaded::parse(at, source) {
+            Ok(policy) => policies.push(policy),
+            Err(problem) => problems.push(problem),
+        }
+        if problems.len() == PolicyError::MOST {
+            break;
+        }
+    }
+    if problems.is_empty() { Ok(policies) } else { Err(PolicyError { problems }) }
 }

@@ -9,6 +9,9 @@ pub struct PolicyError {
 }
 
 impl PolicyError {
+    /// Most problems that are told at once.
+    pub(crate) const MOST: usize = 20;
+
     pub(crate) fn one(problem: impl Into<String>) -> Self {
         Self { problems: vec![problem.into()] }
     }

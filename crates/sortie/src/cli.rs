@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
-use sortie_ids::{BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
+use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),
+    /// Calls that wait for a person to approve them, at a gateway on this machine, or through the hub.
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
     /// Routes that connected gateways serve.
     #[command(subcommand)]
     Routes(RoutesCommand),
@@ -439,6 +442,58 @@ pub(crate) enum WorkspacesCommand {
         /// What to call it.
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// List the calls that wait, the oldest first.
+    List {
+        /// Go on, and show each new one when it comes.
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        at: ApprovalsAt,
+    },
+    /// Show one.
+    Show {
+        /// The approval.
+        approval: ApprovalId,
+        #[command(flatten)]
+        at: ApprovalsAt,
+    },
+    /// Let a call go on: this one, and no other.
+    Approve {
+        /// The approval.
+        approval: ApprovalId,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Let the same caller repeat the same call with the very same arguments for this long, like 10m; at most 24h.
+        #[arg(long = "for", value_name = "DURATION", value_parser = hours)]
+        for_: Option<std::time::Duration>,
+        #[command(flatten)]
+        at: ApprovalsAt,
+    },
+    /// Refuse a call.
+    Deny {
+        /// The approval.
+        approval: ApprovalId,
+        /// Why; the caller is told.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        at: ApprovalsAt,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ApprovalsAt {
+    /// The data directory of a gateway on this machine [default: that of `sortie up`; where there is none, the hub].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Ask the hub for this tunnel's gateways.
+    #[arg(long, value_name = "ID", conflicts_with = "data_dir")]
+    pub(crate) tunnel: Option<TunnelId>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod config;
 mod error;
+mod local;
 mod operate;
 mod output;
 mod profile;
@@ -76,6 +77,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
+            Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,

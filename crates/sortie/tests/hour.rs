@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::json;
-use sortie_gateway::{Gateway, GatewayConfig, OpenLocal, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
 use sortie_hub::{Hub, HubConfig};
 use sortie_runtime::TaskSet;
 use sortie_testkit::TempHome;
@@ -152,8 +152,7 @@ impl World {
         succeeds(init.args(["--output".to_owned(), format!("dir:{}", dir.display())])).await;
         let config = GatewayConfig::parse(config, &home.join("gateway.toml")).expect("settings");
         let setup = Setup::load(&dir).expect("set-up");
-        let none: OpenLocal = Arc::new(|_, _| Err("there are none".to_owned()));
-        let gateway = Gateway::start(config, setup, Vec::new(), None, none, tasks[1].clone());
+        let gateway = Gateway::start(config, setup, GatewayOptions::default(), tasks[1].clone());
         let gateway = gateway.await.expect("gateway");
         tokio::time::timeout(LATE, gateway.ready()).await.expect("the way through opens");
         let domain = std::fs::read_to_string(dir.join("tunnel-domain")).expect("domain").trim().to_owned();

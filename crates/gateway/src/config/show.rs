@@ -67,6 +67,9 @@ impl From<&GatewayConfig> for Raw {
                 .certificate
                 .as_ref()
                 .map(|files| RawCertificate { cert_file: files.cert_file.clone(), key_file: files.key_file.clone() }),
+            approval_timeout: Some(Span(config.approvals.timeout)),
+            approvals: (&config.approvals).into(),
+            limits: config.limits.iter().map(|limit| placeless(limit.into())).collect(),
         }
     }
 }
@@ -145,6 +148,14 @@ mod tests {
                 "d.toml",
                 "[routes.a]\nupstream = \"http://[fd00::1]:80\"\ndeadline = \"1500ms\"\nhost = \"a.b:1\"\n\
                  [link]\nproxy = \"http://[::1]:3128\"\nproxy_authorization_file = \"p\"",
+            ),
+            (
+                "limits.toml",
+                "approval_timeout = \"90s\"\n[approvals]\nfrom = [\"hub\", \"local\"]\nshow_arguments = true\n\
+                 max_waiting = 7\nmax_waiting_per_caller = 3\n[routes.a]\nupstream = \"http://a:1\"\n\
+                 [[limits]]\nroutes = [\"a\"]\ntools = [\"x*\"]\ncallers = [\"c\"]\nagents = [\"g\"]\n\
+                 workspaces = [\"w\"]\nper = \"caller+tool\"\nrate = \"60/m\"\nburst = 5\nconcurrency = 2\n\
+                 max_request_body = 1\nmax_response_body = 2\ntime = \"5m\"\n[[limits]]\nconcurrency = 9\n",
             ),
             (
                 "e.toml",

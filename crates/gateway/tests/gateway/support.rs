@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use sortie_gateway::{Gateway, GatewayConfig, LocalUpstream, OpenLocal, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, LocalUpstream, OpenLocal, Setup};
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, ProbeFailure, VERSION};
 use sortie_link::{EdgeLink, LinkStream, Welcome};
@@ -362,10 +362,11 @@ impl World {
         }
         prepare(&dir);
         let config = GatewayConfig::parse(config, &temp.path().join("gateway.toml")).expect("config");
-        let setup = Setup::load(temp.path()).expect("setup").keep_in(temp.path());
+        let setup = Setup::load(temp.path()).expect("setup");
         let health = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let local: OpenLocal = Arc::new(move |name, _| local.get(name.as_str()).cloned().ok_or("not here".to_owned()));
-        let gateway = Gateway::start(config, setup, vec![], health, local, tasks.clone()).await.expect("gateway");
+        let options = GatewayOptions { health, local, data_dir: Some(temp.path().to_owned()), ..Default::default() };
+        let gateway = Gateway::start(config, setup, options, tasks.clone()).await.expect("gateway");
         Self { gateway, edge, caller, setup: temp, tasks: tasks.clone() }
     }
 

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use sortie_gateway::{Gateway, GatewayConfig, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
 use sortie_runtime::TaskSet;
 use sortie_tls::{Authority, ReloadingIdentity, ServerIdentity, Versions, server_config};
 use tokio::io::AsyncReadExt as _;
@@ -296,8 +296,7 @@ async fn client_certificates_that_cannot_be_used_are_named_at_the_start() {
         let config = GatewayConfig::parse(&tls.config(), &world.path().join("gateway.toml")).expect("config");
         let setup = Setup::load(world.path()).expect("setup");
         let tasks = tasks.child();
-        let started =
-            Gateway::start(config, setup, vec![], None, Arc::new(|_, _| Err("none".to_owned())), tasks.clone()).await;
+        let started = Gateway::start(config, setup, GatewayOptions::default(), tasks.clone()).await;
         tasks.abort();
         started.map(drop).map_err(|error| error.to_string())
     };

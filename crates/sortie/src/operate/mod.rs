@@ -1,5 +1,6 @@
 //! Commands of an operator: each is a few calls of the hub's API.
 
+pub(crate) mod approvals;
 pub(crate) mod certs;
 pub(crate) mod keys;
 pub(crate) mod mcp;

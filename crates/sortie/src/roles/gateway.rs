@@ -1,7 +1,7 @@
 //! `sortie gateway`.
 
 use serde::Serialize;
-use sortie_gateway::{Gateway, GatewayConfig, GatewayError, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayError, GatewayOptions, Setup};
 use sortie_runtime::{ReloadSignal, TaskSet};
 
 use super::{DataLock, ReadyFile, local_upstreams, stop_signal};
@@ -20,14 +20,20 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
     let mut reloads = ReloadSignal::listen().map_err(|error| Failure::failed(format!("no signals: {error}")))?;
     let _lock = DataLock::take(&args.data_dir)?;
     let ready_file = ReadyFile::prepare(args.ready_file)?;
-    let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?.keep_in(&args.data_dir);
+    let setup = Setup::load(&args.setup_dir).map_err(Failure::usage)?;
     let domain = setup.domain().to_string();
     let routes = config.routes.keys().map(ToString::to_string).collect();
     let tasks = TaskSet::new();
-    let started = Gateway::start(config, setup, args.edge, args.health, local_upstreams(), tasks.clone()).await;
+    let options = GatewayOptions {
+        edges: args.edge,
+        health: args.health,
+        local: local_upstreams(),
+        data_dir: Some(args.data_dir),
+    };
+    let started = Gateway::start(config, setup, options, tasks.clone()).await;
     let gateway = started.map_err(|error| match error {
-        // The port is somebody else's; everything else is a setting or a file that it names.
-        GatewayError::Health { .. } => Failure::failed(error),
+        // The port is somebody else's, or the disk is full; everything else is a setting or a file that it names.
+        GatewayError::Health { .. } | GatewayError::Admin { .. } => Failure::failed(error),
         _ => Failure::usage(error),
     })?;
     let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
-use sortie_gateway::{Gateway, GatewayConfig, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
 use sortie_hub::{Hub, HubConfig};
 use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
 use sortie_runtime::{DEFAULT_SHARE, TaskSet};
@@ -99,8 +99,10 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let setup_dir = data_dir.join("setup");
     let init = Init { display_name: Some("sortie up".into()), cert_duration: CERT_DURATION, ..Init::default() };
     let report = setup::init(&api, &setup_dir, &init).await?;
-    let setup = Setup::load(&setup_dir).map_err(Failure::failed)?.keep_in(&data_dir);
-    let gateway = Gateway::start(config, setup, Vec::new(), None, local_upstreams(), gateway_tasks.clone()).await;
+    let setup = Setup::load(&setup_dir).map_err(Failure::failed)?;
+    let options =
+        GatewayOptions { local: local_upstreams(), data_dir: Some(data_dir.clone()), ..GatewayOptions::default() };
+    let gateway = Gateway::start(config, setup, options, gateway_tasks.clone()).await;
     let gateway = gateway.map_err(Failure::failed)?;
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
     tokio::select! {

@@ -1,0 +1,8 @@
+//! The policy engine through its public face.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod decide;
+mod files;
+mod plain;
