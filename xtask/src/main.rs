@@ -28,6 +28,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   docs           the reference documentation, with warnings as errors
   fuzz [TARGET]  runs the fuzz targets, 60 s each; --seconds N for another time
   bench tunnel   throughput, latency and CPU per request beside peers; `bench --help` for its options
+  bench policy   what a decision costs, beside Cedar alone
   ci             lint, docs, deny, test, fuzz";
 
 fn main() -> ExitCode {

@@ -61,8 +61,16 @@ pub const IDENTITY_HEADER: &str = "sortie-identity";
 /// The header that tells the gateway what the hub took off the front of the path (`/t/<label>/<route>`), where the
 /// caller used the path form.
 pub const PATH_PREFIX_HEADER: &str = "sortie-path-prefix";
+/// The header that marks a request of the hub about calls that wait at a gateway for a person; never taken from outside.
+pub const APPROVALS_HEADER: &str = "sortie-approvals";
 /// Every header of ours begins so, and none with this beginning is taken from outside.
 pub const HEADER_PREFIX: &str = "sortie-";
+
+/// The audience of an identity that decides about calls which wait at the gateway of this host. It is no hostname, so that
+/// it is never that of a call.
+pub fn approvals_audience(host: &str) -> String {
+    format!("urn:sortie:approvals:{host}")
+}
 
 /// Why a call ended before its answer.
 #[derive(Clone, Debug, thiserror::Error)]

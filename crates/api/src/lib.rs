@@ -25,7 +25,10 @@ pub use headers::{
     clean_trailers, frame_request, is_framed_once, is_plainly_framed, join_cookies, remove_beginning, strip_hop_by_hop,
     strip_ours,
 };
-pub use hop::{HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER};
+pub use hop::{
+    APPROVALS_HEADER, HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER,
+    approvals_audience,
+};
 pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};

@@ -14,6 +14,7 @@
 mod arguments;
 mod operations;
 pub(crate) mod patient;
+pub(crate) mod relay;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,6 +7,7 @@ mod dialling;
 mod identity;
 mod issuers;
 mod limits;
+mod pinning;
 mod places;
 mod show;
 mod upstreams;
@@ -43,6 +44,7 @@ pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
 pub use issuers::{IssuerConfig, KeysAt};
 pub use limits::{LimitConfig, Per, Rate};
+pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
 /// Why a file of settings cannot be used.
@@ -103,6 +105,9 @@ pub struct GatewayConfig {
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
+    /// `pinning`: whether tools stay what they were when they were first seen or approved: `first-use` (default), `approve`
+    /// or `off`.
+    pub pinning: Pinning,
     /// What the file asks for and what is different here, one sentence each.
     pub(crate) notes: Vec<String>,
     /// Where each setting stands.
@@ -164,6 +169,8 @@ pub struct RouteConfig {
     pub identity: TellUpstream,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
+    /// `pinning`: as that of the whole gateway, which is the default.
+    pub pinning: Pinning,
 }
 
 /// How upstreams are dialled.
@@ -243,7 +250,7 @@ impl GatewayConfig {
         let at_routes = raw.routes.span();
         let mut routes = BTreeMap::new();
         for (name, route) in raw.routes.into_inner() {
-            routes.insert(name.clone(), route.check(&name, &source, base, trusts)?);
+            routes.insert(name.clone(), route.check(&name, &source, base, trusts, raw.pinning)?);
         }
         let announced = routes.iter().map(|(name, route)| Route { name: name.clone(), mode: route.mode });
         if !fits(&announced.collect::<Vec<_>>()) {
@@ -269,6 +276,7 @@ impl GatewayConfig {
             approvals: raw.approvals.check(raw.approval_timeout, &source)?,
             limits: limits::check(raw.limits, &source)?,
             log_request_start: raw.log_request_start,
+            pinning: raw.pinning,
             notes: Vec::new(),
             places: Places::of_toml(text, path),
         })
@@ -385,6 +393,9 @@ struct Raw {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<RawLimit>")]
     limits: Vec<Spanned<RawLimit>>,
+    /// Whether tools stay what they were when they were first seen (first-use) or approved (approve).
+    #[serde(default)]
+    pinning: Pinning,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -477,6 +488,9 @@ struct RawRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
     tls: Option<Spanned<RawRouteTls>>,
+    /// As that at the top, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinning: Option<Pinning>,
 }
 
 impl RawRoute {
@@ -486,6 +500,7 @@ impl RawRoute {
         source: &Source<'_>,
         base: &Path,
         trusts: bool,
+        pinning: Pinning,
     ) -> Result<RouteConfig, ConfigError> {
         let field = |setting: &str| format!("routes.{name}.{setting}");
         let at_upstream = Some(self.upstream.span());
@@ -556,6 +571,7 @@ impl RawRoute {
             max_request_body: self.max_request_body,
             identity: self.identity,
             tls,
+            pinning: self.pinning.unwrap_or(pinning),
         })
     }
 }

@@ -12,11 +12,13 @@ use http::{HeaderValue, Method, Request};
 use sortie_api::{Hop, HopError};
 use sortie_identity::Caller;
 use sortie_ids::{Digest, RequestId};
+use sortie_mcp::list::Kind;
 use sortie_mcp::message::{Message, MessageKind};
 use sortie_policy::{Act, Counts, Decision, Effect, Engine, Query, Target};
 
 use crate::config::{PolicyMode, Protocol};
 use crate::intake::Intake;
+use crate::lists::Visible;
 use crate::routes::Route;
 use crate::sessions::SESSION_HEADER;
 
@@ -89,6 +91,30 @@ impl Control {
             Intake::Opaque => vec![decide(opaque(asking), None)],
         };
         Verdict { mode: self.mode, judged }
+    }
+}
+
+impl Control {
+    /// What a caller may see of lists; `None` where the policy is not enforced.
+    pub(crate) fn visible(&self, caller: &Arc<Caller>, route: &Arc<Route>, clock: fn() -> i64) -> Option<Visible> {
+        let engine = self.engine.clone().filter(|_| self.mode == PolicyMode::Enforce)?;
+        let (caller, route, region) = (caller.clone(), route.clone(), self.region.clone());
+        Some(Arc::new(move |kind, name| {
+            let (method, target) = match kind {
+                Kind::Tool => ("tools/call", Target::Tool(name)),
+                Kind::Prompt => ("prompts/get", Target::Prompt(name)),
+                Kind::Resource | Kind::Template => ("resources/read", Target::Resource(name)),
+            };
+            engine.may_see(&Query {
+                caller: &caller,
+                route: route.name.as_str(),
+                act: Act::Mcp { method, target: Some(target) },
+                arguments: None,
+                now: clock(),
+                region: region.as_deref(),
+                counts: Counts::default(),
+            })
+        }))
     }
 }
 

@@ -17,8 +17,8 @@ use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
 use tokio::sync::Notify;
 
 use crate::answer::Shaping;
-use crate::approvals::Asked;
 use crate::approvals::patient::{self, Events, takes_events};
+use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
 use crate::control::{self, Asking, Passed};
 use crate::gateway::Shared;
@@ -26,6 +26,7 @@ use crate::headers::{Rewrite, answer};
 use crate::identity::PROBE_SUBJECT;
 use crate::intake::{self, Intake};
 use crate::limits::{Bounds, Counted, request_too_large};
+use crate::lists::{Around, Concerns, Watch};
 use crate::probe::printable;
 use crate::record::Record;
 use crate::routes::{Route, Target, requested_host};
@@ -59,6 +60,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    if matches!(peer, Peer::Unproven) && relay::is_ours(&request) {
+        // On the heap, as all that is rare.
+        return Box::pin(relay::answer(&shared, request)).await;
+    }
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
         Peer::Client(..) => None,
@@ -218,8 +223,13 @@ impl Call<'_> {
         let (shared, route) = (self.shared, self.route);
         let now = (shared.clock)();
         let asking = Asking { caller: self.caller, route, request: &request, now };
-        let pass = |intake: Intake<'_>| control::pass(shared, self.served, &asking, &record.request_id, &intake);
-        let Passed { bounds, verdict, counted, asked, id } =
+        let caller = sessions::Caller::from(self.caller.as_ref());
+        let pass = |intake: Intake<'_>| {
+            let concerns = Concerns::of(&intake);
+            concerns.admit(route, caller.digest())?;
+            Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
+        };
+        let (concerns, Passed { bounds, verdict, counted, asked, id }) =
             intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
         if let Some(limit) = bounds.max_request_body
@@ -227,9 +237,16 @@ impl Call<'_> {
         {
             return Err(request_too_large(limit));
         }
-        let caller = sessions::Caller::from(self.caller.as_ref());
         let named = shared.sessions.admit(route, caller, request.headers(), now)?;
-        let going = Going { who: self.caller.clone(), caller, named, bounds, counted };
+        let around = Around {
+            caller: caller.digest(),
+            visible: &|| self.served.control.visible(self.caller, route, shared.clock),
+            request_id: &record.request_id,
+            memory: &shared.memory,
+            clock: shared.clock,
+        };
+        let watch = Watch::new(route, request.method(), &concerns, &around);
+        let going = Going { who: self.caller.clone(), caller, named, bounds, counted, concerns, watch };
         if asked.is_empty() {
             return going.on(shared, route, peer, request, body, &record.request_id).await;
         }
@@ -262,7 +279,11 @@ impl Call<'_> {
         let asked: Vec<_> =
             asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
         let answering = async move {
-            futures_util::future::try_join_all(asked).await?;
+            for approved in futures_util::future::try_join_all(asked).await? {
+                let by = approved.decision.by;
+                tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
+            }
+            going.concerns.admit(&route, going.caller.digest())?;
             let served = shared.served();
             if served.control.text != before {
                 // What is not allowed any more is not made allowed by an approval.
@@ -284,6 +305,8 @@ struct Going {
     named: Option<sessions::Named>,
     bounds: Bounds,
     counted: Vec<Counted>,
+    concerns: Concerns,
+    watch: Option<Watch>,
 }
 
 impl Going {
@@ -302,7 +325,7 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(shared, route, peer, &self.who, request, body, request_id);
+        let answering = forward(shared, route, peer, &self.who, request, body, request_id, self.watch);
         let response = self.bounds.hold_to(answering).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
@@ -317,12 +340,16 @@ async fn forward<B>(
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
+    watch: Option<Watch>,
 ) -> Result<Response<CallBody>, HopError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     let (mut head, ()) = request.into_parts();
+    if let Some(watch) = &watch {
+        watch.ask_plain(&mut head.headers);
+    }
     let from_hub = matches!(peer, Peer::Unproven);
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
@@ -386,6 +413,9 @@ where
         return Err(HopError::new(Hop::Upstream, reason));
     }
     answer(response.headers_mut());
+    if let Some(watch) = watch {
+        response = watch.look(response).await?;
+    }
     Ok(shaping.shape(response, from))
 }
 

@@ -26,6 +26,7 @@ use crate::inner;
 use crate::limits::Counting;
 use crate::link_state::LinkBoard;
 use crate::memory::Memory;
+use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
@@ -323,7 +324,8 @@ impl Gateway {
                 Some(Arc::new(opened.map_err(|_| GatewayError::Interrupted)??))
             }
         };
-        let builder = Arc::new(Builder::new(&setup, local, signer.clone(), tasks.clone()));
+        let pins = PinBoard::new(data_dir.clone());
+        let builder = Arc::new(Builder::new(&setup, local, pins, signer.clone(), tasks.clone()));
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;

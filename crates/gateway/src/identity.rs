@@ -68,11 +68,7 @@ impl IdentityKeys {
         route: &Route,
         now: i64,
     ) -> Result<Arc<Caller>, Unknown> {
-        let mut values = headers.get_all(IDENTITY_HEADER).iter();
-        let word = values.next().ok_or(Unknown::Missing)?.as_bytes();
-        if values.next().is_some() {
-            return Err(Unknown::Repeated);
-        }
+        let word = one(headers)?;
         let presented = issuers.presented(headers, route)?;
         let digest = match &presented {
             None => Digest::of(word),
@@ -107,6 +103,13 @@ impl IdentityKeys {
         let caller = known.caller.clone();
         self.verified.put(digest, known);
         Ok(caller)
+    }
+
+    /// Whom the hub says is asking, for something that is no call of a route.
+    pub(crate) fn word(&self, headers: &HeaderMap, audience: &str, now: i64) -> Result<Arc<Caller>, Unknown> {
+        let hub = self.pinned.load().verify(one(headers)?, now)?;
+        hub.check(|one| one == audience, now)?;
+        Ok(hub.caller)
     }
 
     /// Whether what was checked once was checked against what is in force, and not long ago. A clock that was set back
@@ -156,6 +159,16 @@ impl Known {
             Some((issuer, token)) => token.check(|audience| issuer.fits(audience, route), now),
         }
     }
+}
+
+/// The hub's word, which is given once.
+fn one(headers: &HeaderMap) -> Result<&[u8], Unknown> {
+    let mut values = headers.get_all(IDENTITY_HEADER).iter();
+    let word = values.next().ok_or(Unknown::Missing)?;
+    if values.next().is_some() {
+        return Err(Unknown::Repeated);
+    }
+    Ok(word.as_bytes())
 }
 
 /// A caller that an issuer has proven, by the way of one that the hub has seen. Whose workspace it is and by which key is

@@ -33,7 +33,9 @@ mod intake;
 mod issuers;
 mod limits;
 mod link_state;
+mod lists;
 mod memory;
+mod pins;
 mod probe;
 mod proxy;
 mod quiet;
@@ -51,11 +53,12 @@ pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, PolicyMode, Protocol, Rate, RouteConfig,
-    RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
+    GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate,
+    RouteConfig, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
+pub use pins::visible;
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;

@@ -1,4 +1,4 @@
-//! The memory in which request bodies wait to be judged, bounded for the whole gateway.
+//! The memory in which request bodies, and answers with lists, wait to be judged, bounded for the whole gateway.
 //!
 //! Memory is taken as bytes arrive, not as they are announced: a sender that promises much and sends little holds
 //! little. The first [`FREE`] bytes of a body need nobody's leave, so small messages never wait for large ones. Beyond
@@ -24,7 +24,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[error("the gateway holds as many large requests as it may")]
 pub(crate) struct Spent;
 
-/// What all bodies share.
+/// What all bodies share; clones share it, too.
+#[derive(Clone)]
 pub(crate) struct Memory {
     budget: Arc<Semaphore>,
     beyond: Arc<Semaphore>,

@@ -11,6 +11,7 @@ use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
 use crate::config::{Protocol, RouteConfig};
+use crate::pins::RoutePins;
 use crate::upstream::{LocalUpstream, Servers};
 use crate::upstream_identity::UpstreamIdentity;
 
@@ -37,6 +38,8 @@ pub(crate) struct Route {
     pub(crate) client_ca: Option<String>,
     /// The settings as they were read.
     pub(crate) settings: RouteConfig,
+    /// What is pinned of its tools; `None` where nothing is.
+    pub(crate) pins: Option<Arc<RoutePins>>,
     /// The name as a metric's label.
     pub(crate) label: Arc<str>,
 }

@@ -13,13 +13,15 @@ use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
 use crate::config::{
-    Authorization, GatewayConfig, IssuerConfig, KeysAt, PolicyMode, RouteConfig, Server, TellUpstream, Trust, Upstream,
+    Authorization, GatewayConfig, IssuerConfig, KeysAt, Pinning, PolicyMode, Protocol, RouteConfig, Server,
+    TellUpstream, Trust, Upstream,
 };
 use crate::control::Control;
 use crate::gateway::GatewayError;
 use crate::inner;
 use crate::issuers::{Dialling, Issuer, Issuers};
 use crate::limits::Limits;
+use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
@@ -92,12 +94,19 @@ pub(crate) struct Builder {
     identity: Arc<ReloadingIdentity>,
     local: OpenLocal,
     signer: Option<Arc<Signer>>,
+    pins: PinBoard,
     tasks: TaskSet,
 }
 
 impl Builder {
-    pub(crate) fn new(setup: &Setup, local: OpenLocal, signer: Option<Arc<Signer>>, tasks: TaskSet) -> Self {
-        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, signer, tasks }
+    pub(crate) fn new(
+        setup: &Setup,
+        local: OpenLocal,
+        pins: PinBoard,
+        signer: Option<Arc<Signer>>,
+        tasks: TaskSet,
+    ) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, signer, pins, tasks }
     }
 
     /// Reads the files that the settings name, and changes nothing. Blocks.
@@ -159,6 +168,8 @@ impl Builder {
                 identity: self.upstream_identity(name, settings, &config, &host)?,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
+                pins: (settings.pinning != Pinning::Off && settings.protocol != Protocol::Http)
+                    .then(|| self.pins.route(name)),
                 label: name.as_str().into(),
                 settings: settings.clone(),
                 host,

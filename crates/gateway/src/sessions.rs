@@ -30,6 +30,13 @@ const IDLE: i64 = 12 * 3600;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller(Digest);
 
+impl Caller {
+    /// What tells this caller from others.
+    pub(crate) fn digest(self) -> Digest {
+        self.0
+    }
+}
+
 impl From<&sortie_identity::Caller> for Caller {
     fn from(caller: &sortie_identity::Caller) -> Self {
         Self(caller.digest())

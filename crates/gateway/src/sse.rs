@@ -67,6 +67,11 @@ impl Place {
         }
     }
 
+    /// Whether this is behind a blank line, or at the very start, be it that the LF of a CR is still to come.
+    pub(crate) fn is_blank(self) -> bool {
+        self.at == At::Between
+    }
+
     /// Whether a comment may stand here: between events, and not between a CR and its LF.
     pub(crate) fn is_between_events(self) -> bool {
         self.at == At::Between && (!self.open_cr || self.cr_alone)

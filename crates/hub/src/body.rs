@@ -9,6 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use sortie_api::clean_trailers;
 
@@ -29,6 +30,8 @@ pub(crate) enum RequestBody {
     Caller(Incoming, Option<Sending>),
     /// None.
     Empty,
+    /// The hub's own.
+    Own(Full<Bytes>),
 }
 
 /// Tells whether a request's body is still on its way.
@@ -43,6 +46,11 @@ impl Sending {
 }
 
 impl RequestBody {
+    /// A body of the hub's own.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Own(Full::new(bytes)) }
+    }
+
     /// The request with its body as it comes, and what tells how long that is; `None` where it has none.
     pub(crate) fn of(request: Request<Incoming>) -> (Request<Self>, Option<Sending>) {
         let sending = (!request.body().is_end_stream()).then(|| Sending(Arc::default()));
@@ -66,6 +74,7 @@ impl HttpBody for RequestBody {
                 frame
             }
             Self::Empty => Poll::Ready(None),
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
@@ -73,6 +82,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Caller(body, _) => body.is_end_stream(),
             Self::Empty => true,
+            Self::Own(body) => body.is_end_stream(),
         }
     }
 
@@ -80,6 +90,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Caller(body, _) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+            Self::Own(body) => body.size_hint(),
         }
     }
 }

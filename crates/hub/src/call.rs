@@ -358,7 +358,7 @@ impl Refusal {
         let (head, body) = request.into_parts();
         let request = match body {
             RequestBody::Caller(body, _) => Some(Request::from_parts(head, body)),
-            RequestBody::Empty => None,
+            RequestBody::Empty | RequestBody::Own(_) => None,
         };
         Self { error, request }
     }

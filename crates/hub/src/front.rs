@@ -50,7 +50,7 @@ const PEEK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Answers requests on every listener of the hub.
 pub(crate) struct Front {
-    pub(crate) calls: Calls,
+    pub(crate) calls: Arc<Calls>,
     pub(crate) api: Router,
     pub(crate) base: BaseDomain,
     pub(crate) api_hosts: Hosts,

@@ -146,6 +146,11 @@ impl Signer {
         Some(token)
     }
 
+    /// The identity of a key's holder who decides about calls that wait at the gateway of this host; good for nothing else.
+    pub(crate) fn approver(&self, key: &KnownKey, host: &str, now: i64) -> Option<HeaderValue> {
+        self.sign(&self.holder(key), &sortie_api::approvals_audience(host), now)
+    }
+
     /// The identity of the hub itself, asking whether the way is free.
     pub(crate) fn probe(&self, audience: &str, now: i64) -> Option<HeaderValue> {
         self.sign(&Caller::new("", "hub:probe", Assurance::Asserted, i64::MAX), audience, now)

@@ -236,6 +236,11 @@ impl Pool {
         }
     }
 
+    /// The links of a tunnel, best first.
+    pub(crate) fn links(&self, label: &TunnelLabel) -> Vec<EdgeLink> {
+        self.links.candidates(label)
+    }
+
     /// Closes what carries nothing, for a stop: gateways end their links when the last call has.
     pub(crate) fn close(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();

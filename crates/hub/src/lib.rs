@@ -14,6 +14,7 @@ mod config;
 mod front;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gateways;
 mod hosts;
 mod identity;
 mod idle;
@@ -23,5 +24,6 @@ mod start;
 mod tunnels;
 
 pub use config::HubConfig;
+pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
 pub use start::{Hub, HubError};

@@ -20,6 +20,7 @@ use crate::HubConfig;
 use crate::api::{API_VERSIONS, ApiState, CheckedCa};
 use crate::call::Calls;
 use crate::front::Front;
+use crate::gateways::Gateways;
 use crate::hosts::Hosts;
 use crate::identity::{Signer, SignerError};
 use crate::inner::Pool;
@@ -152,19 +153,26 @@ impl Hub {
         };
         let scheme = if api_tls { "https" } else { "http" };
         let api_url = format!("{scheme}://{}", reached(api_addr));
+        let calls = Arc::new(Calls {
+            store: store.clone(),
+            tunnels: tunnels.clone(),
+            pool: pool.clone(),
+            signer: signer.clone(),
+        });
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
             limits: config.limits,
             check_ca,
             discovery,
-            signer: signer.clone(),
+            signer,
             api_url: api_url.clone(),
             links: links.clone(),
+            gateways: Gateways::new(calls.clone()),
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
-            calls: Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer },
+            calls,
             api: router,
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),

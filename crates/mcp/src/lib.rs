@@ -1,12 +1,12 @@
 //! The Model Context Protocol as Sortie needs it: a client for the command line, and the few looks that the proxy
 //! takes at what it forwards.
 //!
-//! [`message`] reads a request body strictly, [`mirror`] compares it with the head of its request, [`envelope`] finds
-//! the id to answer with: all pure, bytes in, values out, safe on hostile input. [`client`] dials one MCP endpoint,
-//! lists or calls its tools and closes. None of them changes a message that is only passing through, and a tool call
-//! that may have run is never sent again.
+//! [`message`] reads a request body strictly, [`list`] the lists in an answer, [`mirror`] compares a request with its
+//! head, [`envelope`] finds the id to answer with: all pure, bytes in, values out, safe on hostile input. [`client`] dials
+//! one MCP endpoint, lists or calls its tools and closes. A tool call that may have run is never sent again.
 
 pub mod client;
 pub mod envelope;
+pub mod list;
 pub mod message;
 pub mod mirror;

@@ -5,7 +5,7 @@
 //! Time, counts and arguments are looked at for each call, by those policies of the slice only that ask for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ use crate::error::PolicyError;
 use crate::facts::FactFault;
 use crate::file::{self, Declared};
 use crate::index::Index;
-use crate::moment::Moment;
+use crate::moment::{self, Moment};
 use crate::policy::Loaded;
 use crate::query::{Act, Query, Target};
 use crate::schema::{self, Action, types, uid};
@@ -34,7 +34,7 @@ use crate::slice::{Open, Outcome, Slice};
 /// Callers remembered. What no policy looks at makes no difference between two.
 const CALLERS: usize = 8192;
 /// Slices remembered.
-const SLICES: usize = 32_768;
+const SLICES: usize = 16_384;
 /// Sets of policies remembered, by the list of them.
 const SETS: usize = 4096;
 /// Names longer than this are worked out each time, so that callers cannot fill the memory with them, in bytes.
@@ -126,8 +126,8 @@ impl Engine {
     }
 
     /// Whether what is asked for could be allowed, or asked for, with some arguments, at some time, at some count: what a
-    /// list may show. Arguments, time and counts of the query are not looked at. An act that looks at a tool is that of
-    /// calling it, and so on.
+    /// list may show. Arguments, time and counts of the query are not looked at. The act is that of using what is listed:
+    /// for a list of tools, `tools/call` of each.
     pub fn may_see(&self, query: &Query<'_>) -> bool {
         self.slice(query).is_ok_and(|slice| slice.visible)
     }
@@ -180,9 +180,7 @@ impl Engine {
         let action = Action::of(&query.act);
         let target = target(query);
         let region = if self.looks_at_region { query.region } else { None };
-        let mut hasher = self.hasher.build_hasher();
-        (caller.id, action, query.route, target, region).hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one((caller.id, action, query.route, target, region));
         if let Some(slice) = self.slices.get(hash, |slice| slice.is(caller.id, action, query.route, target, region)) {
             return Ok(slice);
         }
@@ -324,9 +322,12 @@ impl Engine {
         let mut pairs: Vec<(String, RestrictedExpression)> = Vec::new();
         let mut add = |name: &str, value| pairs.push((name.to_owned(), value));
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        if context & (conditions::HOUR | conditions::MINUTE_OF_DAY | conditions::WEEKDAY | conditions::TIME) != 0 {
+        if context & conditions::TIME != 0 {
+            let millis = query.now.checked_mul(1000).ok_or("the time is out of range")?;
+            add("time", RestrictedExpression::new_datetime(moment::text(millis)));
+        }
+        if context & (conditions::HOUR | conditions::MINUTE_OF_DAY | conditions::WEEKDAY) != 0 {
             let moment = Moment::of(query.now, &self.zone).ok_or("the time is out of range")?;
-            add("time", RestrictedExpression::new_datetime(&moment.text));
             add("hour", RestrictedExpression::new_long(moment.hour));
             add("minute_of_day", RestrictedExpression::new_long(moment.minute_of_day));
             add("weekday", text(moment.weekday));
@@ -513,7 +514,7 @@ fn expression(fact: &Fact) -> RestrictedExpression {
         Fact::Bool(value) => RestrictedExpression::new_bool(*value),
         Fact::Set(texts) => RestrictedExpression::new_set(texts.iter().cloned().map(RestrictedExpression::new_string)),
         Fact::Ip(ip) => RestrictedExpression::new_ip(ip.to_string()),
-        Fact::Datetime(millis) => RestrictedExpression::new_datetime(crate::moment::text(*millis)),
+        Fact::Datetime(millis) => RestrictedExpression::new_datetime(moment::text(*millis)),
     }
 }
 

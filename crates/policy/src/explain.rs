@@ -47,6 +47,8 @@ pub enum Verdict {
     DoesNotHold,
     /// It cannot be told: a fact is missing, or it cannot be evaluated.
     Unknown,
+    /// Others decide, whatever it says.
+    NotNeeded,
 }
 
 impl Verdict {
@@ -57,6 +59,7 @@ impl Verdict {
             Self::Holds => "holds",
             Self::DoesNotHold => "does not hold",
             Self::Unknown => "cannot be told",
+            Self::NotNeeded => "is not needed",
         }
     }
 }
@@ -104,8 +107,7 @@ impl Engine {
     }
 
     fn verdict(&self, varying: cedar_policy::Policy, outcome: &Outcome, query: &Query<'_>) -> Verdict {
-        // What is decided before the call is looked at needs no verdict on the rest.
-        let Outcome::Open(open) = outcome else { return Verdict::Unknown };
+        let Outcome::Open(open) = outcome else { return Verdict::NotNeeded };
         let mut facts = Vec::new();
         for at in &open.facts {
             let Some(declared) = self.facts.get(*at) else { return Verdict::Unknown };

@@ -6,8 +6,6 @@ use jiff::tz::TimeZone;
 
 /// A moment in a time zone.
 pub(crate) struct Moment {
-    /// As Cedar reads a `datetime`.
-    pub(crate) text: String,
     pub(crate) hour: i64,
     pub(crate) minute_of_day: i64,
     pub(crate) weekday: &'static str,
@@ -19,7 +17,6 @@ impl Moment {
         let there = Timestamp::from_second(seconds).ok()?.to_zoned(zone.clone());
         let hour = i64::from(there.hour());
         Some(Self {
-            text: text(seconds.checked_mul(1000)?),
             hour,
             minute_of_day: hour * 60 + i64::from(there.minute()),
             weekday: match there.weekday() {
@@ -51,7 +48,7 @@ mod tests {
         // 2026-01-04T23:30:00Z, a Sunday in UTC and a Monday there.
         let moment = Moment::of(1_767_569_400, &zone).expect("in range");
         assert_eq!((moment.hour, moment.minute_of_day, moment.weekday), (0, 30, "mon"));
-        assert_eq!(moment.text, "2026-01-04T23:30:00.000Z");
+        assert_eq!(text(1_767_569_400_000), "2026-01-04T23:30:00.000Z");
         assert_eq!(text(-1), "1969-12-31T23:59:59.999Z");
     }
 }

@@ -105,9 +105,15 @@ pub(crate) enum Command {
     /// Call the tools of private MCP servers.
     #[command(subcommand)]
     Mcp(McpCommand),
+    /// What the gateway on this machine has pinned of its servers' tools. Needs no hub.
+    #[command(subcommand)]
+    Tools(ToolsCommand),
     /// The gateway's configuration files. Needs no hub.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Policy files: who may do what. Needs no hub and no gateway.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Print a completion script.
     Completions {
         /// The shell.
@@ -526,6 +532,78 @@ pub(crate) enum McpCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ToolsCommand {
+    /// List the tools that the gateway has seen, and what is pinned or held back of them.
+    List {
+        /// Only those of this route.
+        route: Option<RouteName>,
+        #[command(flatten)]
+        at: ToolsAt,
+    },
+    /// Show what is held back, and how it differs from what was approved.
+    Diff {
+        /// Only those of this route.
+        route: Option<RouteName>,
+        /// Only this tool, or the instructions of this method.
+        tool: Option<String>,
+        #[command(flatten)]
+        at: ToolsAt,
+    },
+    /// Approve what is held back: from now on it is what agents may see and call, in place of what was approved before.
+    Approve {
+        #[command(flatten)]
+        choice: ToolsChoice,
+        /// Which definition, by the beginning of its digest, when several are held; an approved one is confirmed thereby.
+        #[arg(long, value_name = "DIGEST", conflicts_with = "all")]
+        digest: Option<String>,
+        /// Beside what was approved before: for servers that show callers different definitions.
+        #[arg(long)]
+        also: bool,
+    },
+    /// Forget what was pinned and held: what comes next is as new.
+    Forget {
+        #[command(flatten)]
+        choice: ToolsChoice,
+    },
+}
+
+impl ToolsCommand {
+    pub(crate) fn data_dir(&self) -> Option<&std::path::Path> {
+        let at = match self {
+            Self::List { at, .. } | Self::Diff { at, .. } => at,
+            Self::Approve { choice, .. } | Self::Forget { choice } => &choice.at,
+        };
+        at.data_dir.as_deref()
+    }
+}
+
+/// Which gateway.
+#[derive(Args, Debug)]
+pub(crate) struct ToolsAt {
+    /// The data directory of the running gateway [default: that of `sortie up`].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What is decided on.
+#[derive(Args, Debug)]
+pub(crate) struct ToolsChoice {
+    /// The route.
+    pub(crate) route: RouteName,
+    /// The tool.
+    #[arg(required_unless_present_any = ["instructions", "all"], conflicts_with_all = ["instructions", "all"])]
+    pub(crate) tool: Option<String>,
+    /// The server's instructions that come with this method.
+    #[arg(long, value_name = "METHOD", value_parser = ["initialize", "server/discover"], conflicts_with = "all")]
+    pub(crate) instructions: Option<String>,
+    /// Everything that is held, or known.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) at: ToolsAt,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say what is wrong with a file, and with the files that it names. Exit code 2 if anything is.
     Check {
@@ -542,6 +620,73 @@ pub(crate) enum ConfigCommand {
     },
     /// Print the JSON Schema of the TOML file.
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say what is wrong with a policy file, and with the files that it names. Exit code 2 if anything is.
+    Check {
+        /// TOML, or Cedar (`.cedar`).
+        file: PathBuf,
+        /// The gateway's settings: warn of routes that it does not have.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print all policies as Cedar, those of the short form written out.
+        #[arg(long)]
+        show_cedar: bool,
+    },
+    /// Decide one call, and say which policies were looked at and why it came out so.
+    Explain(ExplainArgs),
+    /// Run the cases in a policy file and beside it. Exit code 1 if one fails.
+    Test {
+        /// TOML, or Cedar (`.cedar`).
+        file: PathBuf,
+        /// Files of cases [default: NAME.test.toml beside the policy file, if it is there].
+        cases: Vec<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// TOML, or Cedar (`.cedar`).
+    pub(crate) file: PathBuf,
+    /// Who calls: issuer, subject, assurance, organization, workspace, key, user, agent, agent_version, session, tool_use,
+    /// region, group, actor or claim.NAME; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) caller: Vec<String>,
+    /// The route.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) route: String,
+    /// The tool that is called.
+    #[arg(long, value_name = "NAME", group = "target")]
+    pub(crate) tool: Option<String>,
+    /// The resource that is read.
+    #[arg(long, value_name = "URI", group = "target")]
+    pub(crate) resource: Option<String>,
+    /// The prompt that is got.
+    #[arg(long, value_name = "NAME", group = "target")]
+    pub(crate) prompt: Option<String>,
+    /// The request, of a route that is not MCP: "GET /path".
+    #[arg(long, value_name = "REQUEST", group = "target", conflicts_with = "method")]
+    pub(crate) http: Option<String>,
+    /// The method of MCP [default: the one that goes with the target].
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// The arguments of the call.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) arguments: Option<String>,
+    /// When: 2026-01-05T12:00:00Z [default: now].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) time: Option<String>,
+    /// The region of the gateway.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
+    /// How often the caller did this before: minute=N, hour=N or day=N; may be repeated.
+    #[arg(long = "count", value_name = "SPAN=N")]
+    pub(crate) counts: Vec<String>,
+    /// Print all policies as Cedar, too.
+    #[arg(long)]
+    pub(crate) show_cedar: bool,
 }
 
 #[derive(Args, Debug)]

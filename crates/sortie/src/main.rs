@@ -7,6 +7,7 @@ mod error;
 mod local;
 mod operate;
 mod output;
+mod policy;
 mod profile;
 mod roles;
 mod setup;
@@ -79,8 +80,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,
+            Command::Tools(command) => operate::tools::run(command, style?).await,
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
+            Command::Policy(command) => policy::run(command, style?),
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

@@ -28,7 +28,6 @@
 mod interop;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Response;

@@ -1,5 +1,7 @@
 //! `cargo xtask bench idle`: what hub and gateway hold when nothing goes on, and per open stream that says nothing.
 //!
+//! `cargo xtask bench policy`: what a decision costs, beside Cedar alone over all policies.
+//!
 //! `cargo xtask bench tunnel`: what the way through our processes costs, beside the direct way and beside peers, all in
 //! one run, round by round in turns, so that whatever else the machine does hits all of them.
 
@@ -23,9 +25,9 @@ use backends::release;
 use report::{Format, Report};
 use targets::Fleet;
 
-const USAGE: &str = "usage: cargo xtask bench tunnel|idle [OPTIONS]
+const USAGE: &str = "usage: cargo xtask bench tunnel|idle|policy [OPTIONS]
 
-  idle measures memory and takes only --output
+  idle measures memory and takes only --output; policy takes none
 
   --rounds N       rounds per target (5)
   --seconds N      seconds per round and target (2)
@@ -46,6 +48,9 @@ pub(crate) struct Options {
 
 /// Parses the arguments and runs the benchmark.
 pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
+    if args == ["policy"] {
+        return run("cargo bench", cargo(repo).args(["bench", "--locked", "-p", "sortie-policy", "--bench", "decide"]));
+    }
     let Some(options) = options(args)? else {
         println!("{USAGE}");
         return Ok(());

@@ -229,7 +229,8 @@ mod tests {
         let text = after(70, Err(HopError::new(Hop::Policy, "denied by ada"))).await;
         let data = text.strip_prefix(&format!("{comments}event: message\ndata: ")).expect("an event");
         let error: serde_json::Value = serde_json::from_str(data).expect("json");
-        assert_eq!((&error["id"].to_string(), &error["error"]["data"]["hop"]), (&"1.50".to_owned(), &"policy".into()));
+        assert_eq!(error["error"]["data"]["hop"], "policy");
+        assert!(data.contains("\"id\":1.50,"), "{data}");
         let text = after(70, Ok(response("text/plain", "oops"))).await;
         assert!(text.contains("the upstream answered 200 without JSON"), "{text}");
     }

@@ -21,13 +21,17 @@ impl GatewayConfig {
 
     /// The same in JSON, by the names that the TOML file has.
     pub fn to_json(&self) -> Result<Value, serde_json::Error> {
-        serde_json::to_value(Raw::from(self))
+        let mut value = serde_json::to_value(Raw::from(self))?;
+        value.sort_all_objects();
+        Ok(value)
     }
 
     /// The JSON Schema (draft 2020-12) of the TOML file.
     pub fn schema() -> Value {
         let mut schema = schemars::schema_for!(Raw).to_value();
         without_null(&mut schema);
+        // Cedar switches on what keeps the order of members in all programs that it is built into.
+        schema.sort_all_objects();
         schema
     }
 
@@ -61,6 +65,7 @@ impl From<&GatewayConfig> for Raw {
             max_request_body: config.max_request_body,
             log: config.log.clone(),
             log_request_start: config.log_request_start,
+            pinning: config.pinning,
             shutdown_timeout: Span(config.shutdown_timeout),
             tunnel_domain: config.tunnel_domain.clone(),
             tls: config
@@ -92,6 +97,7 @@ impl From<&RouteConfig> for RawRoute {
             max_request_body: route.max_request_body,
             identity: route.identity,
             tls: (route.tls != RouteTls::default()).then(|| placeless((&route.tls).into())),
+            pinning: Some(route.pinning),
         }
     }
 }

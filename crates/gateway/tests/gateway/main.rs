@@ -4,12 +4,15 @@
 mod fixtures;
 mod support;
 
+mod approvals;
 mod calls;
 mod failures;
 mod health;
 mod identity;
 mod issuers;
+mod limits;
 mod links;
+mod lists;
 mod policy;
 mod reload;
 mod sealed;

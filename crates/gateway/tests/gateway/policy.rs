@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sortie_gateway::{Gateway, GatewayConfig, Setup};
+use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
 use sortie_runtime::TaskSet;
 
 use crate::support::*;
@@ -115,8 +115,8 @@ async fn without_a_readable_policy_nothing_starts() {
         }
         let config = GatewayConfig::parse(&settings, &dir.path().join("gateway.toml")).expect("config");
         let setup = Setup::load(world.path()).expect("setup");
-        let local = std::sync::Arc::new(|_: &_, _: &_| Err("none".to_owned()));
-        let refused = Gateway::start(config, setup, vec![], None, local, tasks.clone()).await.expect_err("refused");
+        let started = Gateway::start(config, setup, GatewayOptions::default(), tasks.clone()).await;
+        let refused = started.expect_err("refused");
         assert!(refused.to_string().contains("policy.cedar"), "{refused}");
     }
     let missing = format!("policy = \"enforce\"\n{}", upstream.config());

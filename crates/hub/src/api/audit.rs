@@ -1,6 +1,6 @@
 //! Management events for the log, under the names that the public contract gives them. Never a secret.
 
-use sortie_api::{Key, TunnelCertificate, TunnelToken, Workspace};
+use sortie_api::{Approval, Key, TunnelCertificate, TunnelToken, Workspace};
 use sortie_ids::TunnelId;
 
 use super::frame::Call;
@@ -26,6 +26,11 @@ pub(super) fn tunnel_created(call: &Call, tunnel: &TunnelId) {
 
 pub(super) fn tunnel_archived(call: &Call, tunnel: &TunnelId) {
     event!(call, "tunnel_archived", tunnel_id = %tunnel);
+}
+
+pub(super) fn approval_decided(call: &Call, tunnel: &TunnelId, approval: &Approval) {
+    let status = approval.status.as_str();
+    event!(call, "approval_decided", tunnel_id = %tunnel, approval_id = %approval.id, status = status);
 }
 
 pub(super) fn token_revealed(call: &Call, tunnel: &TunnelId, token: &TunnelToken) {

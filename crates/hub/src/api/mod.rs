@@ -4,6 +4,7 @@
 //! answered with `cache-control: no-store`. A failure inside is logged under the request's id and answered without its
 //! cause. Each request is a task that runs to its end, also when the caller goes away.
 
+mod approvals;
 mod audit;
 mod auth;
 mod betas;
@@ -34,8 +35,8 @@ use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
 use sortie_store::{Page, Store};
 
+use crate::gateways::Gateways;
 use crate::identity::Signer;
-
 pub use auth::{Caller, authenticate};
 use frame::Failure;
 pub use openapi::document;
@@ -80,6 +81,8 @@ pub struct ApiState {
     pub discovery: Discovery,
     /// The gateways that are connected.
     pub links: Links,
+    /// The way to ask them.
+    pub gateways: Gateways,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
 }

@@ -7,11 +7,12 @@ use axum::routing::{MethodRouter, get, post};
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sortie_api::{
-    CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, Discovery, IdentityRotation, Key, List,
-    OrganizationTunnel, RotateIdentity, RotateToken, Route, Tunnel, TunnelCertificate, TunnelToken, Workspace,
+    Approval, CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, DecideApproval, Discovery,
+    IdentityRotation, Key, List, OrganizationTunnel, RotateIdentity, RotateToken, Route, Tunnel, TunnelCertificate,
+    TunnelToken, Workspace,
 };
 
-use super::{ApiState, certificates, identity, keys, openapi, organization, routes, tunnels, workspaces};
+use super::{ApiState, approvals, certificates, identity, keys, openapi, organization, routes, tunnels, workspaces};
 
 /// Who may ask for an operation. An object outside of what they act on is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +246,17 @@ fn beside() -> Vec<Operation> {
         Operation::get("/v1/sortie/routes", "list_routes", Access::AnyKey, || get(routes::list))
             .says("List the routes of connected gateways that the key may call, in one page.")
             .answers::<List<Route>>(),
+        Operation::get("/v1/sortie/tunnels/{tunnel_id}/approvals", "list_approvals", Access::Manage, || {
+            get(approvals::list)
+        })
+        .says("List the calls that wait for a person at the connected gateways of a tunnel, the oldest first, in one page.")
+        .answers::<List<Approval>>(),
+        Operation::post("/v1/sortie/tunnels/{tunnel_id}/approvals/{approval_id}", "decide_approval", Access::Manage, || {
+            post(approvals::decide)
+        })
+        .says("Approve or deny a call that waits, where its gateway takes decisions from here. The first decision counts.")
+        .takes::<DecideApproval>()
+        .answers::<Approval>(),
         Operation::get("/v1/sortie/discovery", "get_discovery", Access::Manage, || get(super::discovery))
             .says("Tell where the rest of the installation is.")
             .answers::<Discovery>(),

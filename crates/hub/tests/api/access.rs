@@ -23,7 +23,7 @@ type Row = (&'static str, [u16; 6]);
 
 /// `use key` is granted one route; `same workspace` is a second `manage` key of the workspace that holds the objects,
 /// which is not the default one; `administrator` is the `manage` key of the default workspace.
-const ROWS: [Row; 41] = [
+const ROWS: [Row; 43] = [
     ("create_tunnel", [401, 401, 403, 200, 200, 200]),
     ("list_tunnels", [401, 401, 403, 200, 200, 200]),
     ("get_tunnel", [401, 401, 403, 404, 200, 404]),
@@ -50,6 +50,8 @@ const ROWS: [Row; 41] = [
     ("create_workspace", [401, 401, 403, 403, 403, 200]),
     ("list_workspaces", [401, 401, 403, 403, 403, 200]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
+    ("list_approvals", [401, 401, 403, 404, 200, 404]),
+    ("decide_approval", [401, 401, 403, 404, 404, 404]),
     ("get_discovery", [401, 401, 403, 200, 200, 200]),
     ("rotate_identity", [401, 401, 403, 403, 403, 200]),
     ("get_openid_configuration", [200, 200, 200, 200, 200, 200]),
@@ -117,6 +119,7 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
         ("{label}", tunnel.label.to_string()),
         ("{route}", "files".to_owned()),
         ("{path}", "mcp".to_owned()),
+        ("{approval_id}", "apr_1".to_owned()),
     ]);
     (keys, places)
 }
@@ -173,6 +176,7 @@ fn body(operation: &str) -> Value {
     match operation {
         "create_key" => json!({"kind": "manage", "name": "made"}),
         "create_workspace" => json!({"name": "made"}),
+        "decide_approval" => json!({"decision": "deny"}),
         // Allowed callers get to the rules for certificates, and no further.
         "create_tunnel_certificate" | "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": "x"}),
         _ => json!({}),

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
+use sortie_hub::Gateways;
 use sortie_hub::Signer;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_ids::{Digest, KeyId, TunnelId};
@@ -104,6 +105,7 @@ impl Hub {
             api_url,
             discovery,
             links,
+            gateways: Gateways::default(),
             edge_port,
         };
         Self {

@@ -39,7 +39,7 @@ pub(super) fn known(place: Place, key: &str) -> Option<(&'static str, Field)> {
 }
 
 /// Whether a reader that ignores case takes `key` for `name`, which is ASCII.
-fn same_but_for_case(name: &str, key: &str) -> bool {
+pub(crate) fn same_but_for_case(name: &str, key: &str) -> bool {
     // No letter that is folded to ASCII has more than three bytes.
     (name.len()..=3 * name.len()).contains(&key.len())
         && key.chars().map(folded).eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
@@ -58,7 +58,7 @@ fn folded(letter: char) -> char {
 
 /// The keys of all objects that are open, innermost last.
 #[derive(Default)]
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     /// Those of objects with few, one object after the other.
     few: Vec<Cow<'a, str>>,
     open: Vec<Open<'a>>,
@@ -72,18 +72,18 @@ struct Open<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         self.open.push(Open { from: self.few.len(), many: None });
     }
 
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(open) = self.open.pop() {
             self.few.truncate(open.from);
         }
     }
 
     /// Adds a key to the innermost object.
-    pub(super) fn add(&mut self, key: Cow<'a, str>) -> Result<(), Fault> {
+    pub(crate) fn add(&mut self, key: Cow<'a, str>) -> Result<(), Fault> {
         let Some(open) = self.open.last_mut() else { return Ok(()) };
         if let Some(many) = &mut open.many {
             return match many.len() < MAX_MEMBERS {

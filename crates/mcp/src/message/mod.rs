@@ -9,8 +9,8 @@
 //! Pure; time and memory are linear in the body, whose size is the caller's to bound; no recursion. The keys of an object
 //! with many are kept in a hash set with a random seed.
 
-mod keys;
-mod tokens;
+pub(crate) mod keys;
+pub(crate) mod tokens;
 
 use std::borrow::Cow;
 
@@ -90,7 +90,7 @@ impl Fault {
     }
 
     /// Whether nothing more can be read behind this fault.
-    fn ends_it(self) -> bool {
+    pub(crate) fn ends_it(self) -> bool {
         self.code() == -32700
     }
 }
@@ -274,7 +274,7 @@ impl<'a> Part<'a> {
 }
 
 /// A string without its quotes, escapes undone; `None` if that is no text.
-fn unquoted(quoted: &str, escaped: bool) -> Option<Cow<'_, str>> {
+pub(crate) fn unquoted(quoted: &str, escaped: bool) -> Option<Cow<'_, str>> {
     if escaped {
         return serde_json::from_str(quoted).ok().map(Cow::Owned);
     }

@@ -9,7 +9,7 @@ pub const MAX_DEPTH: u32 = 128;
 
 /// What a value is, where that is told by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Object,
     Array,
     /// `true` if it holds a backslash.
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 
 /// A piece of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// An object or array begins.
     Open(Kind),
     /// The innermost object or array ends.
@@ -62,7 +62,7 @@ fn plain(bytes: &[u8]) -> usize {
 }
 
 /// A document that is being read.
-pub(super) struct Tokens<'a> {
+pub(crate) struct Tokens<'a> {
     bytes: &'a [u8],
     at: usize,
     /// Where the last token began, and where it ended.
@@ -75,22 +75,22 @@ pub(super) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self { bytes: text.as_bytes(), at: 0, start: 0, end: 0, depth: 0, objects: 0, expected: Expected::Value }
     }
 
     /// The bytes of the last token; that of a key includes its quotes.
-    pub(super) fn span(&self) -> Range<usize> {
+    pub(crate) fn span(&self) -> Range<usize> {
         self.start..self.end
     }
 
     /// How far it was read, in bytes: the place of the fault, if there was one.
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     /// The next piece; `None` after the end of the document.
-    pub(super) fn next(&mut self) -> Result<Option<Token>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<Token>, Fault> {
         loop {
             self.skip_blanks();
             self.start = self.at;

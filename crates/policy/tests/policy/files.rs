@@ -22,7 +22,7 @@ fn problems_name_file_and_line() {
         ("\npermit(principal, action == Action::\"tool/call\", resource);", "p.cedar:2: ", "tool/call"),
         ("permit(principal in User::\"x\", action, resource);", "p.cedar:1: ", "User"),
         ("permit(principal, action, resource) when { principal.subject == 3 };", "p.cedar:1: ", "types"),
-        ("permit(principal, action, resource) when { principal.user == \"x\" };", "p.cedar:1: ", "principal has user"),
+        ("permit(principal, action, resource) when { principal.user == \"x\" };", "p.cedar:1: ", "has user"),
         (
             "permit(principal, action == Action::\"tools/call\", resource)\nwhen { context.facts.amount < 3 };",
             "p.cedar:1: ",

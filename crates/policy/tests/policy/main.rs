@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
 mod common;
+mod cookbook;
 mod decide;
 mod files;
 mod plain;

@@ -178,7 +178,7 @@ const FACTS: &str = "cedar = ['p.cedar']\n[facts]\nn = { pointer = '/n', type = 
                      s = { pointer = '/s', type = 'string' }\no = { pointer = '/o', type = 'string', optional = true }\n";
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn index_and_memory_change_no_decision(

@@ -13,6 +13,7 @@ mod leave;
 mod link;
 mod lying_edge;
 mod operate;
+mod policy;
 mod transparent;
 mod trust;
 mod verbatim;
