@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::limits::Cut;
 use crate::memory::{Buffer, Memory, Spent};
-
 use crate::quiet::Silent;
 
 /// Any error of a body.

@@ -1,10 +1,9 @@
 //! One call: whose it is, where it goes, and both bodies on their way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -13,8 +12,7 @@ use sortie_api::{HOP_HEADER, Hop, HopError, REQUEST_ID_HEADER, is_framed_once, i
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
-use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS, MAX_INTERIM};
-use tokio::sync::Notify;
+use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS};
 
 use crate::answer::Shaping;
 use crate::approvals::patient::{self, Events, takes_events};
@@ -353,8 +351,7 @@ where
     let from_hub = matches!(peer, Peer::Unproven);
     let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
     let rewrite = Rewrite {
-        host: &route.upstream_host,
-        public_host: &route.host,
+        public_host: &route.host_value,
         authorization: route.authorization,
         token_headers: &route.token_headers,
         request_id,
@@ -368,14 +365,7 @@ where
     let answering = async {
         match &route.target {
             Target::Servers(servers) => {
-                let (head, too_many) = bound_interim(head);
-                let answered = tokio::select! {
-                    answered = servers.send(head, || body.clone().boxed()) => answered,
-                    () = too_many.notified() => {
-                        let reason = format!("the upstream of route `{}` sent too many interim answers", route.name);
-                        return Err(HopError::new(Hop::Upstream, reason));
-                    }
-                };
+                let answered = servers.send(head, || body.clone().boxed()).await;
                 let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
                 let response = answered.response.map(|body| body.map_err(Into::into).boxed());
                 Ok((response, Some((servers.as_ref(), answered.server))))
@@ -390,6 +380,7 @@ where
                 *request.uri_mut() = uri.map_err(|_| unusable_target())?;
                 *request.method_mut() = head.method;
                 *request.headers_mut() = head.headers;
+                request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
                 Ok((local.call(request).await, None))
             }
         }
@@ -419,19 +410,6 @@ where
     Ok(shaping.shape(response, from))
 }
 
-/// The head, and what tells when an upstream has sent more interim answers to it than are read.
-fn bound_interim(head: http::request::Parts) -> (http::request::Parts, Arc<Notify>) {
-    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
-    let teller = too_many.clone();
-    let mut request = Request::from_parts(head, ());
-    hyper::ext::on_informational(&mut request, move |_| {
-        if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
-            teller.notify_one();
-        }
-    });
-    (request.into_parts().0, too_many)
-}
-
 /// A failure before the head of the response. The log has the addresses, the caller does not.
 fn failure<B>(error: &SendError, route: &Route, body: &RequestBody<B>, request_id: &RequestId) -> HopError
 where
@@ -441,19 +419,24 @@ where
     if body.exceeded() {
         return too_large(body.limit());
     }
-    let SendError::Client(error) = error else { return unusable_target() };
     let name = &route.name;
-    if let Some(dial) = DialError::beneath(error) {
-        tracing::warn!(%request_id, route = %name, "upstream not dialled: {dial}");
-        let error = HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}`: {}", dial.public()));
-        return match dial {
-            DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
-            _ => error,
-        };
+    tracing::warn!(%request_id, route = %name, "upstream failed: {error}");
+    match error {
+        SendError::Dial(dial) => {
+            let reason = format!("the upstream of route `{name}`: {}", dial.public());
+            let error = HopError::new(Hop::UpstreamConnect, reason);
+            match dial {
+                DialError::Timeout(_) => error.with_status(StatusCode::GATEWAY_TIMEOUT),
+                _ => error,
+            }
+        }
+        SendError::Interim => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` sent too many interim answers"))
+        }
+        SendError::Broke(_) | SendError::NoServer => {
+            HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
+        }
     }
-    let cause = std::error::Error::source(error).map(|cause| cause.to_string()).unwrap_or_default();
-    tracing::warn!(%request_id, route = %name, "upstream broke: {error}: {cause}");
-    HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))
 }
 
 fn unusable_target() -> HopError {

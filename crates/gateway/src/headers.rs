@@ -13,10 +13,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// How the head of a request is to be changed for its upstream.
 pub(crate) struct Rewrite<'a> {
-    /// What the upstream is to see as its own name.
-    pub(crate) host: &'a HeaderValue,
     /// The name that the caller used.
-    pub(crate) public_host: &'a str,
+    pub(crate) public_host: &'a HeaderValue,
     /// Whether `Authorization`, and what else brings tokens, goes on.
     pub(crate) authorization: bool,
     /// The headers that bring tokens of issuers.
@@ -28,7 +26,7 @@ pub(crate) struct Rewrite<'a> {
 }
 
 impl Rewrite<'_> {
-    /// Changes the headers of a request.
+    /// Changes the headers of a request, which then has no `Host`: that is for whoever sends it on.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         strip_hop_by_hop(headers);
         strip_ours(headers);
@@ -42,10 +40,8 @@ impl Rewrite<'_> {
             }
         }
         join_cookies(headers);
-        headers.insert(HOST, self.host.clone());
-        if let Ok(host) = HeaderValue::from_str(self.public_host) {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
+        headers.remove(HOST);
+        headers.insert(X_FORWARDED_HOST, self.public_host.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
         if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
             headers.insert(REQUEST_ID_HEADER, id);
@@ -74,26 +70,17 @@ mod tests {
     fn rewritten(pairs: &[(&str, &str)], authorization: bool) -> HeaderMap {
         let mut headers = headers(pairs);
         let request_id = "req_1".parse().expect("id");
-        let host = HeaderValue::from_static("10.0.0.5:8080");
+        let public_host = HeaderValue::from_static("docs.abcd.test");
         let length = headers.get("content-length").map_or(Some(0), |value| value.to_str().ok()?.parse().ok());
-        let rewrite = Rewrite {
-            host: &host,
-            public_host: "docs.abcd.test",
-            authorization,
-            token_headers: &[HeaderName::from_static("x-agent-token")],
-            request_id: &request_id,
-            length,
-        };
+        let token_headers = &[HeaderName::from_static("x-agent-token")];
+        let rewrite =
+            Rewrite { public_host: &public_host, authorization, token_headers, request_id: &request_id, length };
         rewrite.apply(&mut headers);
         headers
     }
 
-    const ALWAYS: [(&str, &str); 4] = [
-        ("host", "10.0.0.5:8080"),
-        ("x-forwarded-host", "docs.abcd.test"),
-        ("x-forwarded-proto", "https"),
-        ("sortie-request-id", "req_1"),
-    ];
+    const ALWAYS: [(&str, &str); 3] =
+        [("x-forwarded-host", "docs.abcd.test"), ("x-forwarded-proto", "https"), ("sortie-request-id", "req_1")];
 
     #[test]
     fn each_header_goes_on_or_ends_here() {

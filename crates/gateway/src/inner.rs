@@ -18,7 +18,7 @@ use sortie_link::protos::Kind;
 use sortie_link::{Call, LinkStream};
 use sortie_runtime::close_gently;
 use sortie_runtime::http::{
-    CONNECTION_WINDOW, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
+    CONNECTION_WINDOW, InTasks, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_INNER_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
     MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
 use sortie_tls::{MAX_HELLO, ServerStream, TlsAcceptor, explain_io, read_hello};
@@ -27,7 +27,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::forward::{Peer, handle};
 use crate::gateway::Shared;
 use crate::record::Open;
-use crate::upstream::InTasks;
 
 /// Inner connections open at once; more are refused, which the edge tells its caller.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;

@@ -39,6 +39,7 @@ mod pins;
 mod probe;
 mod proxy;
 mod quiet;
+mod recent;
 mod record;
 mod reload;
 mod routes;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Request};
-use sortie_ids::RouteName;
+use sortie_ids::{Digest, RouteName};
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
 
@@ -21,8 +21,10 @@ pub(crate) struct Route {
     /// `<route>.<tunnel-domain>`.
     pub(crate) host: String,
     pub(crate) target: Target,
-    /// The `Host` that the upstream sees.
-    pub(crate) upstream_host: HeaderValue,
+    /// The same as a header's value.
+    pub(crate) host_value: HeaderValue,
+    /// What sessions belong to: the same for all routes to the same servers, and for no others.
+    pub(crate) session_scope: Digest,
     pub(crate) authorization: bool,
     /// Headers that bring tokens of issuers, which end here.
     pub(crate) token_headers: Vec<HeaderName>,
@@ -48,16 +50,6 @@ pub(crate) struct Route {
 pub(crate) enum Target {
     Servers(Arc<Servers>),
     Local(Arc<dyn LocalUpstream>),
-}
-
-impl Target {
-    /// What is the same for all routes to the same servers, and for no others.
-    pub(crate) fn identity(&self, route: &Route) -> String {
-        match self {
-            Target::Servers(_) => route.settings.upstream.to_string(),
-            Target::Local(_) => format!("builtin:{}", route.name),
-        }
-    }
 }
 
 impl Route {

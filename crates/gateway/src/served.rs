@@ -155,7 +155,8 @@ impl Builder {
             let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
             routes.push(Route {
                 name: name.clone(),
-                upstream_host: upstream_host(settings, &host),
+                host_value: HeaderValue::from_str(&host).unwrap_or_else(|_| HeaderValue::from_static("")),
+                session_scope: session_scope(name, settings),
                 sealed: match proved {
                     Some(route) => route.sealed.clone(),
                     None => sealed_tls(name, client_ca.as_deref(), &identity)?,
@@ -389,15 +390,12 @@ fn spec(
     })
 }
 
-/// The `Host` that an upstream sees: what the settings say, or its own authority; a built-in one sees the public host.
-fn upstream_host(route: &RouteConfig, host: &str) -> HeaderValue {
-    let text = match &route.upstream {
-        // Each of several gets its own.
-        Upstream::Servers(servers) => servers.first().map_or("", Server::authority),
-        Upstream::Files => host,
-    };
-    let own = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    route.host.clone().unwrap_or(own)
+/// What is the same for all routes to the same servers, and for no others.
+fn session_scope(name: &RouteName, settings: &RouteConfig) -> Digest {
+    match &settings.upstream {
+        Upstream::Servers(_) => Digest::of(settings.upstream.to_string().as_bytes()),
+        Upstream::Files => Digest::of(format!("builtin:{name}").as_bytes()),
+    }
 }
 
 fn sealed_tls(

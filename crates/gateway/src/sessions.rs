@@ -9,13 +9,13 @@
 //! real ones. Beyond that, and after 12 to 24 hours without use, the least recently used are forgotten, and belong to
 //! their next user.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sortie_api::{Hop, HopError};
 use sortie_ids::Digest;
 
+use crate::recent::Recent;
 use crate::routes::Route;
 
 /// The header with the id of a session (MCP 2025-03-26 to 2025-11-25, transports, section "Session Management").
@@ -47,6 +47,7 @@ impl From<&sortie_identity::Caller> for Caller {
 #[derive(Clone, Copy)]
 pub(crate) struct Named {
     session: Digest,
+    owner: Digest,
     /// It was not known before.
     new: bool,
 }
@@ -55,10 +56,16 @@ pub(crate) struct Named {
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<Both>);
 
-#[derive(Default)]
+/// The owners of sessions.
 struct Both {
-    given: Table,
-    seen: Table,
+    given: Recent<Digest>,
+    seen: Recent<Digest>,
+}
+
+impl Default for Both {
+    fn default() -> Self {
+        Self { given: Recent::new(MOST, IDLE), seen: Recent::new(MOST, IDLE) }
+    }
 }
 
 impl Sessions {
@@ -84,14 +91,14 @@ impl Sessions {
         let mut both = self.lock();
         let known = both.given.get(session, now).or_else(|| both.seen.get(session, now));
         match known {
-            Some(known) if known == owner => Ok(Some(Named { session, new: false })),
+            Some(known) if known == owner => Ok(Some(Named { session, owner, new: false })),
             Some(_) => {
                 let error = HopError::new(Hop::Route, "this caller has no such session on this route; begin a new one");
                 Err(error.with_status(StatusCode::NOT_FOUND))
             }
             None => {
                 both.seen.put(session, owner, now);
-                Ok(Some(Named { session, new: true }))
+                Ok(Some(Named { session, owner, new: true }))
             }
         }
     }
@@ -115,12 +122,13 @@ impl Sessions {
             }
         }
         if status.is_success() {
+            let owner = || named.map_or_else(|| owner(route, caller), |named| named.owner);
             for id in answer.headers().get_all(SESSION_HEADER) {
                 // Whoever gets it now has it: a server that begins to count anew gives old ids to new callers.
                 let mut both = self.lock();
                 let session = session(route, id.as_bytes());
                 both.seen.remove(session);
-                both.given.put(session, owner(route, caller), now);
+                both.given.put(session, owner(), now);
             }
         }
     }
@@ -137,102 +145,11 @@ impl Both {
     }
 }
 
-/// The owners of sessions in two generations: what is used goes to the young one, and when that is full or old, the other
-/// is forgotten.
-#[derive(Default)]
-struct Table {
-    young: HashMap<Digest, Digest>,
-    old: HashMap<Digest, Digest>,
-    /// When the young generation began.
-    began: i64,
-}
-
-impl Table {
-    fn get(&mut self, session: Digest, now: i64) -> Option<Digest> {
-        self.age(now);
-        if let Some(owner) = self.young.get(&session) {
-            return Some(*owner);
-        }
-        let owner = self.old.remove(&session)?;
-        self.young.insert(session, owner);
-        Some(owner)
-    }
-
-    fn put(&mut self, session: Digest, owner: Digest, now: i64) {
-        self.age(now);
-        self.old.remove(&session);
-        self.young.insert(session, owner);
-    }
-
-    fn remove(&mut self, session: Digest) {
-        self.young.remove(&session);
-        self.old.remove(&session);
-    }
-
-    fn age(&mut self, now: i64) {
-        let age = now.saturating_sub(self.began);
-        if age >= 2 * IDLE {
-            self.young.clear();
-        }
-        if age >= IDLE || self.young.len() >= MOST / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.began = now;
-        }
-    }
-}
-
 /// A session is its upstream's: two routes to one server see one session, two servers may give one id.
 fn session(route: &Route, id: &[u8]) -> Digest {
-    digest(&[route.target.identity(route).as_bytes(), id])
+    Digest::of_parts(&[route.session_scope.as_bytes(), id])
 }
 
 fn owner(route: &Route, caller: Caller) -> Digest {
-    digest(&[route.name.as_str().as_bytes(), caller.0.as_bytes()])
-}
-
-/// A digest of several texts, told apart by their lengths.
-fn digest(parts: &[&[u8]]) -> Digest {
-    let mut whole = Vec::new();
-    for part in parts {
-        whole.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        whole.extend_from_slice(part);
-    }
-    Digest::of(&whole)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(number: usize) -> Digest {
-        Digest::of(&number.to_be_bytes())
-    }
-
-    #[test]
-    fn what_is_used_stays_and_the_rest_is_forgotten() {
-        let mut table = Table::default();
-        let now = 1_800_000_000;
-        table.put(key(0), key(1), now);
-        table.put(key(2), key(3), now);
-        for hours in 1..100 {
-            let now = now + hours * 3600;
-            assert_eq!(table.get(key(0), now), Some(key(1)), "{hours}");
-        }
-        assert_eq!(table.get(key(2), now + 100 * 3600), None);
-        // Nothing outlives a long silence.
-        assert_eq!(table.get(key(0), now + 124 * 3600), None);
-    }
-
-    #[test]
-    fn tables_are_bounded_and_keep_the_newest() {
-        let mut table = Table::default();
-        table.put(key(0), key(1), 0);
-        for number in 1..MOST + 1000 {
-            table.put(key(number), key(1), 0);
-            assert_eq!(table.get(key(0), 0), Some(key(1)), "in use after {number}");
-        }
-        assert!(table.young.len() + table.old.len() <= MOST);
-        assert_eq!(table.get(key(MOST + 500), 0), Some(key(1)));
-        assert_eq!(table.get(key(1), 0), None);
-    }
+    Digest::of_parts(&[route.name.as_str().as_bytes(), caller.0.as_bytes()])
 }

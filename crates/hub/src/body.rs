@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -12,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use sortie_api::clean_trailers;
+use sortie_runtime::http::{Carrier, DrivenBody, Outgoing, Sending};
 
 use crate::idle::Open;
 use crate::inner::{Inner, Pool, Shared};
@@ -27,22 +27,11 @@ fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 /// The body of a request to a gateway.
 pub(crate) enum RequestBody {
     /// The caller's, as it comes.
-    Caller(Incoming, Option<Sending>),
+    Caller(Outgoing<Incoming>),
     /// None.
     Empty,
     /// The hub's own.
     Own(Full<Bytes>),
-}
-
-/// Tells whether a request's body is still on its way.
-#[derive(Clone)]
-pub(crate) struct Sending(Arc<AtomicBool>);
-
-impl Sending {
-    /// Whether there is more to send, even if nobody will: a body may be dropped before its end.
-    pub(crate) fn is_going_on(&self) -> bool {
-        !self.0.load(Ordering::Acquire)
-    }
 }
 
 impl RequestBody {
@@ -53,8 +42,9 @@ impl RequestBody {
 
     /// The request with its body as it comes, and what tells how long that is; `None` where it has none.
     pub(crate) fn of(request: Request<Incoming>) -> (Request<Self>, Option<Sending>) {
-        let sending = (!request.body().is_end_stream()).then(|| Sending(Arc::default()));
-        (request.map(|body| Self::Caller(body, sending.clone())), sending)
+        let (head, body) = request.into_parts();
+        let (body, sending) = Outgoing::new(body);
+        (Request::from_parts(head, Self::Caller(body)), sending)
     }
 }
 
@@ -64,15 +54,7 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Caller(body, sending) => {
-                let frame = Pin::new(&mut *body).poll_frame(cx).map_ok(clean);
-                if let Some(sending) = sending
-                    && (matches!(frame, Poll::Ready(None)) || body.is_end_stream())
-                {
-                    sending.0.store(true, Ordering::Release);
-                }
-                frame
-            }
+            Self::Caller(body) => Pin::new(body).poll_frame(cx).map_ok(clean),
             Self::Empty => Poll::Ready(None),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
@@ -80,7 +62,7 @@ impl HttpBody for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Caller(body, _) => body.is_end_stream(),
+            Self::Caller(body) => body.is_end_stream(),
             Self::Empty => true,
             Self::Own(body) => body.is_end_stream(),
         }
@@ -88,7 +70,7 @@ impl HttpBody for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Caller(body, _) => body.size_hint(),
+            Self::Caller(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
             Self::Own(body) => body.size_hint(),
         }
@@ -106,49 +88,39 @@ pub(crate) enum ResponseBody {
 /// A gateway's answer. Read to its end it gives its connection back; dropped before, it ends the connection, so that
 /// the gateway sees the caller leave.
 pub(crate) struct GatewayBody {
-    incoming: Incoming,
-    carrier: Carrier,
+    body: DrivenBody<Way>,
     /// How it broke, told one look later: an error ends the caller's connection, and what was answered so far has to
     /// leave first.
     broken: Option<hyper::Error>,
 }
 
 /// What an answer comes over.
-enum Carrier {
+enum Way {
     /// A connection of its own, which whoever reads the answer drives.
     Own(Box<Inner>, Arc<Pool>),
-    /// One that others use, too.
+    /// One that others use, too, and that moves by itself.
     Shared(#[expect(dead_code, reason = "held to be counted")] Arc<Shared>),
-    /// Given back, or broken.
-    None,
 }
 
 impl GatewayBody {
     pub(crate) fn own(incoming: Incoming, inner: Inner, pool: Arc<Pool>) -> Self {
-        let mut body = Self { incoming, carrier: Carrier::Own(Box::new(inner), pool), broken: None };
-        if body.incoming.is_end_stream() {
-            body.give_back();
-        }
-        body
+        Self { body: DrivenBody::new(incoming, Way::Own(Box::new(inner), pool)), broken: None }
     }
 
     pub(crate) fn shared(incoming: Incoming, shared: Arc<Shared>) -> Self {
-        Self { incoming, carrier: Carrier::Shared(shared), broken: None }
+        Self { body: DrivenBody::new(incoming, Way::Shared(shared)), broken: None }
     }
+}
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        match &mut self.carrier {
-            Carrier::Own(inner, _) if polled.is_pending() => {
-                inner.wire().drive(cx);
-                Pin::new(&mut self.incoming).poll_frame(cx)
-            }
-            _ => polled,
+impl Carrier for Way {
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Own(inner, _) = self {
+            inner.wire().drive(cx);
         }
     }
 
-    fn give_back(&mut self) {
-        if let Carrier::Own(inner, pool) = std::mem::replace(&mut self.carrier, Carrier::None) {
+    fn give_back(self) {
+        if let Self::Own(inner, pool) = self {
             pool.keep(*inner);
         }
     }
@@ -164,20 +136,10 @@ impl HttpBody for ResponseBody {
                 if let Some(error) = body.broken.take() {
                     return Poll::Ready(Some(Err(error.into())));
                 }
-                let frame = ready!(body.poll(cx));
-                match frame {
-                    None => {
-                        body.give_back();
-                        Poll::Ready(None)
-                    }
-                    Some(Ok(frame)) => {
-                        if body.incoming.is_end_stream() {
-                            body.give_back();
-                        }
-                        Poll::Ready(Some(Ok(clean(frame))))
-                    }
+                match ready!(Pin::new(&mut body.body).poll_frame(cx)) {
+                    None => Poll::Ready(None),
+                    Some(Ok(frame)) => Poll::Ready(Some(Ok(clean(frame)))),
                     Some(Err(error)) => {
-                        body.carrier = Carrier::None;
                         body.broken = Some(error);
                         cx.waker().wake_by_ref();
                         Poll::Pending
@@ -190,14 +152,14 @@ impl HttpBody for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Gateway(body) => body.incoming.is_end_stream(),
+            Self::Gateway(body) => body.body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Gateway(body) => body.incoming.size_hint(),
+            Self::Gateway(body) => body.body.size_hint(),
             Self::Own(body) => body.size_hint(),
         }
     }

@@ -357,7 +357,7 @@ impl Refusal {
     fn of(error: HopError, request: Request<RequestBody>) -> Self {
         let (head, body) = request.into_parts();
         let request = match body {
-            RequestBody::Caller(body, _) => Some(Request::from_parts(head, body)),
+            RequestBody::Caller(body) => Some(Request::from_parts(head, body.into_inner())),
             RequestBody::Empty | RequestBody::Own(_) => None,
         };
         Self { error, request }

@@ -16,14 +16,14 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sortie_api::{Hop, HopError};
 use sortie_edge::{ClientConnection, Terminator};
 use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
 use sortie_runtime::http::{
-    CONNECTION_WINDOW, HEAD_DEADLINE, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_HEADERS, MAX_MISTAKES, MAX_SEND_BUFFER,
+    CONNECTION_WINDOW, HEAD_DEADLINE, InTasks, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_MISTAKES, MAX_SEND_BUFFER,
     MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
 };
 use sortie_runtime::{Metrics, Places, TaskSet, close_gently, notice_absence};
@@ -146,7 +146,9 @@ impl Front {
         let requests = Requests::default();
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
-        builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+        // How many header lines there may be is left to hyper, which makes room for each head anew where it is told, and to
+        // `request::check`.
+        builder.max_buf_size(MAX_HEAD);
         {
             let connection = builder.serve_connection(TokioIo::new(&mut stream), self.service(place, &requests));
             let mut connection = std::pin::pin!(connection);
@@ -160,7 +162,7 @@ impl Front {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let requests = Requests::default();
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(InTasks::new(self.tasks.clone(), "api-http2"));
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)

@@ -4,7 +4,6 @@
 //! gateway that its certificate covers, so that a call does not cost a handshake. Calls that are made to last share
 //! connections of HTTP/2, at the least cost per open call.
 
-mod driven;
 mod shared;
 
 use std::collections::HashMap;
@@ -16,19 +15,21 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::Builder;
+use hyper_util::rt::TokioIo;
 use sortie_api::{Hop, HopError};
 use sortie_edge::Links;
 use sortie_ids::TunnelLabel;
 use sortie_link::protos::Kind;
 use sortie_link::{EdgeLink, LinkStream, OpenError};
 use sortie_runtime::TaskSet;
+use sortie_runtime::http::{Driven, MAX_ANSWER_HEAD, MAX_INNER_HEADERS, Wire};
 use sortie_tls::{CertificateDer, ClientConfig, ClientStream, ServerName, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::RequestBody;
 use crate::tunnels::LiveTunnel;
 
-use driven::{Driven, Wire};
 use shared::Kept;
 pub(crate) use shared::{Shared, is_lasting};
 
@@ -41,10 +42,13 @@ const IDLE: Duration = Duration::from_secs(90);
 /// Unused connections kept per tunnel; more are closed.
 const KEPT_PER_TUNNEL: usize = 256;
 
+/// What a connection to a gateway is made of.
+type Io = TokioIo<ClientStream<LinkStream>>;
+
 /// A connection to a gateway that carries nothing at the moment, or one call.
 pub(crate) struct Inner {
     peer: Peer,
-    driven: Driven,
+    driven: Driven<Io, RequestBody>,
     covered: Vec<String>,
     idle_since: Instant,
 }
@@ -150,7 +154,9 @@ impl Pool {
         link: Option<&EdgeLink>,
     ) -> Result<Inner, HopError> {
         let (stream, peer, end) = self.connect(tunnel, host, &tunnel.tls, link).await?;
-        let driven = Driven::open(stream, end).await.map_err(|error| ended(&error))?;
+        let mut builder = Builder::new();
+        builder.max_buf_size(MAX_ANSWER_HEAD).max_headers(MAX_INNER_HEADERS);
+        let driven = Driven::open(&builder, TokioIo::new(stream), end).await.map_err(|error| ended(&error))?;
         Ok(Inner { peer, driven, covered: vec![host.to_owned()], idle_since: Instant::now() })
     }
 
@@ -294,7 +300,7 @@ impl Inner {
     }
 
     /// What moves the body of the answer.
-    pub(crate) fn wire(&mut self) -> &mut Wire {
+    pub(crate) fn wire(&mut self) -> &mut Wire<Io, RequestBody> {
         self.driven.wire()
     }
 

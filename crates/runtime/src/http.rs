@@ -1,10 +1,17 @@
 //! The bounds of HTTP that every server and client of ours sets, with their reasons, in one place. A library's default
-//! is not a decision, and may change with its next version.
+//! is not a decision, and may change with its next version. And what hub and gateway share of making HTTP move: how hyper
+//! spawns, and connections that their caller drives.
 //!
 //! What is absent on purpose: PINGs of HTTP/2 that end a connection without an answer. A client that is paused is not
 //! dead, and its call has no time limit; machines that went away are found by TCP ([`crate::notice_absence`]).
 
+mod driven;
+mod executor;
+
 use std::time::Duration;
+
+pub use driven::{Carrier, Driven, DrivenBody, Outgoing, Sending, Wire};
+pub use executor::InTasks;
 
 /// Names and values of the headers of one message, in bytes. HTTP/1 reads up to this much before it gives up on a head.
 pub const MAX_HEAD: usize = 64 * 1024;

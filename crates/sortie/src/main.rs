@@ -23,6 +23,10 @@ use crate::cli::{Cli, Command, LogStyle, Output};
 use crate::error::Failure;
 use crate::output::Style;
 
+/// Many small pieces of memory are taken and given back per call, most of them on another stack than they were taken on.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {

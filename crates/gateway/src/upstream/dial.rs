@@ -4,15 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use http::Uri;
-use hyper_util::client::legacy::Error;
-use hyper_util::rt::TokioIo;
 use sortie_runtime::notice_absence;
 use sortie_tls::{ClientConfig, ServerName, TlsConnector, explain_io};
 use tokio::net::{TcpStream, UnixStream};
@@ -63,18 +58,6 @@ impl DialError {
             DialError::Connect { .. } | DialError::Socket { .. } => "it could not be connected",
             DialError::Tls(_) | DialError::NoTrust => "its TLS is not acceptable",
         }
-    }
-
-    /// The dial that failed beneath an error of the client. Where there is one, nothing of the request was sent.
-    pub(crate) fn beneath(error: &Error) -> Option<&DialError> {
-        let mut source = std::error::Error::source(error);
-        while let Some(error) = source {
-            if let Some(dial) = error.downcast_ref::<DialError>() {
-                return Some(dial);
-            }
-            source = error.source();
-        }
-        None
     }
 }
 
@@ -195,22 +178,6 @@ async fn race(host: &str, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialE
             },
             () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => {}
         }
-    }
-}
-
-impl tower::Service<Uri> for Dialer {
-    type Response = TokioIo<UpstreamStream>;
-    type Error = DialError;
-    type Future = BoxFuture<'static, Result<Self::Response, DialError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// The pool's URI names nothing but the path of a call: a pool is for one server.
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let dialer = self.clone();
-        Box::pin(async move { dialer.dial().await.map(TokioIo::new) })
     }
 }
 

@@ -5,24 +5,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Error;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
 use ipnet::IpNet;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ClientConfig, ReloadingIdentity};
 use tokio::time::Instant;
 
 use super::dial::{DialError, Dialer};
+use super::pool::{Pool, SendError, UpstreamBody};
 use super::sessions::{SessionKey, Sessions};
-use super::{UpstreamClient, client, uri_for};
+use super::target_of;
 use crate::body::CallBody;
 use crate::config::Server;
 use crate::guard::Guard;
+use crate::sessions::SESSION_HEADER;
 
 /// How long a server that could not be connected is passed over, before it is looked at again.
 const DOWN: Duration = Duration::from_secs(10);
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Everything that decides how the servers of a route are dialled, files by their text. What is equal may share
 /// connections, and nothing else does.
@@ -58,7 +57,7 @@ struct Endpoint {
     server: Server,
     host: HeaderValue,
     dialer: Dialer,
-    client: UpstreamClient,
+    pool: Arc<Pool>,
     down: Arc<Mutex<Down>>,
 }
 
@@ -69,18 +68,9 @@ struct Down {
     looking: bool,
 }
 
-/// Why no server answered.
-#[derive(Debug)]
-pub(crate) enum SendError {
-    /// The request's target cannot be written.
-    Target,
-    /// The call was not sent, or broke.
-    Client(Error),
-}
-
 /// An answer's head, and the number of the server that gave it.
 pub(crate) struct Answered {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<UpstreamBody>,
     pub(crate) server: usize,
 }
 
@@ -103,7 +93,7 @@ impl Servers {
             Endpoint {
                 server: server.clone(),
                 host: spec.host.clone().unwrap_or(own),
-                client: client(dialer.clone(), tasks.clone()),
+                pool: Pool::new(dialer.clone(), tasks.clone()),
                 dialer,
                 down: Arc::default(),
             }
@@ -148,7 +138,8 @@ impl Servers {
         mut head: request::Parts,
         body: impl Fn() -> CallBody,
     ) -> Result<Answered, SendError> {
-        let uri = uri_for(&head.uri).map_err(|_| SendError::Target)?;
+        let target = target_of(&head.uri);
+        let mut failure = None;
         let mut order = self.order(&head).into_iter().peekable();
         while let Some(number) = order.next() {
             let Some(endpoint) = self.endpoints.get(number) else { continue };
@@ -157,10 +148,9 @@ impl Servers {
             headers.insert(HOST, endpoint.host.clone());
             let mut request = Request::new(body());
             *request.method_mut() = head.method.clone();
-            *request.uri_mut() = uri.clone();
+            *request.uri_mut() = target.clone();
             *request.headers_mut() = headers;
-            *request.extensions_mut() = head.extensions.clone();
-            match endpoint.client.request(request).await {
+            match endpoint.pool.send(request).await {
                 Ok(response) => {
                     if self.endpoints.len() > 1 {
                         endpoint.is_up();
@@ -168,19 +158,15 @@ impl Servers {
                     }
                     return Ok(Answered { response, server: number });
                 }
-                Err(error) => match DialError::beneath(&error) {
-                    // Nothing was sent, so that another server may be asked.
-                    Some(dial) if self.endpoints.len() > 1 => {
-                        endpoint.is_down(dial);
-                        if last {
-                            return Err(SendError::Client(error));
-                        }
-                    }
-                    _ => return Err(SendError::Client(error)),
-                },
+                // Nothing was sent, so that another server may be asked.
+                Err(SendError::Dial(dial)) if self.endpoints.len() > 1 => {
+                    endpoint.is_down(&dial);
+                    failure = Some(dial);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Err(SendError::Target)
+        Err(failure.map_or(SendError::NoServer, SendError::Dial))
     }
 
     /// Whether one of them can be connected; else why the first cannot.
@@ -210,7 +196,7 @@ impl Servers {
         if self.endpoints.len() < 2 {
             return vec![0];
         }
-        let key = match head.headers.get(SESSION) {
+        let key = match head.headers.get(SESSION_HEADER) {
             Some(id) => Some(SessionKey::of_id(id.as_bytes())),
             None if head.method == Method::POST => {
                 head.uri.path_and_query().map(|path| SessionKey::of_endpoint(path.as_str()))
@@ -226,7 +212,7 @@ impl Servers {
     }
 
     fn keep_session(&self, answer: &HeaderMap, number: usize) {
-        if let Some(id) = answer.get(SESSION) {
+        if let Some(id) = answer.get(SESSION_HEADER) {
             self.sessions.keep(SessionKey::of_id(id.as_bytes()), number);
         }
     }

@@ -4,7 +4,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use sortie_tls::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -14,12 +13,6 @@ pub(crate) enum UpstreamStream {
     Plain(TcpStream),
     Tls(Box<ClientStream<TcpStream>>),
     Unix(UnixStream),
-}
-
-impl Connection for UpstreamStream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
 }
 
 /// Calls a method of whatever stream it is.

@@ -13,7 +13,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use sortie_link::LinkStream;
 use sortie_runtime::TaskSet;
-use sortie_runtime::http::{MAX_ANSWER_HEAD_U32, MAX_FRAME, MAX_GIVEN_UP, MAX_SEND_BUFFER};
+use sortie_runtime::http::{InTasks, MAX_ANSWER_HEAD_U32, MAX_FRAME, MAX_GIVEN_UP, MAX_SEND_BUFFER};
 use sortie_tls::ClientStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -52,7 +52,7 @@ impl Shared {
         end: CancellationToken,
         tasks: &TaskSet,
     ) -> hyper::Result<Self> {
-        let mut builder = Builder::new(InTasks(tasks.clone()));
+        let mut builder = Builder::new(InTasks::new(tasks.clone(), "inner-http2"));
         builder
             .initial_stream_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -111,16 +111,6 @@ impl Kept {
             self.idle_since = Instant::now();
         }
         self.shared.is_live() && self.idle_since.elapsed() < idle
-    }
-}
-
-/// Lets hyper spawn through a task set.
-#[derive(Clone)]
-struct InTasks(TaskSet);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InTasks {
-    fn execute(&self, future: F) {
-        self.0.spawn("inner-http2", future);
     }
 }
 
