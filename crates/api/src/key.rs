@@ -67,6 +67,12 @@ pub struct Key {
     pub name: DisplayName,
     /// What a `use` key may call; empty for a `manage` key.
     pub grants: Vec<Grant>,
+    /// The agent that calls with it, which gateways are told of.
+    #[serde(default)]
+    pub agent: Option<DisplayName>,
+    /// The person that it is used for, whom gateways are told of.
+    #[serde(default)]
+    pub user: Option<DisplayName>,
     /// When it was created, in whole seconds.
     #[serde(with = "crate::time")]
     #[schemars(with = "Timestamp")]
@@ -121,6 +127,12 @@ pub struct CreateKey {
     /// At least one for a `use` key, none for a `manage` key.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// The agent that calls with it, which gateways are told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<DisplayName>,
+    /// The person that it is used for, whom gateways are told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<DisplayName>,
     /// The workspace it acts in; the caller's own, when absent. Another one may be named by a `manage` key of the default
     /// workspace, for a `manage` key.
     #[serde(default, skip_serializing_if = "Option::is_none")]

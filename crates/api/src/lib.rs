@@ -7,6 +7,7 @@ mod discovery;
 mod error;
 mod headers;
 mod hop;
+mod identity;
 mod key;
 mod page;
 mod route;
@@ -28,6 +29,7 @@ pub use hop::{
     APPROVALS_HEADER, HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER,
     approvals_audience,
 };
+pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;

@@ -48,6 +48,8 @@ pub struct Admitted {
     pub tunnel: TunnelId,
     /// Its label.
     pub label: TunnelLabel,
+    /// How the keys have changed that the hub signs with, for the gateway; signed, and none of the edge's business.
+    pub identity_keys: Vec<String>,
 }
 
 /// Why a token opens nothing.

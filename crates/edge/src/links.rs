@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use sortie_api::{Hop, HopError};
 use sortie_ids::{LinkId, RouteName, TunnelLabel};
-use sortie_link::protos::{Kind, Route, RouteMode};
+use sortie_link::protos::{FromEdge, Kind, Route, RouteMode};
 use sortie_link::{EdgeLink, LinkStream, OpenError};
 
 /// Links of one tunnel at once: a tenant, or whoever stole its token, must not take the places of all others.
@@ -126,6 +126,14 @@ impl Links {
         Err(failure)
     }
 
+    /// Says something on every link.
+    pub fn tell_all(&self, message: &FromEdge) {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        for link in by_label.values().flatten() {
+            link.tell(message.clone());
+        }
+    }
+
     /// Ends every link of a tunnel, with all calls on them.
     pub fn cut(&self, label: &TunnelLabel) {
         let links = self.write().remove(label).unwrap_or_default();
@@ -143,8 +151,8 @@ pub fn no_link() -> HopError {
 
 #[cfg(test)]
 mod tests {
-    use sortie_link::GatewayLink;
     use sortie_link::protos::{EdgeHello, GatewayHello, VERSION};
+    use sortie_link::{GatewayLink, Welcome};
     use sortie_runtime::TaskSet;
 
     use super::*;
@@ -161,7 +169,7 @@ mod tests {
             software: String::new(),
             routes: vec![],
         };
-        let admit = async |_| Ok("abcd.test".to_owned());
+        let admit = async |_| Ok(Welcome::default());
         let (edge, gateway) =
             tokio::join!(sortie_link::accept(near, &edge, tasks, admit), sortie_link::establish(far, &gateway, tasks));
         (edge.expect("accepted").0, gateway.expect("established"))

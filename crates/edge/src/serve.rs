@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sortie_ids::{LinkId, TunnelToken};
-use sortie_link::protos::{EdgeHello, FromGateway, Kind, RouteMode, VERSION};
+use sortie_link::Welcome;
+use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, RouteMode, VERSION};
 use sortie_runtime::{NoPlace, Place, Places, TaskSet, notice_absence};
 use sortie_tls::{Hello, MAX_HELLO, Prefixed, TlsAcceptor, TlsError, Versions, read_hello, server_config};
 use tokio::net::{TcpListener, TcpStream};
@@ -212,8 +213,9 @@ impl Shared {
                     }
                     let place = self.places.links.take(peer.ip()).map_err(|why| (no_place(why), true))?;
                     let domain = self.config.base_domain.tunnel(&tunnel.label).to_string();
+                    let identity_keys = tunnel.identity_keys.clone();
                     admitted = Some((tunnel, token.digest(), place));
-                    Ok(domain)
+                    Ok(Welcome { domain, identity_keys })
                 }
                 Err(NotAdmitted::Token) => Err((refused.to_owned(), false)),
                 Err(NotAdmitted::Unavailable) => Err(("the token cannot be checked at the moment".to_owned(), true)),
@@ -230,9 +232,14 @@ impl Shared {
         let routes = link.routes().len();
         tracing::info!(%peer, tunnel = %tunnel.tunnel, link = %link.id(), routes, software = link.software(), "link up");
         self.links.add(&tunnel.label, link.clone());
-        // Whoever archived the tunnel between the check and the entry into the table has not found this link to cut.
-        if self.directory.admit(&token).await.is_err() {
-            link.close();
+        // Whoever archived the tunnel, or changed the hub's keys, between the check and the entry into the table has not
+        // found this link to cut or to tell.
+        match self.directory.admit(&token).await {
+            Err(_) => link.close(),
+            Ok(now) if now.identity_keys != tunnel.identity_keys => {
+                link.tell(FromEdge::IdentityKeys { announcements: now.identity_keys });
+            }
+            Ok(_) => {}
         }
         let mut draining = false;
         loop {
@@ -240,7 +247,7 @@ impl Shared {
                 message = said.recv() => match message {
                     Some(FromGateway::Probe { id, route }) => {
                         let failure = self.terminator.probe(&tunnel.label, &link, &route).await;
-                        link.tell(sortie_link::protos::FromEdge::ProbeResult { id, failure });
+                        link.tell(FromEdge::ProbeResult { id, failure });
                     }
                     Some(FromGateway::Draining) => {
                         link.retire();
@@ -252,7 +259,7 @@ impl Shared {
                 () = link.closed() => break,
                 () = tasks.stopping(), if !draining => {
                     draining = true;
-                    link.tell(sortie_link::protos::FromEdge::Draining);
+                    link.tell(FromEdge::Draining);
                 }
             }
         }

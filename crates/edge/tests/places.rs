@@ -24,7 +24,9 @@ struct Hub {
 
 impl Directory for Hub {
     fn admit<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Admitted, NotAdmitted>> {
-        Box::pin(async { Ok(Admitted { tunnel: TunnelId::random(), label: self.label.clone() }) })
+        Box::pin(async {
+            Ok(Admitted { tunnel: TunnelId::random(), label: self.label.clone(), identity_keys: Vec::new() })
+        })
     }
 }
 

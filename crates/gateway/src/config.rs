@@ -4,6 +4,9 @@ mod approvals;
 mod check;
 mod control;
 mod credentials;
+mod dialling;
+mod identity;
+mod issuers;
 mod limits;
 mod link;
 mod pinning;
@@ -32,6 +35,9 @@ use toml::Spanned;
 
 use approvals::RawApprovals;
 use credentials::{RawCredential, RawVault};
+use dialling::{RawDialling, RawTls, ranges};
+use identity::RawIdentity;
+use issuers::RawIssuer;
 use limits::RawLimit;
 use link::RawLink;
 pub(crate) use places::Places;
@@ -42,12 +48,12 @@ use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
 pub use control::{ControlConfig, PolicyMode};
 pub use credentials::RouteCredential;
+pub use identity::{IdentityConfig, TellUpstream};
+pub(crate) use issuers::fetchable;
+pub use issuers::{IssuerConfig, KeysAt};
 pub use limits::{LimitConfig, Per, Rate};
 pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
-
-/// Addresses that upstreams may have by default: RFC 1918 and unique local IPv6 (RFC 4193).
-const DEFAULT_ALLOWED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
 /// Why a file of settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +100,10 @@ pub struct GatewayConfig {
     pub tunnel_domain: Option<String>,
     /// `[tls]`: the certificate of inner TLS, where it is not the one of the set-up directory.
     pub certificate: Option<CertificateFiles>,
+    /// `[[issuers]]`: whose tokens prove a caller, beside the hub's word. At most 32. Default none.
+    pub issuers: Vec<IssuerConfig>,
+    /// `[identity]`: how upstreams are told who is calling.
+    pub identity: IdentityConfig,
     /// `approval_timeout`, `[approvals]`: how calls wait for a person.
     pub approvals: ApprovalsConfig,
     /// `[[limits]]`: how much callers may do. At most 256.
@@ -165,6 +175,8 @@ pub struct RouteConfig {
     pub keepalive: Option<Duration>,
     /// `max_request_body`: largest request body in bytes. Default: that of the whole gateway.
     pub max_request_body: Option<u64>,
+    /// `identity`: whether the upstream is told who is calling, `none` (default) or `signed`.
+    pub identity: TellUpstream,
     /// `tls`: trust and certificates of this route's `https` upstreams. Default: `[upstream.tls]`.
     pub tls: RouteTls,
     /// `pinning`: as that of the whole gateway, which is the default.
@@ -258,8 +270,11 @@ impl GatewayConfig {
                           tunnels";
             return Err(source.wrong(Some(at_routes), "routes", reason));
         }
+        let issuers = issuers::check(raw.issuers, &source, base, &routes, trusts)?;
         Ok(Self {
             routes,
+            issuers,
+            identity: raw.identity.check(&source)?,
             control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
@@ -286,7 +301,16 @@ impl GatewayConfig {
             let trusted = route.tls.trust.as_ref().and_then(|trust| trust.ca_file.clone());
             route.client_ca_file.iter().cloned().chain(trusted)
         });
-        self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned().chain(routes).collect()
+        let issuers = self.issuers.iter().flat_map(|issuer| {
+            let trusted = issuer.trust.as_ref().and_then(|trust| trust.ca_file.clone());
+            let keys = match &issuer.keys {
+                KeysAt::File(path) => Some(path.clone()),
+                KeysAt::Jwks(_) | KeysAt::Discovery(_) => None,
+            };
+            trusted.into_iter().chain(keys)
+        });
+        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned();
+        whole.chain(routes).chain(issuers).collect()
     }
 }
 
@@ -331,6 +355,12 @@ struct Raw {
     /// most 1024.
     #[schemars(with = "BTreeMap<String, RawRoute>")]
     routes: Spanned<BTreeMap<RouteName, RawRoute>>,
+    /// Issuers whose tokens prove a caller, beside the hub's word; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    issuers: Vec<RawIssuer>,
+    /// How upstreams are told who is calling, on routes with identity = "signed".
+    #[serde(default)]
+    identity: RawIdentity,
     /// Whether calls are held to the policy file: `off` (default), `shadow` (judged and told, nothing refused), `enforce`.
     #[serde(default)]
     policy: PolicyMode,
@@ -441,6 +471,9 @@ struct RawRoute {
     /// Largest request body of this route, in bytes. Default: that at the top.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_request_body: Option<u64>,
+    /// Whether the upstream is told who is calling: not at all (none), or in a token that this gateway signs (signed).
+    #[serde(default)]
+    identity: TellUpstream,
     /// For https upstreams: whom to trust, and what is shown to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RawRouteTls>")]
@@ -540,65 +573,9 @@ impl RawRoute {
             idle_timeout: self.idle_timeout.map(|span| span.0),
             keepalive: self.keepalive.0,
             max_request_body: self.max_request_body,
+            identity: self.identity,
             tls,
             pinning: self.pinning.unwrap_or(pinning),
-        })
-    }
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Upstream")]
-struct RawDialling {
-    /// Address ranges or single addresses that upstreams may have. Replaces the default: 10.0.0.0/8, 172.16.0.0/12,
-    /// 192.168.0.0/16 and fc00::/7.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<String>>")]
-    allowed_ips: Option<Vec<Spanned<String>>>,
-    /// Longest wait for name resolution, TCP and TLS together. Default 10s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_timeout: Option<Span>,
-    /// For https upstreams, which need one of the two.
-    #[serde(default)]
-    tls: RawTls,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "UpstreamTls")]
-struct RawTls {
-    /// CA certificates (PEM) that upstreams may chain to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_file: Option<PathBuf>,
-    /// Whether the machine's own CAs are trusted, too.
-    #[serde(default)]
-    include_system_cas: bool,
-}
-
-impl RawDialling {
-    fn check(self, source: &Source<'_>, base: &Path) -> Result<UpstreamConfig, ConfigError> {
-        let range =
-            |text: &str| text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
-        let allowed_ips = match &self.allowed_ips {
-            None => DEFAULT_ALLOWED.iter().filter_map(|text| range(text)).collect(),
-            Some(listed) => listed
-                .iter()
-                .map(|text| {
-                    range(text.get_ref()).ok_or_else(|| {
-                        let reason = format!(
-                            "`{}` is not an address range such as 10.0.0.0/8, nor a single address",
-                            text.get_ref()
-                        );
-                        source.wrong(Some(text.span()), "upstream.allowed_ips", reason)
-                    })
-                })
-                .collect::<Result<_, _>>()?,
-        };
-        Ok(UpstreamConfig {
-            allowed_ips,
-            connect_timeout: self.connect_timeout.map_or(Duration::from_secs(10), |span| span.0),
-            ca_file: self.tls.ca_file.map(|file| base.join(file)),
-            include_system_cas: self.tls.include_system_cas,
         })
     }
 }

@@ -178,6 +178,7 @@ impl Connector {
 
     /// Serves a link in a task of its own; returns when another one is needed: it has ended, or the edge drains.
     async fn serve(&self, edge: &EdgeAddr, link: GatewayLink, announced: Announcer) {
+        adopt(&self.shared, link.identity_keys().to_vec()).await;
         let since = (self.shared.clock)();
         let (id, teller) = (link.id().clone(), link.teller());
         tracing::info!(edge = edge.text, link = %id, "link up");
@@ -267,6 +268,7 @@ async fn run_link(
                 draining = true;
                 link.drain();
             }
+            Some(Event::Message(FromEdge::IdentityKeys { announcements })) => adopt(&shared, announcements).await,
             Some(Event::Message(_)) => {}
             None => break,
         }
@@ -275,6 +277,16 @@ async fn run_link(
     if !draining {
         tracing::warn!(link = %link.id(), "link ended");
     }
+}
+
+/// Follows a change of the hub's keys before the next call is looked at.
+async fn adopt(shared: &Arc<Shared>, announcements: Vec<String>) {
+    if announcements.is_empty() {
+        return;
+    }
+    let shared = shared.clone();
+    // An error means that the process ends.
+    let _ = tokio::task::spawn_blocking(move || shared.keys.adopt(&announcements, (shared.clock)())).await;
 }
 
 fn count_attempt(result: &'static str) {

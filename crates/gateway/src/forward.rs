@@ -22,7 +22,7 @@ use crate::control::{self, Asking, Passed};
 use crate::credentials;
 use crate::gateway::Shared;
 use crate::headers::{Rewrite, answer};
-use crate::identity::{Claims, PROBE_SUBJECT};
+use crate::identity::PROBE_SUBJECT;
 use crate::intake::{self, Intake};
 use crate::limits::{Bounds, Counted, request_too_large};
 use crate::lists::{Around, Concerns, Watch};
@@ -99,7 +99,7 @@ where
     let (head, body) = request.into_parts();
     let request = Request::from_parts(head, ());
 
-    let admitted = admit(shared, served, peer, &request, record);
+    let admitted = admit(shared, served, peer, &request, record).await;
     let limit = match &admitted {
         Ok(Admitted::Call(route, _)) => route.max_request_body,
         _ => served.config.max_request_body,
@@ -139,7 +139,7 @@ enum Admitted {
 }
 
 /// Finds the route and checks who is calling.
-fn admit(
+async fn admit(
     shared: &Shared,
     served: &Served,
     peer: &Peer,
@@ -173,17 +173,18 @@ fn admit(
     let caller = if let Peer::Client(_, caller) = peer {
         caller.clone()
     } else {
-        let claims = shared.keys.verify(request.headers(), &route.host, (shared.clock)()).map_err(|unknown| {
+        let verified = shared.keys.verify(&served.issuers, request.headers(), route, (shared.clock)()).await;
+        let caller = verified.map_err(|unknown| {
             tracing::warn!(route = %route.name, "caller identity {unknown}");
             HopError::new(Hop::Identity, format!("caller identity {unknown}"))
         })?;
-        if claims.sub == PROBE_SUBJECT {
+        if caller.subject == PROBE_SUBJECT && caller.assurance == Assurance::Asserted {
             return match request.headers().get(PROBE_HEADER) {
                 Some(_) => Ok(Admitted::Probe),
                 None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
             };
         }
-        Arc::new(caller_of(&claims))
+        caller
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -245,8 +246,7 @@ impl Call<'_> {
             clock: shared.clock,
         };
         let watch = Watch::new(route, request.method(), &concerns, &around);
-        let who = self.caller.clone();
-        let going = Going { who, caller, named, bounds, counted, concerns, watch };
+        let going = Going { who: self.caller.clone(), caller, named, bounds, counted, concerns, watch };
         if asked.is_empty() {
             return going.on(shared, route, peer, request, body, &record.request_id).await;
         }
@@ -325,26 +325,18 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(route, &self.who, peer, request, body, request_id, self.watch);
+        let answering = forward(shared, route, peer, &self.who, request, body, request_id, self.watch);
         let response = self.bounds.hold_to(answering).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
     }
 }
 
-/// A caller that the hub vouches for.
-fn caller_of(claims: &Claims) -> Caller {
-    let mut caller = Caller::new(claims.iss.clone(), claims.sub.clone(), Assurance::Asserted, claims.exp);
-    caller.organization = claims.org.clone();
-    caller.workspace = claims.workspace.clone();
-    caller.token_id = claims.jti.clone();
-    caller
-}
-
 async fn forward<B>(
+    shared: &Shared,
     route: &Route,
-    caller: &Caller,
     peer: &Peer,
+    caller: &Arc<Caller>,
     request: Request<()>,
     body: &RequestBody<B>,
     request_id: &RequestId,
@@ -367,10 +359,14 @@ where
     let rewrite = Rewrite {
         public_host: &route.host_value,
         authorization: route.authorization,
+        token_headers: &route.token_headers,
         request_id,
         length: body.size_hint().exact(),
     };
     rewrite.apply(&mut head.headers);
+    if let Some(identity) = &route.identity {
+        identity.put(&mut head.headers, caller, (shared.clock)());
+    }
 
     let answering = async {
         // The last thing before the call goes out: nothing else sees the secret.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sortie_ids::RouteName;
+use sortie_identity::KeysError;
+use sortie_ids::{RouteName, TunnelDomain};
 use sortie_link::protos::RouteMode;
 use sortie_policy::PolicyError;
 use sortie_runtime::{Metrics, TaskSet};
@@ -32,6 +33,7 @@ use crate::served::{Builder, Served};
 use crate::sessions::Sessions;
 use crate::setup::{EdgeAddr, Setup};
 use crate::upstream::OpenLocal;
+use crate::upstream_identity::{IdentityKeysError, Signer};
 
 /// How often the certificate's files are looked at.
 pub(crate) const RELOAD_EVERY: Duration = Duration::from_secs(5);
@@ -126,6 +128,23 @@ pub enum GatewayError {
         /// What is missing.
         reason: String,
     },
+    /// The keys of an issuer cannot be used.
+    #[error("issuers.jwks_file: the keys of `{issuer}`: {cause}")]
+    Issuer {
+        /// The issuer.
+        issuer: String,
+        /// What is wrong.
+        cause: KeysError,
+    },
+    /// There is nowhere to keep the key that tells upstreams who is calling.
+    #[error("routes.{route}.identity: signed needs a data directory for the gateway's key; name one with --data-dir")]
+    NoSigner {
+        /// The route.
+        route: RouteName,
+    },
+    /// The gateway's own signing keys cannot be used.
+    #[error(transparent)]
+    IdentityKeys(#[from] IdentityKeysError),
     /// The policy cannot be used.
     #[error("policy_file: {cause}")]
     Policy {
@@ -176,6 +195,8 @@ impl GatewayError {
             Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
             Self::ClientCertificate { route, .. } => format!("routes.{route}.tls.client_cert_file"),
             Self::Certificate { setting, .. } => (*setting).to_owned(),
+            Self::Issuer { .. } => "issuers".to_owned(),
+            Self::NoSigner { route } => format!("routes.{route}.identity"),
             _ => return self,
         };
         Self::At { place: places.of(&setting), cause: Box::new(self) }
@@ -190,6 +211,9 @@ pub(crate) struct Shared {
     pub(crate) changes: watch::Sender<()>,
     reload: Notify,
     pub(crate) keys: IdentityKeys,
+    /// The keys with which upstreams are told who is calling.
+    pub(crate) signer: Option<Arc<Signer>>,
+    pub(crate) domain: TunnelDomain,
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
@@ -303,8 +327,15 @@ impl Gateway {
             .map_err(|cause| GatewayError::EdgeCa { path: setup.edge_ca_path.clone(), cause })?;
         let token = setup.token_source();
 
+        let signer = match data_dir.clone() {
+            None => None,
+            Some(dir) => {
+                let opened = tokio::task::spawn_blocking(move || Signer::open(&dir)).await;
+                Some(Arc::new(opened.map_err(|_| GatewayError::Interrupted)??))
+            }
+        };
         let pins = PinBoard::new(data_dir.clone());
-        let builder = Arc::new(Builder::new(&setup, local, pins, tasks.clone()));
+        let builder = Arc::new(Builder::new(&setup, local, pins, signer.clone(), tasks.clone()));
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
@@ -325,6 +356,8 @@ impl Gateway {
             changes: watch::Sender::new(()),
             reload: Notify::new(),
             keys: setup.keys,
+            signer,
+            domain: setup.domain,
             memory: Memory::default(),
             sessions: Sessions::default(),
             approvals: Approvals::new(unix_now),
@@ -450,6 +483,7 @@ async fn watch_certificate(shared: Arc<Shared>) {
             () = tokio::time::sleep(RELOAD_EVERY) => {}
             () = shared.tasks.stopping() => return,
         }
+        follow_signer(&shared).await;
         let identity = shared.served().identity.clone();
         let reloading = identity.clone();
         let Ok(reloaded) = tokio::task::spawn_blocking(move || reloading.reload()).await else { continue };
@@ -475,6 +509,14 @@ async fn watch_certificate(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+/// Puts the gateway's own keys in force that somebody has changed. Broken ones are told of, and the old ones stay.
+async fn follow_signer(shared: &Shared) {
+    let Some(signer) = shared.signer.clone() else { return };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || signer.reload()).await {
+        tracing::error!("the gateway's signing keys stay as they were: {error}");
     }
 }
 

@@ -15,8 +15,10 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub(crate) struct Rewrite<'a> {
     /// The name that the caller used.
     pub(crate) public_host: &'a HeaderValue,
-    /// Whether `Authorization` goes on.
+    /// Whether `Authorization`, and what else brings tokens, goes on.
     pub(crate) authorization: bool,
+    /// The headers that bring tokens of issuers.
+    pub(crate) token_headers: &'a [HeaderName],
     /// The id of the call.
     pub(crate) request_id: &'a RequestId,
     /// The length of the body in bytes, where it is known.
@@ -33,6 +35,9 @@ impl Rewrite<'_> {
         headers.remove(FORWARDED);
         if !self.authorization {
             headers.remove(AUTHORIZATION);
+            for name in self.token_headers {
+                headers.remove(name);
+            }
         }
         join_cookies(headers);
         headers.remove(HOST);
@@ -67,7 +72,9 @@ mod tests {
         let request_id = "req_1".parse().expect("id");
         let public_host = HeaderValue::from_static("docs.abcd.test");
         let length = headers.get("content-length").map_or(Some(0), |value| value.to_str().ok()?.parse().ok());
-        let rewrite = Rewrite { public_host: &public_host, authorization, request_id: &request_id, length };
+        let token_headers = &[HeaderName::from_static("x-agent-token")];
+        let rewrite =
+            Rewrite { public_host: &public_host, authorization, token_headers, request_id: &request_id, length };
         rewrite.apply(&mut headers);
         headers
     }
@@ -95,6 +102,7 @@ mod tests {
             ("x-forwarded-prefix", "/x"),
             ("forwarded", "for=1.2.3.4"),
             ("authorization", "Bearer x"),
+            ("x-agent-token", "x"),
             ("host", "docs.abcd.test"),
         ];
         assert_eq!(rewritten(&ends, false), headers(&ALWAYS));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +23,7 @@ use crate::gateway::Shared;
 use crate::probe::ProbeReport;
 use crate::reload::ConfigReport;
 use crate::routes::Target;
+use crate::served::issuer_name;
 
 /// Connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -131,6 +132,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The keys that prove to upstreams what this gateway says of callers.
+    fn published_keys(&self) -> serde_json::Value {
+        self.signer.as_ref().map(|signer| signer.jwks((self.clock)())).unwrap_or_default()
+    }
+
+    /// Where a reader of those keys starts: at the issuer, where that is a URL, else here.
+    fn published_configuration<B>(&self, request: &Request<B>) -> serde_json::Value {
+        let issuer = issuer_name(&self.served().config, &self.domain);
+        let here = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let here = format!("http://{here}");
+        let base = if issuer.starts_with("https://") || issuer.starts_with("http://") { &issuer } else { &here };
+        sortie_identity::discovery(&issuer, &format!("{}/.well-known/jwks.json", base.trim_end_matches('/')))
+    }
+}
+
 /// Dials the upstream of a route under the guard, and hangs up.
 async fn dial_upstream(target: &Target) -> ProbeReport {
     match target {
@@ -208,7 +225,11 @@ async fn respond<B>(shared: &Shared, metrics: &Metrics, request: &Request<B>) ->
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+        "/.well-known/jwks.json" if shared.signer.is_some() => published(shared.published_keys()),
+        "/.well-known/openid-configuration" if shared.signer.is_some() => {
+            published(shared.published_configuration(request))
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /.well-known/jwks.json\n"),
     }
 }
 
@@ -235,6 +256,15 @@ async fn readyz(shared: &Shared, route: Option<&str>) -> Response<CallBody> {
     let mut response = text(status, "");
     *response.body_mut() = whole(serde_json::to_vec(&readiness).unwrap_or_default());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A document that anybody may keep for five minutes.
+fn published(document: serde_json::Value) -> Response<CallBody> {
+    let mut response = text(StatusCode::OK, &document.to_string());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     response
 }
 

@@ -31,6 +31,7 @@ mod health;
 mod identity;
 mod inner;
 mod intake;
+mod issuers;
 mod limits;
 mod link_state;
 mod lists;
@@ -48,20 +49,21 @@ mod sessions;
 mod setup;
 mod sse;
 mod upstream;
+mod upstream_identity;
 
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate, RouteConfig, RouteCredential, RouteTls,
-    Server, Trust, Upstream, UpstreamConfig,
+    GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate,
+    RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
-pub use identity::{Claims, IdentityKeys, KeysError};
 pub use pins::visible;
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
 pub use upstream::{LocalUpstream, OpenLocal};
+pub use upstream_identity::{IdentityKeysError, rotate_identity_keys};

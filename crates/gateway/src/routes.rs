@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use sortie_ids::{Digest, RouteName};
 use sortie_link::protos::RouteMode;
 use sortie_tls::ServerConfig;
@@ -14,6 +14,7 @@ use crate::config::{Protocol, RouteConfig};
 use crate::credentials::RouteCredentials;
 use crate::pins::RoutePins;
 use crate::upstream::{LocalUpstream, Servers};
+use crate::upstream_identity::UpstreamIdentity;
 
 /// A route as it is served.
 pub(crate) struct Route {
@@ -26,6 +27,10 @@ pub(crate) struct Route {
     /// What sessions belong to: the same for all routes to the same servers, and for no others.
     pub(crate) session_scope: Digest,
     pub(crate) authorization: bool,
+    /// Headers that bring tokens of issuers, which end here.
+    pub(crate) token_headers: Vec<HeaderName>,
+    /// How the upstream is told who is calling.
+    pub(crate) identity: Option<UpstreamIdentity>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) protocol: Protocol,
     /// In bytes.

@@ -15,17 +15,20 @@ use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
 use crate::config::{
-    Authorization, GatewayConfig, Pinning, PolicyMode, Protocol, RouteConfig, Server, Trust, Upstream,
+    Authorization, GatewayConfig, IssuerConfig, KeysAt, Pinning, PolicyMode, Protocol, RouteConfig, Server,
+    TellUpstream, Trust, Upstream,
 };
 use crate::control::Control;
 use crate::credentials::{RouteCredentials, start_vaults};
 use crate::gateway::GatewayError;
 use crate::inner;
+use crate::issuers::{Dialling, Issuer, Issuers};
 use crate::limits::Limits;
 use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
+use crate::upstream_identity::{Signer, UpstreamIdentity};
 
 /// Largest file of settings, and largest one that they name, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -36,6 +39,8 @@ pub(crate) struct Served {
     /// The gateway's certificate, and the end of inner TLS that shows it to the hub.
     pub(crate) identity: Arc<ReloadingIdentity>,
     pub(crate) hub_tls: Arc<ServerConfig>,
+    /// Whose tokens prove a caller.
+    pub(crate) issuers: Issuers,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
     /// Servers that secrets are read from, by name.
@@ -100,13 +105,20 @@ pub(crate) struct Builder {
     domain: TunnelDomain,
     identity: Arc<ReloadingIdentity>,
     local: OpenLocal,
+    signer: Option<Arc<Signer>>,
     pins: PinBoard,
     tasks: TaskSet,
 }
 
 impl Builder {
-    pub(crate) fn new(setup: &Setup, local: OpenLocal, pins: PinBoard, tasks: TaskSet) -> Self {
-        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, pins, tasks }
+    pub(crate) fn new(
+        setup: &Setup,
+        local: OpenLocal,
+        pins: PinBoard,
+        signer: Option<Arc<Signer>>,
+        tasks: TaskSet,
+    ) -> Self {
+        Self { domain: setup.domain.clone(), identity: setup.identity.clone(), local, signer, pins, tasks }
     }
 
     /// Reads the files that the settings name, and changes nothing. Blocks.
@@ -138,6 +150,7 @@ impl Builder {
         let missing = |(setting, reason)| GatewayError::Credential { setting, reason };
         let vaults = start_vaults(&config.vaults, previous.map(|previous| &previous.vaults), &self.tasks);
         let vaults = vaults.map_err(missing)?;
+        let issuers = self.issuers(&config, &upstream_ca, previous)?;
         let leaf = identity.leaf();
         let mut routes = Vec::with_capacity(config.routes.len());
         for (name, settings) in &config.routes {
@@ -170,6 +183,8 @@ impl Builder {
                 target: self.target(name, settings, &config, &upstream_ca, before.map(AsRef::as_ref))?,
                 max_request_body: settings.max_request_body.unwrap_or(config.max_request_body),
                 authorization: settings.authorization == Authorization::Forward,
+                token_headers: issuers.headers(name),
+                identity: self.upstream_identity(name, settings, &config, &host)?,
                 deadline: settings.deadline,
                 protocol: settings.protocol,
                 pins: is_pinned(settings).then(|| self.pins.route(name)),
@@ -182,7 +197,7 @@ impl Builder {
         let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
         let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, limits, vaults, config })
+        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, issuers, limits, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -198,6 +213,71 @@ impl Builder {
                 .map(Arc::new)
                 .map_err(|cause| GatewayError::Certificate { setting: files.blamed(&cause), cause }),
         }
+    }
+
+    /// The issuers of the settings; those until now, with the keys that they have fetched, where nothing has changed.
+    fn issuers(
+        &self,
+        config: &GatewayConfig,
+        upstream_ca: &Option<String>,
+        previous: Option<&Served>,
+    ) -> Result<Issuers, GatewayError> {
+        let known = previous.map(|previous| previous.issuers.0.as_slice()).unwrap_or_default();
+        let mut issuers = Vec::with_capacity(config.issuers.len());
+        for settings in &config.issuers {
+            let file = match &settings.keys {
+                KeysAt::File(path) => Some(read_text(path).map_err(|cause| GatewayError::CaFile {
+                    setting: "issuers.jwks_file".to_owned(),
+                    path: path.clone(),
+                    cause,
+                })?),
+                KeysAt::Jwks(_) | KeysAt::Discovery(_) => None,
+            };
+            let dialling = match file {
+                Some(_) => None,
+                None => Some(dialling(settings, config, upstream_ca)?),
+            };
+            if let Some(same) = known.iter().find(|one| one.same(settings, file.as_deref(), dialling.as_ref())) {
+                issuers.push(same.clone());
+                continue;
+            }
+            let (url, discovery) = match &settings.keys {
+                KeysAt::Jwks(url) => (Some(url), false),
+                KeysAt::Discovery(url) => (Some(url), true),
+                KeysAt::File(_) => (None, false),
+            };
+            let issuer = match (file, dialling, url) {
+                (None, Some(dialling), Some(url)) => {
+                    Issuer::fetched(settings.clone(), url.clone(), discovery, dialling, self.tasks.clone())
+                        .map_err(|cause| GatewayError::Tls { setting: "issuers.ca_file".to_owned(), cause })?
+                }
+                (file, ..) => Issuer::from_file(settings.clone(), file.unwrap_or_default())
+                    .map_err(|cause| GatewayError::Issuer { issuer: settings.rules.issuer.clone(), cause })?,
+            };
+            issuers.push(Arc::new(issuer));
+        }
+        Ok(Issuers(issuers))
+    }
+
+    /// How the upstream of a route is told who is calling.
+    fn upstream_identity(
+        &self,
+        name: &RouteName,
+        settings: &RouteConfig,
+        config: &GatewayConfig,
+        host: &str,
+    ) -> Result<Option<UpstreamIdentity>, GatewayError> {
+        if settings.identity == TellUpstream::None {
+            return Ok(None);
+        }
+        let signer = self.signer.clone().ok_or_else(|| GatewayError::NoSigner { route: name.clone() })?;
+        let audience = match &settings.upstream {
+            Upstream::Servers(servers) => servers.first().map(Server::url).unwrap_or_default(),
+            Upstream::Files => format!("https://{host}"),
+        };
+        let issuer = issuer_name(config, &self.domain);
+        let (header, lifetime) = (config.identity.header.clone(), config.identity.lifetime);
+        Ok(Some(UpstreamIdentity::new(signer, issuer, header, audience, lifetime)))
     }
 
     fn target(
@@ -260,6 +340,28 @@ impl Builder {
         let previous = previous.map(AsRef::as_ref);
         Ok(Arc::new(Servers::new(spec, tls, identity, previous, self.tasks.clone())))
     }
+}
+
+/// The name under which this gateway tells upstreams who is calling.
+pub(crate) fn issuer_name(config: &GatewayConfig, domain: &TunnelDomain) -> String {
+    config.identity.issuer.clone().unwrap_or_else(|| format!("urn:sortie:gateway:{domain}"))
+}
+
+/// How the keys of an issuer are fetched.
+fn dialling(
+    settings: &IssuerConfig,
+    config: &GatewayConfig,
+    upstream_ca: &Option<String>,
+) -> Result<Dialling, GatewayError> {
+    let (ca, system) = match &settings.trust {
+        None => (upstream_ca.clone(), config.upstream.include_system_cas),
+        Some(Trust { ca_file, include_system_cas }) => {
+            let read = ca_file.as_deref().map(|path| read_ca("issuers.ca_file", path)).transpose()?;
+            (read, *include_system_cas)
+        }
+    };
+    let allowed_ips = settings.allowed_ips.clone().unwrap_or_else(|| config.upstream.allowed_ips.clone());
+    Ok(Dialling { ca, system, allowed_ips, connect_timeout: config.upstream.connect_timeout })
 }
 
 /// The policy that the settings name.

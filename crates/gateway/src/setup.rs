@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use sortie_identity::{KeysError, Pinned};
 use sortie_ids::{TunnelDomain, TunnelToken};
 use sortie_tls::{ReloadingIdentity, ServerName, SetupDir, SetupError, SetupFile};
 
-use crate::identity::{IdentityKeys, KeysError};
+use crate::identity::IdentityKeys;
 
 /// Why a set-up directory cannot serve. Every message names the file and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +70,9 @@ impl Setup {
             return Err(content(SetupFile::EdgeAddr, "it names no edge".to_owned()));
         }
         let keys = dir.require(SetupFile::HubIdentity)?;
-        let keys = IdentityKeys::parse(keys.expose())
+        let keys = Pinned::parse(keys.expose())
             .map_err(|cause| LoadError::Keys { path: path(SetupFile::HubIdentity), cause })?;
+        let keys = IdentityKeys::new(keys, dir.clone());
         let edge_ca = dir.require(SetupFile::EdgeCa)?.expose().to_owned();
         let edge_ca_path = path(SetupFile::EdgeCa);
         let identity = Arc::new(dir.server_identity()?);

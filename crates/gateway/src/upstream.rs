@@ -15,7 +15,7 @@ use sortie_ids::RouteName;
 use crate::body::CallBody;
 use crate::config::RouteConfig;
 
-pub(crate) use dial::{DialError, judged};
+pub(crate) use dial::{DialError, Dialer, judged};
 pub(crate) use pool::SendError;
 pub(crate) use servers::{Servers, Spec};
 

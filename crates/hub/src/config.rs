@@ -30,6 +30,11 @@ pub struct HubConfig {
     /// How many percent of the places for connections one source address may hold, on the API's listener and of each
     /// kind on the edge's port, 1 to 100.
     pub address_share: u8,
+    /// The name under which callers' identities are signed; taken at the first start of a data directory. One made at
+    /// random when absent.
+    pub issuer: Option<String>,
+    /// Where this hub is, which gateways are told with every caller.
+    pub region: Option<String>,
     /// Bounds on what callers may create and ask for.
     pub limits: Limits,
 }

@@ -25,5 +25,5 @@ mod tunnels;
 
 pub use config::HubConfig;
 pub use gateways::Gateways;
-pub use identity::SignerError;
+pub use identity::{RotationError, Signer, SignerError};
 pub use start::{Hub, HubError};

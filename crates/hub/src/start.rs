@@ -108,7 +108,7 @@ impl Hub {
             .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
         let config = HubConfig { data_dir, ..config };
         let store = Store::open(&config.data_dir).await?;
-        let signer = Signer::open(&store).await?;
+        let signer = Signer::open(&store, config.issuer.clone(), config.region.clone()).await?;
         let api = bind("api", config.api).await?;
         let edge = bind("edge", config.edge).await?;
         let (api_addr, edge_addr) = (local(&api, config.api), local(&edge, config.edge));
@@ -143,21 +143,30 @@ impl Hub {
         let metrics = Metrics::install();
         let links = Links::default();
         let pool = Pool::new(links.clone(), tasks.clone());
-        let tunnels = Arc::new(Tunnels::new(store.clone(), config.base_domain.clone()));
+        let tunnels = Arc::new(Tunnels::new(store.clone(), config.base_domain.clone(), signer.clone()));
         let discovery = Discovery {
             base_domain: config.base_domain.to_string(),
             edge_addr: advertised.clone(),
             edge_ca_pem: identity.ca_pem().to_owned(),
-            identity_jwks: signer.jwks(),
+            identity_jwks: serde_json::Value::Null,
             api_version: API_VERSIONS[0].to_owned(),
         };
-        let calls = Arc::new(Calls { store: store.clone(), tunnels: tunnels.clone(), pool: pool.clone(), signer });
+        let scheme = if api_tls { "https" } else { "http" };
+        let api_url = format!("{scheme}://{}", reached(api_addr));
+        let calls = Arc::new(Calls {
+            store: store.clone(),
+            tunnels: tunnels.clone(),
+            pool: pool.clone(),
+            signer: signer.clone(),
+        });
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
             limits: config.limits,
             check_ca,
             discovery,
+            signer,
+            api_url: api_url.clone(),
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
@@ -216,9 +225,8 @@ impl Hub {
                 }
             }
         });
-        let scheme = if api_tls { "https" } else { "http" };
         Ok(Self {
-            api_url: format!("{scheme}://{}", reached(api_addr)),
+            api_url,
             api_key,
             api_ca_file: api_tls.then(|| ca_file.clone()),
             edge_addr: advertised,
@@ -266,7 +274,15 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
         Err(source) => return Err(HubError::File { path, source }),
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
-    let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
+    let new = CreateKey {
+        kind: KeyKind::Manage,
+        name,
+        expires_at: None,
+        grants: Vec::new(),
+        agent: None,
+        user: None,
+        workspace_id: None,
+    };
     let workspace = store.default_workspace().clone();
     let made = store.create_key(&workspace, new, &config.limits).await?;
     let text = format!("{}\n", made.secret.expose());

@@ -13,6 +13,8 @@ use sortie_tls::{ClientConfig, RegisteredCa};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 
+use crate::identity::Signer;
+
 /// Tunnels kept; when it is full, all are forgotten.
 const KEPT: usize = 10_000;
 
@@ -31,6 +33,7 @@ pub(crate) struct LiveTunnel {
 pub(crate) struct Tunnels {
     store: Store,
     base: BaseDomain,
+    signer: Signer,
     /// Read before every look, so that a change bites from the moment that its own request was answered.
     changes: Mutex<broadcast::Receiver<Change>>,
     generation: AtomicU64,
@@ -38,9 +41,9 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    pub(crate) fn new(store: Store, base: BaseDomain) -> Self {
+    pub(crate) fn new(store: Store, base: BaseDomain, signer: Signer) -> Self {
         let changes = Mutex::new(store.changes());
-        Self { store, base, changes, generation: AtomicU64::new(0), kept: RwLock::default() }
+        Self { store, base, signer, changes, generation: AtomicU64::new(0), kept: RwLock::default() }
     }
 
     /// The live tunnel with this label.
@@ -104,7 +107,9 @@ impl Directory for Tunnels {
     fn admit<'a>(&'a self, token: &'a Digest) -> BoxFuture<'a, Result<Admitted, NotAdmitted>> {
         Box::pin(async move {
             match self.store.tunnel_by_token_digest(token).await {
-                Ok(Some(tunnel)) => Ok(Admitted { tunnel: tunnel.id, label: tunnel.label }),
+                Ok(Some(tunnel)) => {
+                    Ok(Admitted { tunnel: tunnel.id, label: tunnel.label, identity_keys: self.signer.announcements() })
+                }
                 Ok(None) => Err(NotAdmitted::Token),
                 Err(error) => {
                     tracing::error!(%error, "a tunnel token could not be looked up");

@@ -33,6 +33,8 @@ async fn a_connection_without_a_request_is_let_go() {
         allowed_origins: Vec::new(),
         insecure_http: false,
         address_share: 100,
+        issuer: None,
+        region: None,
         limits: Limits::default(),
     };
     let hub = Hub::start(config, &tasks).await.expect("started");

@@ -64,6 +64,15 @@ pub enum OpenError {
     Full,
 }
 
+/// What a gateway is told whose token is good.
+#[derive(Clone, Debug, Default)]
+pub struct Welcome {
+    /// The tunnel's domain.
+    pub domain: String,
+    /// How the hub's keys have changed, oldest first.
+    pub identity_keys: Vec<String>,
+}
+
 /// One live link. Clones share it.
 #[derive(Clone)]
 pub struct EdgeLink {
@@ -93,7 +102,7 @@ impl std::fmt::Debug for EdgeLink {
 
 /// Makes a link of a connection whose outer TLS is done.
 ///
-/// `admit` judges the gateway's hello, token included, and answers with the tunnel's domain or with what to refuse
+/// `admit` judges the gateway's hello, token included, and answers with the [`Welcome`] or with what to refuse
 /// with. The receiver yields what the gateway says later, and ends with the link.
 ///
 /// # Errors
@@ -107,7 +116,7 @@ pub async fn accept<S, A, F>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: FnOnce(GatewayHello) -> F,
-    F: Future<Output = Result<String, (String, bool)>>,
+    F: Future<Output = Result<Welcome, (String, bool)>>,
 {
     let heard = LastHeard::new();
     let io = Heard::new(io, heard.clone());
@@ -159,7 +168,9 @@ where
     let (software, gateway_instance) = (gateway.software.clone(), gateway.gateway_instance.clone());
     let routes = gateway.routes.clone();
     match admit(gateway).await {
-        Ok(domain) => send.send_data(line(&FromEdge::Welcome { domain }), false)?,
+        Ok(Welcome { domain, identity_keys }) => {
+            send.send_data(line(&FromEdge::Welcome { domain, identity_keys }), false)?;
+        }
         Err((reason, retry)) => {
             send.send_data(line(&FromEdge::Refused { reason: reason.clone(), retry }), true)?;
             // The line has to leave before the connection is dropped; the gateway closes on reading it.

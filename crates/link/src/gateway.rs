@@ -76,6 +76,7 @@ pub struct GatewayLink {
     id: LinkId,
     edge_instance: String,
     domain: String,
+    identity_keys: Vec<String>,
     calls: mpsc::Receiver<Call>,
     messages: mpsc::Receiver<FromEdge>,
     teller: Teller,
@@ -148,12 +149,14 @@ where
         let text = drive(&mut connection, &mut early, control.next()).await??;
         let text = text.ok_or_else(|| EstablishError::Protocol("it closed before its verdict".into()))?;
         match serde_json::from_slice(&text) {
-            Ok(FromEdge::Welcome { domain }) => Ok((connection, early, pings, send, control, edge, domain)),
+            Ok(FromEdge::Welcome { domain, identity_keys }) => {
+                Ok((connection, early, pings, send, control, edge, (domain, identity_keys)))
+            }
             Ok(FromEdge::Refused { reason, retry }) => Err(EstablishError::Refused { reason, retry }),
             _ => Err(EstablishError::Protocol("its verdict cannot be read".into())),
         }
     };
-    let (connection, early, pings, send, control, edge, domain) =
+    let (connection, early, pings, send, control, edge, (domain, identity_keys)) =
         tokio::time::timeout(WELCOME_DEADLINE, exchange).await.map_err(|_| EstablishError::Deadline)??;
 
     let (to_edge, outgoing) = mpsc::channel(CONTROL_QUEUE);
@@ -188,6 +191,7 @@ where
         id: edge.link_id,
         edge_instance: edge.edge_instance,
         domain,
+        identity_keys,
         calls,
         messages,
         teller: Teller(to_edge),
@@ -306,6 +310,11 @@ impl GatewayLink {
     /// The tunnel's domain, as the edge says.
     pub fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// How the hub's keys have changed, as the edge says: to be believed only by their signatures.
+    pub fn identity_keys(&self) -> &[String] {
+        &self.identity_keys
     }
 
     /// A sender of messages to the edge.

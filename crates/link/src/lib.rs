@@ -22,7 +22,7 @@ pub mod protos;
 mod stream;
 
 pub use control::ControlError;
-pub use edge::{AcceptError, EdgeLink, OpenError, accept};
+pub use edge::{AcceptError, EdgeLink, OpenError, Welcome, accept};
 pub use gateway::{Call, EstablishError, Event, GatewayLink, Teller, establish};
 pub use liveness::DEAD_AFTER;
 pub use stream::LinkStream;

@@ -127,6 +127,15 @@ pub enum FromEdge {
     Welcome {
         /// The tunnel's domain.
         domain: String,
+        /// How the keys have changed that the hub signs callers' identities with, oldest first. The gateway believes
+        /// only what a key signed that it knows already.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        identity_keys: Vec<String>,
+    },
+    /// The hub's keys have changed.
+    IdentityKeys {
+        /// As in [`FromEdge::Welcome`].
+        announcements: Vec<String>,
     },
     /// The link is refused and will be closed.
     Refused {

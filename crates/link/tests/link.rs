@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sortie_ids::LinkId;
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, GatewayHello, Kind, Route, RouteMode, VERSION};
-use sortie_link::{AcceptError, EdgeLink, EstablishError, Event, GatewayLink, LinkStream, MAX_STREAMS, OpenError};
+use sortie_link::{
+    AcceptError, EdgeLink, EstablishError, Event, GatewayLink, LinkStream, MAX_STREAMS, OpenError, Welcome,
+};
 use sortie_runtime::TaskSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -32,8 +34,12 @@ struct Pair {
     tasks: TaskSet,
 }
 
-async fn admit(hello: GatewayHello) -> Result<String, (String, bool)> {
-    if hello.token == "good" { Ok("abcd.test".into()) } else { Err(("the token was rotated".into(), false)) }
+async fn admit(hello: GatewayHello) -> Result<Welcome, (String, bool)> {
+    if hello.token == "good" {
+        Ok(Welcome { domain: "abcd.test".into(), identity_keys: vec!["a.b.c".into()] })
+    } else {
+        Err(("the token was rotated".into(), false))
+    }
 }
 
 async fn pair_over(near: DuplexStream, far: DuplexStream) -> Pair {

@@ -183,6 +183,12 @@ pub(crate) struct HubArgs {
     /// How long calls that run may take to end after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,
+    /// The name under which callers' identities are signed, https://HOST; taken at the first start. Default: a random one.
+    #[arg(long, env = "SORTIE_ISSUER", value_name = "URL", value_parser = issuer)]
+    pub(crate) issuer: Option<String>,
+    /// Where this hub is; gateways are told with every caller.
+    #[arg(long, env = "SORTIE_REGION", value_name = "NAME", value_parser = region)]
+    pub(crate) region: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
 }
@@ -270,6 +276,28 @@ pub(crate) enum SetupCommand {
     Init(InitArgs),
     /// Make a new server certificate from the CA in the directory of --output dir:DIR. Needs no network.
     RenewCert(RenewArgs),
+    /// Write the published keys of the hub's identities, or of a gateway's, as files for a static web server: the layout of
+    /// `.well-known` below the directory of --output dir:DIR.
+    ExportIssuer(ExportArgs),
+    /// Change the key with which a gateway tells its upstreams who is calling. A running gateway follows by itself.
+    RotateIdentity(RotateArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// The health address of a gateway, http://HOST:PORT, to export its keys instead of the hub's.
+    #[arg(long, value_name = "URL")]
+    pub(crate) gateway: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RotateArgs {
+    /// The gateway's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// When the new key begins to sign: time for upstreams to learn of it.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = hours)]
+    pub(crate) after: std::time::Duration,
 }
 
 #[derive(Args, Debug)]
@@ -390,6 +418,19 @@ pub(crate) enum KeysCommand {
         /// Make it in this workspace instead of the own one; from the default workspace, with --manage.
         #[arg(long, value_name = "ID", conflicts_with = "grant")]
         workspace: Option<WorkspaceId>,
+        /// The agent that calls with it; gateways are told.
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+        /// The person that it is used for; gateways are told.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+    },
+    /// Change the key that the hub signs callers' identities with; gateways follow by themselves. Needs a manage key of
+    /// the default workspace.
+    RotateIdentity {
+        /// When the new key begins to sign: time for gateways and readers of the published keys to learn of it.
+        #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = hours)]
+        after: std::time::Duration,
     },
     /// Withdraw a key at once.
     Archive {
@@ -656,6 +697,24 @@ pub(crate) struct McpAt {
     /// The server's path.
     #[arg(long, value_name = "PATH", default_value = "/mcp")]
     pub(crate) path: String,
+}
+
+/// Reads the name of an issuer: https, no path, no slash at the end.
+fn issuer(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").filter(|host| !host.is_empty());
+    match host.filter(|host| !host.contains(['/', '?', '#', '@', ' '])) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("an issuer is https://HOST, without a path".to_owned()),
+    }
+}
+
+/// Reads the name of a region.
+fn region(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("a region is 1 to 64 letters, digits, `-`, `_` and `.`, such as eu-1".to_owned())
 }
 
 /// Reads `720h`, `90m`, `30s`, `10d` or `0`.

@@ -9,15 +9,19 @@ use sortie_api::{CreateCertificate, CreateTunnel, Discovery, RotateToken, Tunnel
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_tls::{SetupDir, SetupError, SetupFile};
 
-use crate::cli::{HubAccess, InitArgs, Output, RenewArgs, SetupCommand};
+use crate::cli::{ExportArgs, HubAccess, InitArgs, Output, RenewArgs, RotateArgs, SetupCommand};
 use crate::client::Hub;
 use crate::error::Failure;
 use crate::output::{self, Style};
+use crate::profile;
 
 /// Holds the last value of `--token-version`.
 const TOKEN_VERSION: &str = "token-version";
 
 pub(crate) async fn run(command: SetupCommand, access: &HubAccess, output: Option<Output>) -> Result<(), Failure> {
+    if let SetupCommand::RotateIdentity(args) = &command {
+        return rotate_identity(args);
+    }
     let Some(Output::Dir(dir)) = output else {
         return Err(Failure::usage("say where the files go with --output dir:DIR"));
     };
@@ -32,6 +36,8 @@ pub(crate) async fn run(command: SetupCommand, access: &HubAccess, output: Optio
             init(&hub, &dir, &Init::from(args)).await?.print()
         }
         SetupCommand::RenewCert(args) => renew(&args, &dir),
+        SetupCommand::ExportIssuer(args) => export_issuer(&args, access, &dir).await,
+        SetupCommand::RotateIdentity(args) => rotate_identity(&args),
     }
 }
 
@@ -178,6 +184,47 @@ async fn token(hub: &Hub, dir: &SetupDir, tunnel: &TunnelId, version: Option<&st
     sortie_tls::write_public(&path, line(version).as_bytes())
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
     Ok(rotate)
+}
+
+/// Writes what an issuer publishes, so that any web server can publish it.
+async fn export_issuer(args: &ExportArgs, access: &HubAccess, dir: &Path) -> Result<(), Failure> {
+    let hub = match &args.gateway {
+        None => profile::hub(access)?,
+        // What is published is for everybody: this key is none.
+        Some(url) => Hub::new(url, ApiKey::parse("none").map_err(Failure::failed)?, None)?,
+    };
+    let folder = dir.join(".well-known");
+    let failed = |path: &Path, error: std::io::Error| Failure::failed(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+    let mut issuer = String::new();
+    for name in ["openid-configuration", "jwks.json"] {
+        let document: serde_json::Value = hub.get(&format!("/.well-known/{name}")).await?;
+        if let Some(named) = document.get("issuer").and_then(serde_json::Value::as_str) {
+            issuer = named.to_owned();
+        }
+        let path = folder.join(name);
+        let written = sortie_tls::write_public(&path, line(&document.to_string()).as_bytes());
+        written.map_err(|error| failed(&path, error))?;
+    }
+    output::one(
+        Style::Table,
+        &serde_json::json!({"issuer": issuer, "directory": dir}),
+        &[("issuer", issuer.clone()), ("files", folder.display().to_string())],
+    )
+}
+
+fn rotate_identity(args: &RotateArgs) -> Result<(), Failure> {
+    let now = jiff::Timestamp::now().as_second();
+    let rotated = sortie_gateway::rotate_identity_keys(&args.data_dir, args.after, now).map_err(Failure::failed)?;
+    let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string();
+    output::one(
+        Style::Table,
+        &rotated,
+        &[
+            ("new key", format!("{}, signs from {}", rotated.kid, time(rotated.begins))),
+            ("old key", format!("{}, verifies until {}", rotated.old_kid, time(rotated.old_ends))),
+        ],
+    )
 }
 
 fn line(text: &str) -> String {

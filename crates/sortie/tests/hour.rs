@@ -140,6 +140,8 @@ impl World {
             allowed_origins: Vec::new(),
             insecure_http: false,
             address_share: 100,
+            issuer: None,
+            region: None,
             limits: sortie_api::Limits::default(),
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");

@@ -35,6 +35,10 @@ pub struct KnownKey {
     pub kind: KeyKind,
     /// What a `use` key may call.
     pub grants: Arc<[Grant]>,
+    /// The agent that calls with it.
+    pub agent: Option<DisplayName>,
+    /// The person that it is used for.
+    pub user: Option<DisplayName>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
     /// When it was withdrawn.
@@ -63,7 +67,8 @@ pub struct ArchivedKey {
 macro_rules! select_key {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, id, workspace_id, kind, name, created_at, expires_at, archived_at, last_used_at FROM keys ",
+            "SELECT seq, id, workspace_id, kind, name, agent, user, created_at, expires_at, archived_at, last_used_at \
+             FROM keys ",
             $rest
         )
     };
@@ -196,7 +201,8 @@ impl Store {
         };
         let mut connection = self.readers().acquire().await.during("looking a key up")?;
         let row = sqlx::query(
-            "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.expires_at, k.archived_at, k.last_used_at \
+            "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.user, k.expires_at, k.archived_at, \
+             k.last_used_at \
              FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = ?",
         )
         .bind(digest.as_bytes().as_slice())
@@ -210,6 +216,8 @@ impl Store {
             organization: rows::parsed(&row, "organization_id")?,
             kind: kind(&row)?,
             grants: grants(&mut *connection, &id).await?.into(),
+            agent: rows::optional(&row, "agent")?,
+            user: rows::optional(&row, "user")?,
             expires_at: rows::optional_time(&row, "expires_at")?,
             archived_at: rows::optional_time(&row, "archived_at")?,
             last_used: AtomicI64::new(
@@ -304,6 +312,8 @@ async fn insert_new(
         kind: new.kind,
         name: new.name,
         grants: new.grants,
+        agent: new.agent,
+        user: new.user,
         created_at: now,
         expires_at: new.expires_at,
         archived_at: None,
@@ -315,13 +325,16 @@ async fn insert_new(
 
 async fn insert(database: &mut SqliteConnection, key: &Key, digest: &Digest) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO keys (id, workspace_id, kind, name, digest, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO keys (id, workspace_id, kind, name, digest, agent, user, created_at, expires_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(key.id.as_str())
     .bind(key.workspace_id.as_str())
     .bind(key.kind.as_str())
     .bind(key.name.as_str())
     .bind(digest.as_bytes().as_slice())
+    .bind(key.agent.as_ref().map(DisplayName::as_str))
+    .bind(key.user.as_ref().map(DisplayName::as_str))
     .bind(key.created_at.as_second())
     .bind(key.expires_at.map(Timestamp::as_second))
     .execute(&mut *database)
@@ -357,6 +370,8 @@ async fn with_grants(database: &mut SqliteConnection, row: &SqliteRow) -> Result
         kind: kind(row)?,
         name: rows::parsed::<DisplayName>(row, "name")?,
         grants: grants(database, &id).await?,
+        agent: rows::optional(row, "agent")?,
+        user: rows::optional(row, "user")?,
         created_at: rows::time(row, "created_at")?,
         expires_at: rows::optional_time(row, "expires_at")?,
         archived_at: rows::optional_time(row, "archived_at")?,

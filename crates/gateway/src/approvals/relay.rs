@@ -77,11 +77,11 @@ fn approver<B>(shared: &Shared, request: &Request<B>) -> Result<KeyId, ApiError>
     let host = requested_host(request).unwrap_or_default();
     let route = served.routes.by_host(&host).ok_or_else(|| ApiError::not_found("there is no such host here"))?;
     let audience = approvals_audience(&route.host);
-    let claims = shared.keys.verify(request.headers(), &audience, (shared.clock)()).map_err(|unknown| {
+    let caller = shared.keys.word(request.headers(), &audience, (shared.clock)()).map_err(|unknown| {
         tracing::warn!("an approver's identity {unknown}");
         ApiError::authentication(format!("the approver's identity {unknown}"))
     })?;
-    let key = claims.sub.strip_prefix(KEY).and_then(|key| key.parse().ok());
+    let key = caller.subject.strip_prefix(KEY).and_then(|key| key.parse().ok());
     key.ok_or_else(|| ApiError::authentication("the approver's identity is not that of a key"))
 }
 

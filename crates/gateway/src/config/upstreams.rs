@@ -56,6 +56,22 @@ impl Server {
         }
     }
 
+    /// Its canonical URL: host in lower case, no default port, no slash at the end (RFC 3986 section 6.2).
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp { tls, host, port, .. } => {
+                let scheme = if *tls { "https" } else { "http" };
+                let host = host.to_ascii_lowercase();
+                let host = if host.contains(':') { format!("[{host}]") } else { host };
+                match (*tls, *port) {
+                    (true, 443) | (false, 80) => format!("{scheme}://{host}"),
+                    (_, port) => format!("{scheme}://{host}:{port}"),
+                }
+            }
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
     /// Whether it speaks TLS.
     pub fn tls(&self) -> bool {
         matches!(self, Self::Tcp { tls: true, .. })

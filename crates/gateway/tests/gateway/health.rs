@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
 
-async fn get(world: &World, path: &str) -> (StatusCode, String) {
+pub(crate) async fn get(world: &World, path: &str) -> (StatusCode, String) {
     let address = world.gateway.health_addr().expect("health");
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("http");

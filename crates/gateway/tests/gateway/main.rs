@@ -10,6 +10,7 @@ mod credentials;
 mod failures;
 mod health;
 mod identity;
+mod issuers;
 mod kept;
 mod limits;
 mod links;

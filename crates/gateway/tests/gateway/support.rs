@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, LocalUpstream, OpenLocal, Setup};
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, ProbeFailure, VERSION};
-use sortie_link::{EdgeLink, LinkStream};
+use sortie_link::{EdgeLink, LinkStream, Welcome};
 use sortie_runtime::TaskSet;
 use sortie_tls::{
     Authority, ClientConfig, ClientStream, EdgeIdentity, RegisteredCa, ServerConfig, ServerIdentity, ServerName,
@@ -263,7 +263,7 @@ impl Edge {
                     };
                     let admit = |hello: sortie_link::protos::GatewayHello| async move {
                         if hello.token == wanted {
-                            Ok(DOMAIN.to_owned())
+                            Ok(Welcome { domain: DOMAIN.to_owned(), identity_keys: Vec::new() })
                         } else {
                             Err(("the token was rotated".to_owned(), false))
                         }

@@ -72,6 +72,10 @@ pub(super) fn key_minted(call: &Call, key: &Key) {
         token_workspace_id = %key.workspace_id);
 }
 
+pub(super) fn identity_rotated(call: &Call, kid: &str, old_kid: &str) {
+    event!(call, "identity_key_rotated", kid = kid, old_kid = old_kid);
+}
+
 pub(super) fn key_revoked(call: &Call, key: &Key) {
     let (name, kind) = (key.name.as_str(), key.kind.as_str());
     event!(call, "tunnel_token_revoked", token_id = %key.id, token_name = name, token_kind = kind);

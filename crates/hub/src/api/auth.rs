@@ -89,6 +89,8 @@ mod tests {
             name: "ops".parse().expect("name"),
             expires_at: None,
             grants: Vec::new(),
+            agent: None,
+            user: None,
             workspace_id: None,
         };
         let home = store.default_workspace().clone();
@@ -137,14 +139,30 @@ mod tests {
         let tickets: RouteName = "tickets".parse().expect("route");
         let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: Some(files.clone()) }];
         let name: sortie_api::DisplayName = "agent".parse().expect("name");
-        let new = CreateKey { kind: KeyKind::Use, name: name.clone(), expires_at: None, grants, workspace_id: None };
+        let new = CreateKey {
+            kind: KeyKind::Use,
+            name: name.clone(),
+            expires_at: None,
+            grants,
+            agent: None,
+            user: None,
+            workspace_id: None,
+        };
         let made = store.create_key(&home, new, &limits).await.expect("key");
         let caller = authenticate(&store, &headers(&[("x-api-key", made.secret.expose())])).await.expect("known");
         assert!(caller.may_call(&tunnel, &files));
         assert!(!caller.may_call(&tunnel, &tickets));
         assert!(!caller.may_call(&other, &files));
 
-        let new = CreateKey { kind: KeyKind::Manage, name, expires_at: None, grants: Vec::new(), workspace_id: None };
+        let new = CreateKey {
+            kind: KeyKind::Manage,
+            name,
+            expires_at: None,
+            grants: Vec::new(),
+            agent: None,
+            user: None,
+            workspace_id: None,
+        };
         let made = store.create_key(&home, new, &limits).await.expect("key");
         let caller = authenticate(&store, &headers(&[("x-api-key", made.secret.expose())])).await.expect("known");
         assert!(caller.may_call(&other, &tickets));

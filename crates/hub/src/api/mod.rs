@@ -11,6 +11,7 @@ mod betas;
 mod certificates;
 mod extract;
 mod frame;
+mod identity;
 mod keys;
 mod openapi;
 mod operations;
@@ -35,6 +36,7 @@ use sortie_ids::{BaseDomain, Digest};
 use sortie_store::{Page, Store};
 
 use crate::gateways::Gateways;
+use crate::identity::Signer;
 pub use auth::{Caller, authenticate};
 use frame::Failure;
 pub use openapi::document;
@@ -71,7 +73,11 @@ pub struct ApiState {
     pub limits: Limits,
     /// The rules for CA certificates.
     pub check_ca: CaCheck,
-    /// The answer of `GET /v1/sortie/discovery`.
+    /// Who signs callers' identities.
+    pub signer: Signer,
+    /// Base URL of the API.
+    pub api_url: String,
+    /// The answer of `GET /v1/sortie/discovery`, but for the keys.
     pub discovery: Discovery,
     /// The gateways that are connected.
     pub links: Links,
@@ -103,7 +109,8 @@ pub fn router(state: ApiState) -> Router {
 }
 
 async fn discovery(State(api): Api) -> Json<Discovery> {
-    Json(api.discovery.clone())
+    let identity_jwks = api.signer.jwks(api.store.now().as_second());
+    Json(Discovery { identity_jwks, ..api.discovery.clone() })
 }
 
 async fn unknown_path() -> Failure {

@@ -7,11 +7,12 @@ use axum::routing::{MethodRouter, get, post};
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sortie_api::{
-    Approval, CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, DecideApproval, Discovery, Key,
-    List, OrganizationTunnel, RotateToken, Route, Tunnel, TunnelCertificate, TunnelToken, Workspace,
+    Approval, CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, DecideApproval, Discovery,
+    IdentityRotation, Key, List, OrganizationTunnel, RotateIdentity, RotateToken, Route, Tunnel, TunnelCertificate,
+    TunnelToken, Workspace,
 };
 
-use super::{ApiState, approvals, certificates, keys, openapi, organization, routes, tunnels, workspaces};
+use super::{ApiState, approvals, certificates, identity, keys, openapi, organization, routes, tunnels, workspaces};
 
 /// Who may ask for an operation. An object outside of what they act on is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +260,20 @@ fn beside() -> Vec<Operation> {
         Operation::get("/v1/sortie/discovery", "get_discovery", Access::Manage, || get(super::discovery))
             .says("Tell where the rest of the installation is.")
             .answers::<Discovery>(),
+        Operation::post("/v1/sortie/identity/rotate", "rotate_identity", Access::Organization, || {
+            post(identity::rotate)
+        })
+        .says("Change the key that callers' identities are signed with. Gateways follow by themselves; 409 while an old one is in use.")
+        .takes::<RotateIdentity>()
+        .answers::<IdentityRotation>(),
+        Operation::get("/.well-known/openid-configuration", "get_openid_configuration", Access::Anyone, || {
+            get(identity::configuration)
+        })
+        .says("Tell who signs callers' identities, and where the keys are.")
+        .answers::<serde_json::Map<String, serde_json::Value>>(),
+        Operation::get("/.well-known/jwks.json", "get_jwks", Access::Anyone, || get(identity::jwks))
+            .says("Show the keys that callers' identities are signed with.")
+            .answers::<serde_json::Map<String, serde_json::Value>>(),
         Operation::get("/v1/sortie/openapi.json", "get_openapi", Access::Anyone, || get(openapi::serve))
             .says("Show this document.")
             .answers::<serde_json::Map<String, serde_json::Value>>(),

@@ -23,7 +23,7 @@ type Row = (&'static str, [u16; 6]);
 
 /// `use key` is granted one route; `same workspace` is a second `manage` key of the workspace that holds the objects,
 /// which is not the default one; `administrator` is the `manage` key of the default workspace.
-const ROWS: [Row; 40] = [
+const ROWS: [Row; 43] = [
     ("create_tunnel", [401, 401, 403, 200, 200, 200]),
     ("list_tunnels", [401, 401, 403, 200, 200, 200]),
     ("get_tunnel", [401, 401, 403, 404, 200, 404]),
@@ -53,6 +53,9 @@ const ROWS: [Row; 40] = [
     ("list_approvals", [401, 401, 403, 404, 200, 404]),
     ("decide_approval", [401, 401, 403, 404, 404, 404]),
     ("get_discovery", [401, 401, 403, 200, 200, 200]),
+    ("rotate_identity", [401, 401, 403, 403, 403, 200]),
+    ("get_openid_configuration", [200, 200, 200, 200, 200, 200]),
+    ("get_jwks", [200, 200, 200, 200, 200, 200]),
     ("get_openapi", [200, 200, 200, 200, 200, 200]),
     ("get_health", [200, 200, 200, 200, 200, 200]),
     ("get_readiness", [200, 200, 200, 200, 200, 200]),
@@ -91,7 +94,7 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
     let (middle, other) = (workspace("middle").await, workspace("other").await);
     let key = async |workspace: &WorkspaceId, kind, grants: &[Grant]| {
         let (name, grants) = ("test".parse().expect("name"), grants.to_vec());
-        let new = CreateKey { kind, name, expires_at: None, grants, workspace_id: None };
+        let new = CreateKey { kind, name, expires_at: None, grants, agent: None, user: None, workspace_id: None };
         store.create_key(workspace, new, limits).await.expect("key")
     };
     let tunnel = store.create_tunnel(&middle, None, limits).await.expect("tunnel");
@@ -141,6 +144,8 @@ impl Stage {
             allowed_origins: Vec::new(),
             insecure_http: false,
             address_share: 100,
+            issuer: None,
+            region: None,
             limits,
         };
         let hub = Hub::start(config, &tasks).await.expect("started");

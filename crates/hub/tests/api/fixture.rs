@@ -11,6 +11,7 @@ use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
 use sortie_hub::Gateways;
+use sortie_hub::Signer;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_store::Store;
@@ -75,6 +76,8 @@ impl Hub {
             name: "test".parse().expect("name"),
             expires_at: None,
             grants,
+            agent: None,
+            user: None,
             workspace_id: None,
         };
         let manage = store.create_key(&home, new(KeyKind::Manage, Vec::new()), &limits).await.expect("key");
@@ -86,14 +89,25 @@ impl Hub {
             base_domain: "sortie.localhost".to_owned(),
             edge_addr: "127.0.0.1:4443".to_owned(),
             edge_ca_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
-            identity_jwks: serde_json::json!({"keys": []}),
+            identity_jwks: serde_json::Value::Null,
             api_version: "2026-10-21".to_owned(),
         };
         let base_domain = "sortie.localhost".parse().expect("base domain");
         let (links, edge_port) = (Links::default(), 4443);
-        let gateways = Gateways::default();
-        let state =
-            ApiState { store: store.clone(), base_domain, limits, check_ca, discovery, links, gateways, edge_port };
+        let signer = Signer::open(&store, None, None).await.expect("signer");
+        let api_url = "http://127.0.0.1:4180".to_owned();
+        let state = ApiState {
+            store: store.clone(),
+            base_domain,
+            limits,
+            check_ca,
+            signer,
+            api_url,
+            discovery,
+            links,
+            gateways: Gateways::default(),
+            edge_port,
+        };
         Self {
             router: router(state),
             store,

@@ -1,6 +1,6 @@
 //! `sortie keys`.
 
-use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+use sortie_api::{CreateKey, CreatedKey, Grant, IdentityRotation, Key, KeyKind, RotateIdentity};
 
 use super::time;
 use crate::cli::{HubAccess, KeysCommand};
@@ -24,11 +24,13 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 ]
             })
         }
-        KeysCommand::Create { name, manage, grant, expires_at, workspace } => {
+        KeysCommand::Create { name, manage, grant, expires_at, workspace, agent, user } => {
             let grants = grant.iter().map(|text| parse_grant(text)).collect::<Result<_, _>>()?;
             let kind = if manage { KeyKind::Manage } else { KeyKind::Use };
             let name = name.parse().map_err(Failure::usage)?;
-            let body = CreateKey { kind, name, expires_at, grants, workspace_id: workspace };
+            let agent = agent.map(|agent| agent.parse().map_err(Failure::usage)).transpose()?;
+            let user = user.map(|user| user.parse().map_err(Failure::usage)).transpose()?;
+            let body = CreateKey { kind, name, expires_at, grants, agent, user, workspace_id: workspace };
             let made: CreatedKey = hub.post("/v1/sortie/keys", &body).await?;
             output::one(
                 output,
@@ -45,6 +47,19 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 eprintln!("The secret is shown this once.");
             }
             Ok(())
+        }
+        KeysCommand::RotateIdentity { after } => {
+            let after_seconds = u32::try_from(after.as_secs()).map_err(Failure::usage)?;
+            let body = RotateIdentity { after_seconds };
+            let rotation: IdentityRotation = hub.post("/v1/sortie/identity/rotate", &body).await?;
+            output::one(
+                output,
+                &rotation,
+                &[
+                    ("new key", format!("{}, signs from {}", rotation.kid, rotation.signs_from)),
+                    ("old key", format!("{}, verifies until {}", rotation.old_kid, rotation.old_verifies_until)),
+                ],
+            )
         }
         KeysCommand::Archive { key } => {
             let key: Key = hub.post(&format!("/v1/sortie/keys/{key}/archive"), &serde_json::json!({})).await?;

@@ -38,6 +38,8 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         allowed_origins: args.allow_origin,
         insecure_http: args.insecure_http,
         address_share: args.address_share,
+        issuer: args.issuer,
+        region: args.region,
         limits: args.limits.limits(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {

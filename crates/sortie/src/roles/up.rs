@@ -90,6 +90,8 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         allowed_origins: Vec::new(),
         insecure_http: false,
         address_share: DEFAULT_SHARE,
+        issuer: None,
+        region: None,
         limits: Limits::default(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
@@ -230,7 +232,15 @@ async fn use_key(api: &client::Hub, data_dir: &Path, tunnel: &TunnelId) -> Resul
         return Ok(secret);
     }
     let name = "sortie up".parse().map_err(Failure::failed)?;
-    let body = CreateKey { kind: KeyKind::Use, name, expires_at: None, grants: vec![wanted], workspace_id: None };
+    let body = CreateKey {
+        kind: KeyKind::Use,
+        name,
+        expires_at: None,
+        grants: vec![wanted],
+        agent: None,
+        user: None,
+        workspace_id: None,
+    };
     let made: CreatedKey = api.post("/v1/sortie/keys", &body).await?;
     let kept = KeptKey { id: made.key.id, secret: made.secret.expose().to_owned() };
     let text = serde_json::to_vec(&kept).map_err(Failure::failed)?;

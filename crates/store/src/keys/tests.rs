@@ -4,7 +4,15 @@ use super::*;
 use crate::testing::{Fixture, all, first};
 
 fn request(kind: KeyKind, grants: Vec<Grant>) -> CreateKey {
-    CreateKey { kind, name: "ci".parse().expect("name"), expires_at: None, grants, workspace_id: None }
+    CreateKey {
+        kind,
+        name: "ci".parse().expect("name"),
+        expires_at: None,
+        grants,
+        agent: None,
+        user: None,
+        workspace_id: None,
+    }
 }
 
 async fn manage(f: &Fixture) -> CreatedKey {

@@ -28,6 +28,8 @@ async fn key(f: &Fixture) -> KeyId {
         name: "test".parse::<DisplayName>().expect("name"),
         expires_at: None,
         grants: Vec::new(),
+        agent: None,
+        user: None,
         workspace_id: None,
     };
     f.store.create_key(&f.home, new, &f.limits).await.expect("key").key.id
@@ -105,6 +107,8 @@ async fn answers_are_bounded_and_sealed() {
         name: "test".parse::<DisplayName>().expect("name"),
         expires_at: None,
         grants: Vec::new(),
+        agent: None,
+        user: None,
         workspace_id: None,
     };
     let shown = |made: &CreatedKey| Zeroizing::new(made.secret.expose().as_bytes().to_vec());
