@@ -21,7 +21,8 @@ fuzz_target!(|body: &[u8]| {
     let Ok(value) = serde_json::from_str::<Value>(&edited) else { return };
     let messages = value.as_array().cloned().unwrap_or_else(|| vec![value]);
     let items = messages.iter().flat_map(|message| {
-        ["tools", "prompts", "resources", "resourceTemplates"].map(|list| message["result"][list].as_array().map_or(0, Vec::len))
+        ["tools", "prompts", "resources", "resourceTemplates"]
+            .map(|list| message["result"][list].as_array().map_or(0, Vec::len))
     });
     assert_eq!(items.sum::<usize>(), kept.len());
 });

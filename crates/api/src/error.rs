@@ -40,7 +40,7 @@ pub struct ApiError {
     /// One sentence that names the thing and the way out.
     pub message: String,
     /// More for programs, if any.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// What the header `x-should-retry` says; without it an SDK goes by the status (it retries 409, 429 and 5xx).
     pub should_retry: Option<bool>,
 }
@@ -114,7 +114,7 @@ impl ApiError {
 
     /// The same error with details for programs.
     pub fn with_details(mut self, details: Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
@@ -122,7 +122,7 @@ impl ApiError {
     pub fn body(&self, request_id: &str) -> Vec<u8> {
         let mut error = serde_json::json!({"type": self.kind, "message": self.message});
         if let (Some(details), Some(fields)) = (&self.details, error.as_object_mut()) {
-            fields.insert("details".to_owned(), details.clone());
+            fields.insert("details".to_owned(), Value::clone(details));
         }
         serde_json::json!({"type": "error", "error": error, "request_id": request_id}).to_string().into_bytes()
     }

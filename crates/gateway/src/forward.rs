@@ -325,101 +325,108 @@ impl Going {
     {
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
-        let answering = forward(shared, route, peer, &self.who, request, body, request_id, self.watch);
-        let response = self.bounds.hold_to(answering).await?;
+        let onward = Onward { shared, route, peer, caller: &self.who, request_id, watch: self.watch };
+        let response = self.bounds.hold_to(onward.forward(request, body)).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());
         Ok(response)
     }
 }
 
-async fn forward<B>(
-    shared: &Shared,
-    route: &Route,
-    peer: &Peer,
-    caller: &Arc<Caller>,
-    request: Request<()>,
-    body: &RequestBody<B>,
-    request_id: &RequestId,
+/// The way of one call to its upstream.
+struct Onward<'a> {
+    shared: &'a Shared,
+    route: &'a Route,
+    peer: &'a Peer,
+    caller: &'a Arc<Caller>,
+    request_id: &'a RequestId,
     watch: Option<Watch>,
-) -> Result<Response<CallBody>, HopError>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BodyError>,
-{
-    let (mut head, ()) = request.into_parts();
-    if let Some(watch) = &watch {
-        watch.ask_plain(&mut head.headers);
-    }
-    let from_hub = matches!(peer, Peer::Unproven);
-    let credential = route.credentials.of(caller)?;
-    // Only one that was verified; a client of a sealed route sends what it likes.
-    let inbound = head.headers.get(IDENTITY_HEADER).filter(|_| from_hub).cloned();
-    let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
-    let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
-    let rewrite = Rewrite {
-        public_host: &route.host_value,
-        authorization: route.authorization,
-        token_headers: &route.token_headers,
-        request_id,
-        length: body.size_hint().exact(),
-    };
-    rewrite.apply(&mut head.headers);
-    if let Some(identity) = &route.identity {
-        identity.put(&mut head.headers, caller, (shared.clock)());
-    }
+}
 
-    let answering = async {
-        // The last thing before the call goes out: nothing else sees the secret.
-        let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
-        match &route.target {
-            Target::Servers(servers) => {
-                let answered = servers.send(head, || body.clone().boxed()).await;
-                let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
-                let response = answered.response.map(|body| body.map_err(Into::into).boxed());
-                Ok((response, Some((servers.as_ref(), answered.server)), applied))
-            }
-            Target::Local(local) => {
-                let path = head.uri.path_and_query().cloned();
-                let uri = path.map_or_else(
-                    || Ok("/".parse().unwrap_or_default()),
-                    |path| http::Uri::builder().path_and_query(path).build(),
-                );
-                let mut request = Request::new(body.clone().boxed());
-                *request.uri_mut() = uri.map_err(|_| unusable_target())?;
-                *request.method_mut() = head.method;
-                *request.headers_mut() = head.headers;
-                request.headers_mut().insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
-                Ok((local.call(request).await, None, applied))
-            }
+impl Onward<'_> {
+    async fn forward<B>(self, request: Request<()>, body: &RequestBody<B>) -> Result<Response<CallBody>, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let Self { shared, route, peer, caller, request_id, watch } = self;
+        let (mut head, ()) = request.into_parts();
+        if let Some(watch) = &watch {
+            watch.ask_plain(&mut head.headers);
         }
-    };
-    let (mut response, from, applied) = match route.deadline {
-        None => answering.await?,
-        Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
-            let reason = format!("route `{}` did not answer within its deadline", route.name);
-            HopError::new(Hop::Upstream, reason).with_status(StatusCode::GATEWAY_TIMEOUT)
-        })??,
-    };
-    if body.exceeded() {
-        return Err(over(route, body));
+        let from_hub = matches!(peer, Peer::Unproven);
+        let credential = route.credentials.of(caller)?;
+        // Only one that was verified; a client of a sealed route sends what it likes.
+        let inbound = head.headers.get(IDENTITY_HEADER).filter(|_| from_hub).cloned();
+        let inbound = inbound.as_ref().and_then(|token| token.to_str().ok());
+        let shaping = Shaping::new(route, &head.method, &head.uri, &head.headers, from_hub);
+        let rewrite = Rewrite {
+            public_host: &route.host_value,
+            authorization: route.authorization,
+            token_headers: &route.token_headers,
+            request_id,
+            length: body.size_hint().exact(),
+        };
+        rewrite.apply(&mut head.headers);
+        if let Some(identity) = &route.identity {
+            identity.put(&mut head.headers, caller, (shared.clock)());
+        }
+
+        let answering = async {
+            // The last thing before the call goes out: nothing else sees the secret.
+            let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
+            match &route.target {
+                Target::Servers(servers) => {
+                    let answered = servers.send(head, || body.clone().boxed()).await;
+                    let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
+                    let response = answered.response.map(|body| body.map_err(Into::into).boxed());
+                    Ok((response, Some((servers.as_ref(), answered.server)), applied))
+                }
+                Target::Local(local) => {
+                    let path = head.uri.path_and_query().cloned();
+                    let uri = path.map_or_else(
+                        || Ok("/".parse().unwrap_or_default()),
+                        |path| http::Uri::builder().path_and_query(path).build(),
+                    );
+                    let mut request = Request::new(body.clone().boxed());
+                    *request.uri_mut() = uri.map_err(|_| unusable_target())?;
+                    *request.method_mut() = head.method;
+                    *request.headers_mut() = head.headers;
+                    request
+                        .headers_mut()
+                        .insert(HOST, route.settings.host.as_ref().unwrap_or(&route.host_value).clone());
+                    Ok((local.call(request).await, None, applied))
+                }
+            }
+        };
+        let (mut response, from, applied) = match route.deadline {
+            None => answering.await?,
+            Some(deadline) => tokio::time::timeout(deadline, answering).await.map_err(|_| {
+                let reason = format!("route `{}` did not answer within its deadline", route.name);
+                HopError::new(Hop::Upstream, reason).with_status(StatusCode::GATEWAY_TIMEOUT)
+            })??,
+        };
+        if body.exceeded() {
+            return Err(over(route, body));
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
+            return Err(HopError::new(Hop::Upstream, reason));
+        }
+        if !is_framed_once(response.headers()) {
+            let reason =
+                format!("the upstream of route `{}` does not say in one way how long its answer is", route.name);
+            return Err(HopError::new(Hop::Upstream, reason));
+        }
+        answer(response.headers_mut());
+        if let Some(applied) = &applied {
+            let status = response.status();
+            credentials::answered(applied, status, response.headers_mut());
+        }
+        if let Some(watch) = watch {
+            response = watch.look(response).await?;
+        }
+        Ok(shaping.shape(response, from))
     }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let reason = format!("the upstream of route `{}` switched protocols unasked", route.name);
-        return Err(HopError::new(Hop::Upstream, reason));
-    }
-    if !is_framed_once(response.headers()) {
-        let reason = format!("the upstream of route `{}` does not say in one way how long its answer is", route.name);
-        return Err(HopError::new(Hop::Upstream, reason));
-    }
-    answer(response.headers_mut());
-    if let Some(applied) = &applied {
-        let status = response.status();
-        credentials::answered(applied, status, response.headers_mut());
-    }
-    if let Some(watch) = watch {
-        response = watch.look(response).await?;
-    }
-    Ok(shaping.shape(response, from))
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.

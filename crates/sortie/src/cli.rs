@@ -636,7 +636,7 @@ pub(crate) enum PolicyCommand {
         show_cedar: bool,
     },
     /// Decide one call, and say which policies were looked at and why it came out so.
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Run the cases in a policy file and beside it. Exit code 1 if one fails.
     Test {
         /// TOML, or Cedar (`.cedar`).

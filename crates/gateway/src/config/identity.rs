@@ -74,7 +74,7 @@ impl RawIdentity {
             config.issuer = Some(issuer.into_inner());
         }
         if let Some(header) = self.header {
-            let name = header.get_ref().parse::<HeaderName>().ok().filter(|name| is_free(name));
+            let name = header.get_ref().parse::<HeaderName>().ok().filter(is_free);
             let reason = format!("`{}` cannot carry a token; name a header of your own", header.get_ref());
             config.header = name.ok_or_else(|| source.wrong(Some(header.span()), "identity.header", reason))?;
         }

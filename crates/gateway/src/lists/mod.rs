@@ -127,7 +127,8 @@ impl Watch {
     pub(crate) fn new(route: &Route, method: &Method, concerns: &Concerns, around: &Around<'_>) -> Option<Self> {
         let strict = *method == Method::POST;
         let lists = concerns.lists || *method == Method::GET && route.protocol != Protocol::Http;
-        if !lists && !(concerns.greets && route.pins.is_some()) {
+        let greets = concerns.greets && route.pins.is_some();
+        if !lists && !greets {
             return None;
         }
         let visible = (around.visible)();

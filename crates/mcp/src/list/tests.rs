@@ -186,7 +186,7 @@ fn any_list_is_edited_as_another_reader_would() {
     let blanks = ["", " ", "\n", "\t ", "\r\n"];
     for _ in 0..3000 {
         let mut message = String::new();
-        let mut blank = |text: &mut String, random: &mut Random| text.push_str(blanks[random.next(5)]);
+        let blank = |text: &mut String, random: &mut Random| text.push_str(blanks[random.next(5)]);
         message.push_str(r#"{"jsonrpc":"2.0","id":7,"result":{"#);
         if random.next(2) == 0 {
             message.push_str(r#""cacheScope":"public","#);

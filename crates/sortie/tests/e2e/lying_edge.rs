@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sortie_ids::{LinkId, TunnelToken};
+use sortie_link::Welcome;
 use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, VERSION};
 use sortie_link::{EdgeLink, LinkStream};
 use sortie_runtime::TaskSet;
@@ -105,7 +106,7 @@ async fn caught() -> Caught {
     let tasks = TaskSet::new();
     let hello =
         EdgeHello { version: VERSION, features: Vec::new(), edge_instance: "liar".into(), link_id: LinkId::random() };
-    let admit = async |_| Ok(DOMAIN.to_owned());
+    let admit = async |_| Ok(Welcome { domain: DOMAIN.to_owned(), identity_keys: Vec::new() });
     let (link, mut said) = sortie_link::accept(stream, &hello, &tasks, admit).await.expect("link");
     // A liar says that all is well.
     let teller = link.clone();
