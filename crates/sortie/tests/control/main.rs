@@ -13,6 +13,7 @@ mod recorder;
 
 mod bodies;
 mod files;
+mod identity;
 mod lists;
 mod oracle;
 mod rebinding;
