@@ -4,9 +4,10 @@
 //
 // --sdk 1 is @modelcontextprotocol/sdk, 2 is @modelcontextprotocol/client; both come from DIR, a `node_modules`. With
 // --bridge the client speaks stdio to `mcp-remote`, and that speaks to the URL. KIND says what the server offers:
-// `everything`, `fastmcp`, `listen` (stateless era only), `polling` or `files`; `restart` waits in the middle until FILE
-// says that the server was started anew. What differs from run to run (ids) is replaced, so that the same walk over another way
-// to the same server prints the same lines. The clients are used as they come; a CA is named by NODE_EXTRA_CA_CERTS.
+// `everything`, `fastmcp`, `listen` (stateless era only), `polling` or `files`; `restart` waits in the middle until
+// FILE says that the server was started anew; `controlled` is refused some of it on the way. What differs from run to
+// run (ids) is replaced, so that the same walk over another way to the same server prints the same lines. The clients
+// are used as they come; a CA is named by NODE_EXTRA_CA_CERTS.
 
 import './localhost.mjs';
 
@@ -117,8 +118,8 @@ class Walk {
     this.exchanges.add(`${init?.method ?? 'GET'} ${answer.status}`);
     this.sessionId = answer.headers.get(SESSION) ?? this.sessionId;
     const hop = answer.headers.get('sortie-hop');
-    // While the server is away its clients look for it, and are told so.
-    if (hop !== null && hop !== 'upstream' && kind !== 'restart') {
+    // While the server is away its clients look for it, and are told so; and one walk is to be refused.
+    if (hop !== null && hop !== 'upstream' && kind !== 'restart' && kind !== 'controlled') {
       console.error(`walk.mjs: the call ended at ${hop}: ${await answer.text()}`);
       process.exit(1);
     }
@@ -339,6 +340,19 @@ class Walk {
       ['no-such-tool', {}],
     ];
     for (const [name, args] of calls) show(name, await this.call(name, args));
+  }
+
+  /** What is allowed, what is not, and what somebody has to say yes to. */
+  async controlled() {
+    const calls = [
+      ['allowed', 'echo', { text: 'hello' }],
+      ['denied', 'fail', {}],
+      ['unknown', 'no-such-tool', {}],
+      ['still allowed', 'echo', { text: 'again' }],
+      ['headers', 'headers', {}],
+      ['asked', 'slow', { ms: 1 }],
+    ];
+    for (const [step, name, args] of calls) show(step, await this.call(name, args));
   }
 
   /** The session is gone with the server: only a 404 tells a client so. */

@@ -3,7 +3,7 @@
     python mcp_walk.py URL KIND [--mode auto|legacy] [--key KEY] [--ca FILE] [--restarted FILE]
 
 KIND says what the server offers: `everything`, `fastmcp`, `listen` (2.x only), `polling` or `files`; `restart` waits in the
-middle until FILE says that the server was started anew. What differs from run to run (session ids) is replaced, so
+middle until FILE says that the server was started anew; `controlled` is refused some of it on the way. What differs from run to run (session ids) is replaced, so
 that the same walk over another way to the same server prints the same lines. The client is used as it comes; names
 below `.localhost` are resolved to 127.0.0.1, which not every system does.
 """
@@ -58,7 +58,7 @@ def show(step, value):
 
 
 def wire(model):
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return model and model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 async def until(what, look):
@@ -87,8 +87,8 @@ class Walk:
         self.exchanges.add((response.request.method, response.status_code))
         self.session_id = response.headers.get(SESSION, self.session_id)
         problem = response.headers.get("sortie-hop")
-        # While the server is away its clients look for it, and are told so.
-        if problem not in (None, "upstream") and self.args.kind != "restart":
+        # While the server is away its clients look for it, and are told so; and one walk is to be refused.
+        if problem not in (None, "upstream") and self.args.kind not in ("restart", "controlled"):
             raise SystemExit(f"mcp_walk: the call ended at {problem}: {await response.aread()}")
 
     async def on_log(self, params):
@@ -316,6 +316,29 @@ class Walk:
         ]:
             show(name, await self.call(client, name, arguments))
 
+    async def controlled(self, client):
+        """What is allowed, what is not, and what somebody has to say yes to."""
+        for step, name, arguments in [
+            ("allowed", "echo", {"text": "hello"}),
+            ("denied", "fail", {}),
+            ("unknown", "no-such-tool", {}),
+            ("still allowed", "echo", {"text": "again"}),
+            ("headers", "headers", {}),
+            ("asked", "slow", {"ms": 1}),
+        ]:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                show(step, await (self.call(client, name, arguments) if MAJOR == 2 else self.apart(name, arguments)))
+
+    async def apart(self, name, arguments):
+        """A call in a session of its own: a refusal ends a whole session of 1.x."""
+        again = Walk(self.args)
+        try:
+            async with again.http, again.open() as (client, _):
+                return await again.call(client, name, arguments)
+        except BaseExceptionGroup as group:
+            first = group.exceptions[0]
+            return [type(first).__name__, str(first)]
+
     async def restart(self, client):
         """The session is gone with the server: only a 404 tells a client so."""
         show("before", await self.call(client, "add", {"a": 2, "b": 3}))
@@ -342,7 +365,7 @@ class Walk:
 
 parser = argparse.ArgumentParser()
 parser.add_argument("url")
-parser.add_argument("kind", choices=["everything", "fastmcp", "listen", "polling", "files", "restart"])
+parser.add_argument("kind", choices=["everything", "fastmcp", "listen", "polling", "files", "restart", "controlled"])
 parser.add_argument("--mode", default="auto")
 parser.add_argument("--key")
 parser.add_argument("--ca")

@@ -62,6 +62,15 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Control {
+    /// What requests of a route are held to. Where a policy is enforced, nothing goes on that was not read: a server may
+    /// take a message for one that the gateway took for something else.
+    pub(crate) fn held_to(&self, protocol: Protocol) -> Protocol {
+        match (self.mode, protocol) {
+            (PolicyMode::Enforce, Protocol::Auto) => Protocol::Mcp,
+            _ => protocol,
+        }
+    }
+
     /// Decides on a request. Without a policy there is nothing to decide. `counts` tells how often the caller did something
     /// lately.
     pub(crate) fn judge(

@@ -222,6 +222,7 @@ impl Call<'_> {
         let (shared, route) = (self.shared, self.route);
         let now = (shared.clock)();
         let asking = Asking { caller: self.caller, route, request: &request, now };
+        let held_to = self.served.control.held_to(route.protocol);
         let caller = sessions::Caller::from(self.caller.as_ref());
         let pass = |intake: Intake<'_>| {
             let concerns = Concerns::of(&intake, route);
@@ -229,7 +230,7 @@ impl Call<'_> {
             Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
         };
         let (concerns, Passed { bounds, verdict, counted, asked, id }) =
-            intake::judge(route.protocol, &request, body, &shared.memory, pass).await?;
+            intake::judge(held_to, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
         record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
         if let Some(limit) = bounds.max_request_body

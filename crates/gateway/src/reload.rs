@@ -3,16 +3,18 @@
 //! The content is what counts, not its time: of the file itself and of the files that it names. Something broken changes
 //! nothing but what health says.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use sortie_ids::Digest;
+use sortie_policy::Engine;
 
 use crate::config::{ConfigError, GatewayConfig};
 use crate::gateway::{GatewayError, Shared};
-use crate::served::{Builder, Served, read_bounded};
+use crate::served::{Builder, MAX_POLICY, Served, read_policy, read_up_to};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -124,31 +126,50 @@ impl Watcher {
 #[derive(Clone)]
 struct Seen {
     file: Digest,
-    /// What the file names, as far as it can be read.
-    named: Vec<PathBuf>,
-    /// Of the file and of all that it names.
+    /// Of the policy file, which names files, too.
+    policy: Option<(PathBuf, Digest)>,
+    /// What both name, as far as it can be read.
+    named: BTreeSet<PathBuf>,
+    /// Of all of it.
     content: Digest,
 }
 
 impl Seen {
-    /// Reads the files. What `seen` knows of the same file is not found out again. Blocks.
+    /// Reads the files. What `seen` knows of the same files is not found out again. Blocks.
     fn look(path: &Path, seen: Option<Self>) -> Self {
         let file = content(path);
-        let named = match seen {
-            Some(seen) if seen.file == file => seen.named,
-            _ => GatewayConfig::load(path).map(|config| config.files()).unwrap_or_default(),
+        let same = |seen: &Self| {
+            seen.file == file && seen.policy.as_ref().is_none_or(|(path, before)| content(path) == *before)
+        };
+        let (policy, named) = match seen {
+            Some(seen) if same(&seen) => (seen.policy, seen.named),
+            seen => named(path, seen),
         };
         let mut all = file.as_bytes().to_vec();
         for path in &named {
             all.extend_from_slice(content(path).as_bytes());
         }
-        Self { file, named, content: Digest::of(&all) }
+        Self { file, policy, named, content: Digest::of(&all) }
     }
+}
+
+/// The policy file and all files that settings name. Where the policies cannot be read, what they named before counts: the
+/// file that is to be repaired may be one of these.
+fn named(path: &Path, seen: Option<Seen>) -> (Option<(PathBuf, Digest)>, BTreeSet<PathBuf>) {
+    let Ok(config) = GatewayConfig::load(path) else { return (None, BTreeSet::new()) };
+    let mut named: BTreeSet<PathBuf> = config.files().into_iter().collect();
+    let Some(policy) = config.control.policy_file else { return (None, named) };
+    match Engine::load(&policy, read_policy) {
+        Ok(engine) => named.extend(engine.files().iter().cloned()),
+        Err(_) => named.extend(seen.into_iter().flat_map(|seen| seen.named)),
+    }
+    let digest = content(&policy);
+    (Some((policy, digest)), named)
 }
 
 /// Of a file's content, or of the reason why it cannot be read.
 fn content(path: &Path) -> Digest {
-    match read_bounded(path) {
+    match read_up_to(MAX_POLICY, path) {
         Ok(bytes) => Digest::of(&bytes),
         Err(error) => Digest::of(format!("unreadable: {error}").as_bytes()),
     }

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use http::HeaderValue;
 use sortie_credentials::Vault;
 use sortie_ids::{Digest, RouteName, TunnelDomain};
-use sortie_policy::Engine;
+use sortie_policy::{Engine, PolicyError};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
@@ -32,6 +32,8 @@ use crate::upstream_identity::{Signer, UpstreamIdentity};
 
 /// Largest file of settings, and largest one that they name, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
+/// Largest policy file, in bytes: ten thousand rules take more than the settings of any gateway.
+pub(crate) const MAX_POLICY: u64 = 32 * 1024 * 1024;
 
 /// Everything that a change of the settings replaces.
 pub(crate) struct Served {
@@ -369,16 +371,32 @@ fn control(config: &GatewayConfig) -> Result<Control, GatewayError> {
     let settings = &config.control;
     let read = RefCell::new(String::new());
     let reader = |path: &Path| {
-        let text = read_text(path)?;
+        let text = read_policy(path)?;
         read.borrow_mut().push_str(&format!("{}:{}:{text}", path.display(), text.len()));
         Ok(text)
     };
     let engine = match (settings.policy, &settings.policy_file) {
         (PolicyMode::Off, _) | (_, None) => None,
-        (_, Some(path)) => Some(Arc::new(Engine::load(path, reader).map_err(|cause| GatewayError::Policy { cause })?)),
+        (mode, Some(path)) => {
+            Some(Arc::new(policies(mode, path, reader).map_err(|cause| GatewayError::Policy { cause })?))
+        }
     };
     let region = settings.region.as_deref().map(Arc::from);
     Ok(Control { mode: settings.policy, engine, text: Digest::of(read.into_inner().as_bytes()), region })
+}
+
+/// Reads policies to be obeyed or watched. A file that is empty is one that somebody has yet to write, or lost.
+pub(crate) fn policies(
+    mode: PolicyMode,
+    path: &Path,
+    read: impl Fn(&Path) -> std::io::Result<String>,
+) -> Result<Engine, PolicyError> {
+    let engine = Engine::load(path, read)?;
+    if mode == PolicyMode::Enforce && engine.is_empty() {
+        let way_out = "it has no policy: write one; to refuse everything, forbid(principal, action, resource);";
+        return Err(PolicyError { problems: vec![format!("{}: {way_out}", path.display())] });
+    }
+    Ok(engine)
 }
 
 /// What decides how the servers of a route are dialled.
@@ -440,12 +458,22 @@ pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
 }
 
+/// A policy file. Blocks.
+pub(crate) fn read_policy(path: &Path) -> std::io::Result<String> {
+    read_up_to(MAX_POLICY, path).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+}
+
 /// A file of settings, or one that they name. Blocks.
 pub(crate) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_up_to(MAX_FILE, path)
+}
+
+/// Any file up to so many bytes. Blocks.
+pub(crate) fn read_up_to(limit: u64, path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     match u64::try_from(bytes.len()) {
-        Ok(..=MAX_FILE) => Ok(bytes),
-        _ => Err(std::io::Error::other("it is larger than 1 MiB")),
+        Ok(length) if length <= limit => Ok(bytes),
+        _ => Err(std::io::Error::other(format!("it is larger than {} MiB", limit >> 20))),
     }
 }

@@ -129,6 +129,9 @@ pub(crate) struct UpArgs {
     /// A further MCP server, NAME=http://HOST:PORT; may be repeated.
     #[arg(long, value_name = "NAME=URL")]
     pub(crate) route: Vec<String>,
+    /// The gateway's settings, in place of --files and --route; watched for changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "route"])]
+    pub(crate) config: Option<PathBuf>,
     /// Where everything is kept [default: $XDG_DATA_HOME/sortie].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

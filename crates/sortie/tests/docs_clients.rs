@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sortie_testkit::{Program, TempHome, tool};
 
-use interop::{Hub, LATE, Tunnel, succeeds};
+use interop::{Hub, LATE, Tunnel, blocks_of, succeeds};
 
 const TOOLS: [&str; 3] = ["list", "read", "search"];
 
@@ -18,11 +18,7 @@ fn blocks(heading: &str) -> Vec<(String, String)> {
     let page = std::fs::read_to_string(page).expect("the page");
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no `{heading}`"));
     let section = section.split("\n## ").next().expect("a section");
-    let mut blocks = Vec::new();
-    for block in section.split("\n```").skip(1).step_by(2) {
-        let (kind, text) = block.split_once('\n').expect("a fence");
-        blocks.push((kind.to_owned(), text.to_owned()));
-    }
+    let blocks = blocks_of(section);
     assert!(!blocks.is_empty(), "no block under `{heading}`");
     blocks
 }

@@ -115,10 +115,10 @@ impl Load {
     /// # Errors
     /// Bad URL, no connection, or an answer that broke off.
     pub async fn once(&self) -> Result<Response<Bytes>, LoadError> {
-        let target = Target::parse(self)?;
-        let mut worker = Worker::connect(self, &target).await?;
+        let mut worker = Worker::connect(self).await?;
         let broke = |error: hyper::Error| LoadError::WarmUp { url: self.url.clone(), reason: error.to_string() };
-        let (head, body) = worker.sender.send_request(worker.request).await.map_err(broke)?.into_parts();
+        let request = worker.take_turn();
+        let (head, body) = worker.sender.send_request(request).await.map_err(broke)?.into_parts();
         Ok(Response::from_parts(head, body.collect().await.map_err(broke)?.to_bytes()))
     }
 
@@ -140,13 +140,32 @@ impl Load {
         loads: impl IntoIterator<Item = &'a Load>,
         lasting: Duration,
     ) -> Result<LoadReport, LoadError> {
+        Self::run_in_turn(loads.into_iter().map(std::slice::from_ref), lasting).await
+    }
+
+    /// Makes one connection for each of these lists, which sends the requests of its list in turn, all to the server of
+    /// the first: many callers over few connections. An empty list makes none.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_in_turn<'a>(
+        lists: impl IntoIterator<Item = &'a [Load]>,
+        lasting: Duration,
+    ) -> Result<LoadReport, LoadError> {
         let mut workers = Vec::new();
-        for load in loads {
-            let target = Target::parse(load)?;
-            let stalled = |_| LoadError::WarmUp { url: load.url.clone(), reason: "no answer in time".to_owned() };
-            workers.push(timeout(STALLED, Worker::warm(load, &target)).await.map_err(stalled)??);
+        let mut warmed = 0;
+        for list in lists {
+            let Some(first) = list.first() else { continue };
+            let mut worker = Worker::connect(first).await?;
+            for load in list.get(1..).unwrap_or_default() {
+                worker.requests.push(Target::parse(load)?.request(load)?);
+            }
+            // Each request of the list at least once.
+            let rounds = list.len().max(WARM_UP);
+            worker.warm_up(&first.url, rounds).await?;
+            warmed += u64::try_from(rounds).unwrap_or(u64::MAX);
+            workers.push(worker);
         }
-        let warmed = u64::try_from(workers.len() * WARM_UP).unwrap_or(u64::MAX);
         let begin = Instant::now();
         let end = begin + lasting;
         let mut running: JoinSet<LoadReport> = workers.into_iter().map(|worker| worker.call_until(end)).collect();
@@ -239,23 +258,17 @@ impl Target {
     }
 }
 
-/// One connection; `connection` drives it for as long as the worker lives.
+/// One connection, and the requests that it sends in turn.
 struct Worker {
     sender: SendRequest<Full<Bytes>>,
-    request: Request<Full<Bytes>>,
+    requests: Vec<Request<Full<Bytes>>>,
+    next: usize,
     _connection: JoinSet<()>,
 }
 
 impl Worker {
-    async fn warm(load: &Load, target: &Target) -> Result<Self, LoadError> {
-        let mut worker = Self::connect(load, target).await?;
-        for _ in 0..WARM_UP {
-            worker.call().await.map_err(|reason| LoadError::WarmUp { url: load.url.clone(), reason })?;
-        }
-        Ok(worker)
-    }
-
-    async fn connect(load: &Load, target: &Target) -> Result<Self, LoadError> {
+    async fn connect(load: &Load) -> Result<Self, LoadError> {
+        let target = Target::parse(load)?;
         let connect = |source| LoadError::Connect { url: load.url.clone(), source };
         let warm_up = |reason| LoadError::WarmUp { url: load.url.clone(), reason };
         let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(connect)?;
@@ -267,7 +280,16 @@ impl Worker {
             // A break shows in the request that is under way.
             let _broken = connection.await;
         });
-        Ok(Self { sender, request: target.request(load)?, _connection: driver })
+        Ok(Self { sender, requests: vec![target.request(load)?], next: 0, _connection: driver })
+    }
+
+    async fn warm_up(&mut self, url: &str, rounds: usize) -> Result<(), LoadError> {
+        let failed = |reason| LoadError::WarmUp { url: url.to_owned(), reason };
+        for _ in 0..rounds {
+            let called = timeout(STALLED, self.call()).await;
+            called.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn call_until(mut self, end: Instant) -> LoadReport {
@@ -294,9 +316,17 @@ impl Worker {
         report
     }
 
+    /// The request whose turn it is.
+    fn take_turn(&mut self) -> Request<Full<Bytes>> {
+        let turn = self.next;
+        self.next = (turn + 1) % self.requests.len().max(1);
+        self.requests.get(turn).cloned().expect("a worker is made with one request, and turns stay below their number")
+    }
+
     async fn call(&mut self) -> Result<(), String> {
         self.sender.ready().await.map_err(|error| error.to_string())?;
-        let answer = self.sender.send_request(self.request.clone()).await.map_err(|error| error.to_string())?;
+        let request = self.take_turn();
+        let answer = self.sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = answer.status();
         let mut body = answer.into_body();
         let mut begin = Vec::new();
@@ -324,6 +354,19 @@ mod tests {
         assert!(report.answered > 50, "{}", report.answered);
         assert!(report.p50_us() > 0 && report.p50_us() <= report.p99_us());
         assert!(report.rate() > 100.0);
+    }
+
+    #[tokio::test]
+    async fn requests_of_one_connection_take_turns() {
+        let server = EchoServer::start().await.expect("server");
+        let found = Load::get(format!("http://{}/small", server.addr()));
+        let twice = [found.clone(), found.clone()];
+        let report = Load::run_in_turn([twice.as_slice(), &[]], Duration::from_millis(100)).await.expect("load");
+        assert_eq!((report.warmed, report.errors), (20, 0), "{:?}", report.first_error);
+        let missing = Load::get(format!("http://{}/no-such-path", server.addr()));
+        let both = [found, missing];
+        let error = Load::run_in_turn([both.as_slice()], Duration::from_millis(100)).await;
+        assert!(error.expect_err("the second has its turn").to_string().contains("404"));
     }
 
     #[tokio::test]

@@ -83,7 +83,8 @@ async fn streams(url: &str, key: Option<&str>) -> Result<Vec<TcpStream>> {
 }
 
 async fn stream(url: &str, key: Option<&str>) -> Result<TcpStream> {
-    let session = open_session(url, key).await?;
+    let headers = key.map(|key| ("x-api-key", key.to_owned())).into_iter().collect();
+    let session = open_session(url, &headers).await?;
     let (host, path) = url.trim_start_matches("http://").split_once('/').context("a URL with a path")?;
     let key = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
     let mut stream = TcpStream::connect(host.parse::<SocketAddr>()?).await?;

@@ -4,8 +4,12 @@
 //!
 //! `cargo xtask bench tunnel`: what the way through our processes costs, beside the direct way and beside peers, all in
 //! one run, round by round in turns, so that whatever else the machine does hits all of them.
+//!
+//! `cargo xtask bench gateway`: the same for what the gateway decides about a call: what identity, policy and credential
+//! cost beside a bare route, by numbers of policies and callers.
 
 mod backends;
+mod control;
 mod idle;
 mod ours;
 mod profile;
@@ -25,20 +29,28 @@ use backends::release;
 use report::{Format, Report};
 use targets::Fleet;
 
-const USAGE: &str = "usage: cargo xtask bench tunnel|idle|policy [OPTIONS]
+const USAGE: &str = "usage: cargo xtask bench tunnel|gateway|idle|policy [OPTIONS]
 
   idle measures memory and takes only --output; policy takes none
 
   --rounds N       rounds per target (5)
   --seconds N      seconds per round and target (2)
-  --only WORD      only targets with this word in their name; the direct ones are always there
+  --only WORD      only targets with this word in their name; the direct ones and the bare routes are always there
   --output FORMAT  table or json (table)
-  --profile        also record where hub and gateway spend their time (needs perf)";
+  --profile        also record where hub and gateway spend their time (needs perf; tunnel only)";
+
+/// The benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bench {
+    Tunnel,
+    Gateway,
+    Idle,
+}
 
 /// What the caller asked for.
 #[derive(Debug)]
 pub(crate) struct Options {
-    idle: bool,
+    bench: Bench,
     rounds: usize,
     lasting: Duration,
     only: Option<String>,
@@ -79,7 +91,8 @@ pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
 /// optimisation would measure itself. `sortie` is built alone and plainly, so that the features of others do not
 /// change it.
 fn in_release(repo: &Repo, args: &[String], options: &Options) -> Result<()> {
-    if options.only.as_ref().is_none_or(|only| "sortie".contains(only.as_str())) {
+    let ours = options.only.as_ref().is_none_or(|only| "sortie".contains(only.as_str()));
+    if ours || options.bench != Bench::Tunnel {
         run("cargo build --release", cargo(repo).args(["build", "--release", "--locked"]))?;
     }
     let tools = ["build", "--release", "--locked", "-p", "sortie-testkit", "-p", "xtask"];
@@ -89,10 +102,12 @@ fn in_release(repo: &Repo, args: &[String], options: &Options) -> Result<()> {
 }
 
 async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
-    if options.idle {
-        return idle::measure(repo, peers, options.format).await;
-    }
-    let mut fleet = Fleet::start(repo, peers, options.only.as_deref()).await?;
+    let only = options.only.as_deref();
+    let (mut fleet, held) = match options.bench {
+        Bench::Idle => return idle::measure(repo, peers, options.format).await,
+        Bench::Tunnel => (Fleet::start(repo, peers, only).await?, Vec::new()),
+        Bench::Gateway => control::start(repo, peers, only).await?,
+    };
     let mut report = Report::default();
     for round in 1..=options.rounds {
         eprintln!("    round {round} of {}", options.rounds);
@@ -102,6 +117,7 @@ async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
             }
         }
     }
+    report.held = held.iter().map(control::Held::now).collect();
     report.print(options.format, &fleet.failures)?;
     if options.profile {
         profile::record(&fleet, options.lasting).await?;
@@ -115,14 +131,15 @@ async fn measure(repo: &Repo, peers: &Peers, options: &Options) -> Result<()> {
 
 fn options(args: &[String]) -> Result<Option<Options>> {
     let mut args = args.iter();
-    let idle = match args.next().map(String::as_str) {
-        Some("tunnel") => false,
-        Some("idle") => true,
+    let bench = match args.next().map(String::as_str) {
+        Some("tunnel") => Bench::Tunnel,
+        Some("gateway") => Bench::Gateway,
+        Some("idle") => Bench::Idle,
         Some("--help" | "-h") => return Ok(None),
         _ => bail!("which benchmark?\n{USAGE}"),
     };
     let lasting = Duration::from_secs(2);
-    let mut options = Options { idle, rounds: 5, lasting, only: None, format: Format::Table, profile: false };
+    let mut options = Options { bench, rounds: 5, lasting, only: None, format: Format::Table, profile: false };
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value\n{USAGE}"));
         match arg.as_str() {

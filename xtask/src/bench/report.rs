@@ -32,6 +32,17 @@ impl FromStr for Format {
 pub(crate) struct Report {
     samples: BTreeMap<(Kind, usize, &'static str), Vec<Sample>>,
     order: Vec<(Kind, usize, &'static str)>,
+    bases: BTreeMap<&'static str, &'static str>,
+    /// Memory of processes, where that is reported.
+    pub(crate) held: Vec<Memory>,
+}
+
+/// What a process held before and after all rounds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Memory {
+    pub(crate) process: String,
+    pub(crate) before_mib: f64,
+    pub(crate) after_mib: f64,
 }
 
 /// The medians of one target.
@@ -50,6 +61,9 @@ struct Row {
     upstream_cpu_us_per_request: f64,
     rss_mb: f64,
     errors: u64,
+    /// What this target is the same as but for one thing, and what that thing costs of CPU on the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beyond: Option<Beyond>,
     /// Requests per second as a part of the direct way's.
     rate_to_direct: f64,
     /// p50 beyond the direct way's.
@@ -65,6 +79,16 @@ struct Row {
     path_cpu_to_rathole: Option<f64>,
 }
 
+/// A comparison within rounds, so that what the machine did in a round hits both sides.
+#[derive(Debug, Serialize)]
+struct Beyond {
+    target: &'static str,
+    /// Median over the rounds of the difference within a round.
+    path_cpu_us: f64,
+    /// The same as a multiple.
+    path_cpu_ratio: f64,
+}
+
 impl Report {
     /// Adds one round of one target.
     pub(crate) fn add(&mut self, target: &Target, connections: usize, sample: Sample) {
@@ -72,6 +96,7 @@ impl Report {
         let samples = self.samples.entry(key).or_default();
         if samples.is_empty() {
             self.order.push(key);
+            self.bases.extend(target.base.map(|base| (target.name, base)));
         }
         samples.push(sample);
     }
@@ -81,11 +106,11 @@ impl Report {
         let rows = self.rows();
         match format {
             Format::Json => {
-                let document = serde_json::json!({ "rows": rows, "not_measured": failures });
+                let document = serde_json::json!({ "rows": rows, "memory": self.held, "not_measured": failures });
                 println!("{}", serde_json::to_string_pretty(&document)?);
             }
             Format::Table => {
-                print!("{}", table(&rows));
+                print!("{}{}", table(&rows), memory_table(&self.held));
                 for failure in failures {
                     println!("not measured: {failure}");
                 }
@@ -123,6 +148,7 @@ impl Report {
             upstream_cpu_us_per_request: upstream,
             rss_mb: of(samples, |sample| sample.rss_kb) / 1024.0,
             errors: samples.iter().map(|sample| sample.errors).sum(),
+            beyond: self.beyond(key, samples),
             rate_to_direct: rate / of(direct, |sample| sample.rate).max(1.0),
             added_p50_ms: (p50 - of(direct, |sample| sample.p50_us)) / 1000.0,
             rate_to_mcp_proxy: times("mcp-proxy", rate),
@@ -132,9 +158,33 @@ impl Report {
     }
 }
 
+impl Report {
+    fn beyond(&self, (kind, connections, target): (Kind, usize, &'static str), samples: &[Sample]) -> Option<Beyond> {
+        let base = *self.bases.get(target)?;
+        let beside = self.samples.get(&(kind, connections, base))?;
+        let rounds = || samples.iter().zip(beside).map(|(one, other)| (one.path_cpu_us, other.path_cpu_us));
+        Some(Beyond {
+            target: base,
+            path_cpu_us: median(rounds().map(|(one, other)| one - other).collect()),
+            path_cpu_ratio: median(rounds().map(|(one, other)| one / other.max(0.1)).collect()),
+        })
+    }
+}
+
+fn memory_table(held: &[Memory]) -> String {
+    if held.is_empty() {
+        return String::new();
+    }
+    let mut table = format!("\n{:<36}{:>12}{:>12}\n", "resident memory, MiB", "before", "after");
+    for Memory { process, before_mib, after_mib } in held {
+        table.push_str(&format!("{process:<36}{before_mib:>12.1}{after_mib:>12.1}\n"));
+    }
+    table
+}
+
 fn table(rows: &[Row]) -> String {
     let mut table = format!(
-        "\n{:<5}{:>3}  {:<12}{:>9}{:>9}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}{:>7}{:>10}{:>9}{:>12}{:>15}{:>14}\n",
+        "\n{:<5}{:>3}  {:<31}{:>9}{:>9}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}{:>7}{:>10}{:>9}{:>12}{:>15}{:>14}  {}\n",
         "",
         "c",
         "target",
@@ -151,12 +201,16 @@ fn table(rows: &[Row]) -> String {
         "+p50 ms",
         "x mcp-proxy",
         "x supergateway",
-        "CPU x rathole"
+        "CPU x rathole",
+        "path CPU beyond"
     );
     for row in rows {
         let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
+        let beyond = row.beyond.as_ref().map_or_else(String::new, |Beyond { target, path_cpu_us, path_cpu_ratio }| {
+            format!("{path_cpu_us:+.1} us, x {path_cpu_ratio:.2} ({target})")
+        });
         table.push_str(&format!(
-            "{:<5}{:>3}  {:<12}{:>9.0}{:>9.0}{:>8.3}{:>8.3}{:>8.1}{:>8.1}{:>9.1}{:>7.1}{:>7}{:>10.2}{:>9.3}{:>12}{:>15}{:>14}\n",
+            "{:<5}{:>3}  {:<31}{:>9.0}{:>9.0}{:>8.3}{:>8.3}{:>8.1}{:>8.1}{:>9.1}{:>7.1}{:>7}{:>10.2}{:>9.3}{:>12}{:>15}{:>14}  {beyond}\n",
             row.what,
             row.connections,
             row.target,

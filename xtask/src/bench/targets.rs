@@ -1,8 +1,9 @@
 //! Everything that is measured: which programs run, what is called, and whose time counts as what.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 use sortie_testkit::usage::{cpu_us, group_members, rss_kb};
 use sortie_testkit::{Load, LoadReport, Process};
@@ -34,8 +35,10 @@ pub(crate) struct Target {
     pub(crate) kind: Kind,
     /// The numbers of connections that it is measured with.
     pub(crate) connections: &'static [usize],
-    /// What each connection sends; connections beyond the last start over.
-    loads: Vec<Load>,
+    /// What each connection sends, in turn; connections beyond the last start over.
+    loads: Vec<Vec<Load>>,
+    /// The target that this one is the same as but for one thing.
+    pub(crate) base: Option<&'static str>,
     /// Process groups on the way.
     path: Vec<u32>,
     /// Process groups of the upstream.
@@ -79,8 +82,8 @@ impl Target {
 
     /// Makes its load and nothing else.
     pub(crate) async fn load(&self, connections: usize, lasting: Duration) -> Result<LoadReport> {
-        let loads = self.loads.iter().cycle().take(connections);
-        Load::run_each(loads, lasting).await.with_context(|| format!("{}, {connections} connections", self.name))
+        let lists = self.loads.iter().cycle().take(connections).map(Vec::as_slice);
+        Load::run_in_turn(lists, lasting).await.with_context(|| format!("{}, {connections} connections", self.name))
     }
 }
 
@@ -92,8 +95,8 @@ pub(crate) struct Fleet {
     pub(crate) failures: Vec<String>,
     /// Hub and gateway, when they run.
     pub(crate) ours: Option<Ours>,
-    others: Vec<Process>,
-    _dir: Option<tempfile::TempDir>,
+    pub(crate) others: Vec<Process>,
+    pub(crate) dir: Option<tempfile::TempDir>,
 }
 
 impl Fleet {
@@ -118,31 +121,7 @@ impl Fleet {
                 fleet.others.push(hop.process);
             }
         }
-        if wanted("mcp-proxy") {
-            let bridge = peers.path("SORTIE_TEST_MCP_PROXY").context("mcp-proxy is missing");
-            let bridge = match bridge {
-                Ok(bridge) => backends::mcp_proxy(bridge, &echo_program).await,
-                Err(error) => Err(error),
-            };
-            if let Some(Server { addr, process }) = fleet.keep("mcp-proxy", bridge) {
-                // The server on standard input and output is the bridge's child, so its time is counted with it.
-                let processes = (vec![process.id()], vec![]);
-                fleet.add_mcp("mcp-proxy", format!("http://{addr}/mcp"), None, processes).await;
-                fleet.others.push(process);
-            }
-        }
-        if wanted("supergateway") {
-            let script = peers.path("SORTIE_TEST_SUPERGATEWAY").context("supergateway is missing");
-            let bridge = match script {
-                Ok(script) => backends::supergateway(script, &echo_program).await,
-                Err(error) => Err(error),
-            };
-            if let Some(Server { addr, process }) = fleet.keep("supergateway", bridge) {
-                let processes = (vec![process.id()], vec![]);
-                fleet.add_mcp("supergateway", format!("http://{addr}/mcp"), None, processes).await;
-                fleet.others.push(process);
-            }
-        }
+        fleet.bridges(peers, &echo_program, only).await;
         if wanted("rathole") {
             let tunnel = match peers.path("SORTIE_TEST_RATHOLE").context("rathole is missing") {
                 Ok(rathole) => backends::rathole(rathole, dir.path(), small.addr).await,
@@ -174,8 +153,29 @@ impl Fleet {
         }
         fleet.others.extend([small.process, echo.process]);
         fleet.targets.sort_by_key(|target| target.kind);
-        fleet._dir = Some(dir);
+        fleet.dir = Some(dir);
         Ok(fleet)
+    }
+
+    /// Adds the MCP bridges that are wanted, each in front of our small MCP server on standard input and output. That
+    /// server is the bridge's child, so its time is counted with it.
+    pub(crate) async fn bridges(&mut self, peers: &Peers, echo_program: &Path, only: Option<&str>) {
+        for name in ["mcp-proxy", "supergateway"] {
+            if only.is_some_and(|only| !name.contains(only)) {
+                continue;
+            }
+            let variable = if name == "mcp-proxy" { "SORTIE_TEST_MCP_PROXY" } else { "SORTIE_TEST_SUPERGATEWAY" };
+            let bridge = match peers.path(variable) {
+                None => Err(anyhow!("it is missing")),
+                Some(bridge) if name == "mcp-proxy" => backends::mcp_proxy(bridge, echo_program).await,
+                Some(script) => backends::supergateway(script, echo_program).await,
+            };
+            if let Some(Server { addr, process }) = self.keep(name, bridge) {
+                let processes = (vec![process.id()], vec![]);
+                self.add_mcp(name, format!("http://{addr}/mcp"), None, processes).await;
+                self.others.push(process);
+            }
+        }
     }
 
     /// Asks all programs to end, gateway first, and waits a moment for each.
@@ -192,41 +192,65 @@ impl Fleet {
         self.others.clear();
     }
 
-    fn keep<T>(&mut self, name: &str, started: Result<T>) -> Option<T> {
+    pub(crate) fn keep<T>(&mut self, name: &str, started: Result<T>) -> Option<T> {
         started.map_err(|error| self.failures.push(format!("{name}: {error:#}"))).ok()
     }
 
     fn add_http(&mut self, name: &'static str, url: String, key: Option<&str>, processes: (Vec<u32>, Vec<u32>)) {
-        let loads = vec![with_key(Load::get(url), key)];
+        let loads = vec![vec![with_key(Load::get(url), key)]];
         let (path, upstream) = processes;
-        self.targets.push(Target { name, kind: Kind::Http, connections: &[32, 1], loads, path, upstream });
+        let connections = &[32, 1];
+        self.targets.push(Target { name, kind: Kind::Http, connections, loads, path, upstream, base: None });
     }
 
-    async fn add_mcp(&mut self, name: &'static str, url: String, key: Option<&str>, processes: (Vec<u32>, Vec<u32>)) {
-        // A session per connection, as with clients that know nothing of each other: within one session two calls
-        // under way must not have the same id.
-        let mut loads = Vec::new();
-        for _ in 0..MCP_SESSIONS {
-            let load = session(&url, key).await;
+    pub(crate) async fn add_mcp(
+        &mut self,
+        name: &'static str,
+        url: String,
+        key: Option<&str>,
+        processes: (Vec<u32>, Vec<u32>),
+    ) {
+        let headers: Vec<_> = key.map(|key| ("x-api-key", key.to_owned())).into_iter().collect();
+        self.add_callers(name, &url, &[headers], processes, &[MCP_SESSIONS, 1]).await;
+    }
+
+    /// Calls of callers that differ by their headers. Each has sessions of its own, and no session is on two
+    /// connections, as with clients that know nothing of each other: within one session two calls under way must not
+    /// have the same id.
+    pub(crate) async fn add_callers(
+        &mut self,
+        name: &'static str,
+        url: &str,
+        callers: &[Headers],
+        (path, upstream): (Vec<u32>, Vec<u32>),
+        connections: &'static [usize],
+    ) {
+        let mut loads = vec![Vec::new(); MCP_SESSIONS];
+        for (number, headers) in callers.iter().cycle().take(callers.len().max(MCP_SESSIONS)).enumerate() {
+            let load = session(url, headers).await;
             let Some(load) = self.keep(name, load) else { return };
-            loads.push(load);
+            if let Some(connection) = loads.get_mut(number % MCP_SESSIONS) {
+                connection.push(load);
+            }
         }
-        let (path, upstream) = processes;
-        self.targets.push(Target { name, kind: Kind::Mcp, connections: &[MCP_SESSIONS, 1], loads, path, upstream });
+        self.targets.push(Target { name, kind: Kind::Mcp, connections, loads, path, upstream, base: None });
     }
 }
+
+/// The headers by which a caller is known.
+pub(crate) type Headers = Vec<(&'static str, String)>;
 
 /// The call of `echo` in a new session.
-async fn session(url: &str, key: Option<&str>) -> Result<Load> {
-    let session = open_session(url, key).await?;
+async fn session(url: &str, headers: &Headers) -> Result<Load> {
+    let session = open_session(url, headers).await?;
     let params = json!({ "name": "echo", "arguments": { "text": "hello" } });
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
-    Ok(in_session(post(url, key, &call), &session))
+    Ok(in_session(post(url, headers, &call), &session))
 }
 
-fn post(url: &str, key: Option<&str>, message: &serde_json::Value) -> Load {
-    let load = Load::post_json(url, message.to_string());
-    with_key(load.header("accept", "application/json, text/event-stream"), key)
+fn post(url: &str, headers: &Headers, message: &serde_json::Value) -> Load {
+    let load = Load::post_json(url, message.to_string()).header("accept", "application/json, text/event-stream");
+    headers.iter().fold(load, |load, (name, value)| load.header(name, value))
 }
 
 fn in_session(load: Load, session: &str) -> Load {
@@ -234,18 +258,18 @@ fn in_session(load: Load, session: &str) -> Load {
 }
 
 /// Opens a session of 2025-11-25 and returns its id.
-pub(crate) async fn open_session(url: &str, key: Option<&str>) -> Result<String> {
+pub(crate) async fn open_session(url: &str, headers: &Headers) -> Result<String> {
     let client = json!({ "name": "sortie-bench", "version": "1" });
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
     let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
-    let answer = post(url, key, &initialize).once().await?;
+    let answer = post(url, headers, &initialize).once().await?;
     if !answer.status().is_success() {
         bail!("initialize: {}: {}", answer.status(), String::from_utf8_lossy(answer.body()));
     }
     let session = answer.headers().get("mcp-session-id").and_then(|session| session.to_str().ok());
     let session = session.context("initialize was answered without a session")?.to_owned();
     let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    in_session(post(url, key, &initialized), &session).once().await?;
+    in_session(post(url, headers, &initialized), &session).once().await?;
     Ok(session)
 }
 

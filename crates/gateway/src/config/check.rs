@@ -12,7 +12,7 @@ use sortie_tls::{ReloadingIdentity, TlsError, check_client_ca, covers, upstream_
 
 use super::{GatewayConfig, RouteTls, Server, Upstream};
 use crate::guard::Guard;
-use crate::served::read_text;
+use crate::served::{policies, read_policy, read_text};
 use crate::upstream::judged;
 
 /// How long one name may take to be resolved.
@@ -52,6 +52,9 @@ impl GatewayConfig {
                 let listed = listed.map_err(|error| format!("the directory {}: {error}", root.display()));
                 problems.note(&format!("routes.{name}.root"), listed);
             }
+        }
+        if let Some(path) = &self.control.policy_file {
+            problems.note("policy_file", policies(self.control.policy, path, read_policy).map(drop));
         }
         for (name, vault) in &self.vaults {
             let (setting, source) = match &vault.auth {

@@ -59,9 +59,9 @@ async fn what_no_policy_allows_ends_here() {
     // One that is refused takes the others with it.
     let (status, ..) = post(&world, json!([call("search"), call("delete")])).await;
     assert_eq!(status, 403);
-    // What says nothing to us is no call of MCP, and nothing allows it.
+    // What says nothing to us could be a call all the same.
     let request = world.request("POST", "/mcp").header("content-type", "text/plain").body(full("{}")).expect("request");
-    assert_eq!(refusal(world.call(request).await).await.0, 403);
+    assert_eq!(refusal(world.call(request).await).await.0, 415);
 }
 
 #[tokio::test]

@@ -201,8 +201,8 @@ async fn ask(
     whole: bool,
 ) -> Result<Pinned, Failure> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(route.iter().map(|route| ("route", route.as_str())));
-    query.extend_pairs(name.iter().map(|name| ("name", name)));
+    query.extend_pairs(route.map(|route| ("route", route.as_str())));
+    query.extend_pairs(name.map(|name| ("name", name)));
     query.append_pair("definitions", if whole { "true" } else { "false" });
     gateway.get(&format!("/v1/tools?{}", query.finish())).await
 }

@@ -54,9 +54,14 @@ struct Route {
 
 /// A route as asked for on the command line.
 struct Asked {
-    name: RouteName,
+    served: Served,
     /// Its table in the gateway's configuration.
     table: toml::Table,
+}
+
+/// A route that is served.
+struct Served {
+    name: RouteName,
     /// The MCP server's path.
     path: String,
 }
@@ -69,7 +74,10 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
             )));
         }
     }
-    let (config, asked) = gateway_config(&args)?;
+    let (config, served) = match &args.config {
+        Some(file) => from_file(file)?,
+        None => gateway_config(&args)?,
+    };
     let data_dir = match args.data_dir {
         Some(dir) => dir,
         None => profile::data_dir()?,
@@ -104,6 +112,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         GatewayOptions { local: local_upstreams(), data_dir: Some(data_dir.clone()), ..GatewayOptions::default() };
     let gateway = Gateway::start(config, setup, options, gateway_tasks.clone()).await;
     let gateway = gateway.map_err(Failure::failed)?;
+    if let Some(file) = args.config {
+        gateway.watch(file);
+    }
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
     tokio::select! {
         stopped = stop_signal() => stopped?,
@@ -118,7 +129,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 api_ca_file: None,
             };
             profile.write()?;
-            let routes: Vec<Route> = asked.iter().map(|asked| route(&hub, &report.domain, asked)).collect();
+            let routes: Vec<Route> = served.iter().map(|served| route(&hub, &report.domain, served)).collect();
             let token_file = SetupDir::at(&setup_dir).path(SetupFile::TunnelToken);
             let ready = Ready {
                 api_url: hub.api_url.clone(),
@@ -147,8 +158,15 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The routes of a file of settings, whose servers have the path that most have.
+fn from_file(file: &Path) -> Result<(GatewayConfig, Vec<Served>), Failure> {
+    let config = GatewayConfig::load(file).map_err(Failure::usage)?;
+    let served = config.routes.keys().map(|name| Served { name: name.clone(), path: "/mcp".into() }).collect();
+    Ok((config, served))
+}
+
 /// The routes of this command line, as the gateway's configuration file would have them.
-fn gateway_config(args: &UpArgs) -> Result<(GatewayConfig, Vec<Asked>), Failure> {
+fn gateway_config(args: &UpArgs) -> Result<(GatewayConfig, Vec<Served>), Failure> {
     let root = std::path::absolute(&args.files).map_err(Failure::usage)?;
     if !root.is_dir() {
         return Err(Failure::usage(format!("--files {}: not a directory", args.files.display())));
@@ -157,7 +175,8 @@ fn gateway_config(args: &UpArgs) -> Result<(GatewayConfig, Vec<Asked>), Failure>
     let mut files = toml::Table::new();
     files.insert("upstream".into(), "builtin:files".into());
     files.insert("root".into(), root.into());
-    let mut asked = vec![Asked { name: "files".parse().map_err(Failure::failed)?, table: files, path: "/mcp".into() }];
+    let served = Served { name: "files".parse().map_err(Failure::failed)?, path: "/mcp".into() };
+    let mut asked = vec![Asked { served, table: files }];
     let mut allowed: Vec<toml::Value> =
         ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"].into_iter().map(Into::into).collect();
     for text in &args.route {
@@ -165,8 +184,8 @@ fn gateway_config(args: &UpArgs) -> Result<(GatewayConfig, Vec<Asked>), Failure>
     }
     let mut routes = toml::Table::new();
     for one in &asked {
-        if routes.insert(one.name.to_string(), one.table.clone().into()).is_some() {
-            return Err(Failure::usage(format!("--route: the name `{}` is given twice", one.name)));
+        if routes.insert(one.served.name.to_string(), one.table.clone().into()).is_some() {
+            return Err(Failure::usage(format!("--route: the name `{}` is given twice", one.served.name)));
         }
     }
     let mut upstream = toml::Table::new();
@@ -176,7 +195,7 @@ fn gateway_config(args: &UpArgs) -> Result<(GatewayConfig, Vec<Asked>), Failure>
     config.insert("upstream".into(), upstream.into());
     let text = toml::to_string(&config).map_err(Failure::failed)?;
     let config = GatewayConfig::parse(&text, Path::new("--route")).map_err(Failure::usage)?;
-    Ok((config, asked))
+    Ok((config, asked.into_iter().map(|asked| asked.served).collect()))
 }
 
 /// Reads NAME=URL. A loopback address written here is thereby named, and allowed: exactly that address.
@@ -198,12 +217,11 @@ fn parse_route(text: &str, allowed: &mut Vec<toml::Value>) -> Result<Asked, Fail
     let mut table = toml::Table::new();
     table.insert("upstream".into(), format!("{}://{host}:{port}", url.scheme()).into());
     let path = if url.path() == "/" { "/mcp".to_owned() } else { url.path().to_owned() };
-    Ok(Asked { name, table, path })
+    Ok(Asked { served: Served { name, path }, table })
 }
 
-fn route(hub: &Hub, domain: &str, asked: &Asked) -> Route {
+fn route(hub: &Hub, domain: &str, Served { name, path }: &Served) -> Route {
     let label = domain.split('.').next().unwrap_or_default();
-    let Asked { name, path, .. } = asked;
     Route {
         name: name.clone(),
         url: format!("https://{name}.{domain}:{}{path}", hub.edge_listener.port()),

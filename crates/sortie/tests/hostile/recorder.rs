@@ -42,8 +42,16 @@ pub(crate) struct Recorder {
     _tasks: JoinSet<()>,
 }
 
+/// What is answered to a request: the whole answer, byte for byte.
+pub(crate) type Answers = Arc<dyn Fn(&Request) -> Vec<u8> + Send + Sync>;
+
 impl Recorder {
     pub(crate) async fn start() -> Self {
+        Self::answering(Arc::new(|_| b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec())).await
+    }
+
+    /// One that answers what a test wants.
+    pub(crate) async fn answering(answers: Answers) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let addr = listener.local_addr().expect("address");
         let notes = Arc::new(Mutex::new(Notes::default()));
@@ -52,7 +60,7 @@ impl Recorder {
         tasks.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                open.spawn(serve(stream, kept.clone()));
+                open.spawn(serve(stream, kept.clone(), answers.clone()));
             }
         });
         Self { addr, notes, _tasks: tasks }
@@ -78,7 +86,7 @@ impl Recorder {
     }
 }
 
-async fn serve(mut stream: TcpStream, notes: Arc<Mutex<Notes>>) {
+async fn serve(mut stream: TcpStream, notes: Arc<Mutex<Notes>>, answers: Answers) {
     let note = |broken| notes.lock().unwrap_or_else(PoisonError::into_inner).broken.push(broken);
     let mut bytes = Vec::new();
     loop {
@@ -86,12 +94,13 @@ async fn serve(mut stream: TcpStream, notes: Arc<Mutex<Notes>>) {
             Err(broken) => return note(format!("{broken}: {}", String::from_utf8_lossy(&bytes))),
             Ok(Some((request, rest))) => {
                 bytes = rest.to_vec();
+                let answer = answers(&request);
                 notes.lock().unwrap_or_else(PoisonError::into_inner).requests.push(request);
                 // The proxy sends one request at a time and waits for its answer.
                 if !bytes.is_empty() {
                     return note(format!("bytes behind a request: {}", String::from_utf8_lossy(&bytes)));
                 }
-                if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+                if stream.write_all(&answer).await.is_err() {
                     return;
                 }
             }

@@ -63,6 +63,14 @@ pub(crate) async fn succeeds(program: Program) -> String {
     said
 }
 
+/// The blocks of a page, with what stands behind their fence, in its order.
+pub(crate) fn blocks_of(page: &str) -> Vec<(String, String)> {
+    let blocks = page.split("\n```").skip(1).step_by(2);
+    blocks
+        .map(|block| block.split_once('\n').map(|(kind, text)| (kind.to_owned(), text.to_owned())).expect("a fence"))
+        .collect()
+}
+
 /// A hub as a process.
 pub(crate) struct Hub {
     /// The program.
