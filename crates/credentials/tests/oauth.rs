@@ -46,7 +46,7 @@ impl World {
         let program = Program::new("node").arg(script).arg(&ready).arg(modules).args([SECRET, &ttl.to_string()]);
         let mut server = program.arg(&jwks).spawn().expect("start");
         let ready = server.ready_file(&ready, SOON).await.expect("ready");
-        let url = ready["url"].as_str().expect("url").to_owned();
+        let url = ready.get("url").and_then(serde_json::Value::as_str).expect("url").to_owned();
         let key = EncodingKey::from_ed_der(pkcs8.as_ref());
         Some(Self { url, _server: server, dir, tasks: TaskSet::new(), key })
     }
@@ -105,7 +105,7 @@ async fn token(credential: &Credential, subject: Option<(&str, &str)>) -> Result
     let mut headers = HeaderMap::new();
     let subject = subject.map(|(key, token)| Subject { key: Digest::of(key.as_bytes()), token });
     credential.apply(&mut headers, subject).await?;
-    let value = headers["authorization"].to_str().expect("text");
+    let value = headers.get("authorization").expect("a header").to_str().expect("text");
     Ok(value.strip_prefix("Bearer ").expect("bearer").to_owned())
 }
 

@@ -81,7 +81,7 @@ fn private(path: &Path, text: &str) {
 async fn authorization(credential: &Credential) -> Result<String, CredentialError> {
     let mut headers = HeaderMap::new();
     credential.apply(&mut headers, None).await?;
-    Ok(headers["authorization"].to_str().expect("text").to_owned())
+    Ok(headers.get("authorization").expect("a header").to_str().expect("text").to_owned())
 }
 
 /// User name and password of `Basic`.
@@ -131,7 +131,7 @@ async fn secrets_of_both_versions_of_kv_are_read_and_follow_changes() {
         state.forbidden.push("kv/wiki".to_owned());
     }
     until("withdrawn", async || authorization(&two).await.is_err() && authorization(&one).await.is_err()).await;
-    let told = [&two, &one].map(|credential| authorization(credential));
+    let told = [&two, &one].map(authorization);
     let [two_told, one_told] = told;
     assert_eq!(
         two_told.await.expect_err("gone").to_string(),

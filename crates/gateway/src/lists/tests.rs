@@ -25,7 +25,7 @@ fn watch(pins: Option<Arc<RoutePins>>, visible: Option<Visible>) -> Watch {
 
 fn answer(kind: &str, pieces: Vec<Bytes>) -> Response<CallBody> {
     let frames = futures_util::stream::iter(pieces.into_iter().map(|piece| Ok::<_, BodyError>(Frame::data(piece))));
-    let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));
+    let mut answer = Response::new(http_body_util::BodyExt::boxed(StreamBody::new(frames)));
     answer.headers_mut().insert(CONTENT_TYPE, kind.parse().expect("a value"));
     answer
 }
@@ -82,7 +82,8 @@ async fn an_event_does_not_wait_for_the_next_one() {
         let event = Bytes::from(format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"m\"}}{end}{end}"));
         let first = futures_util::stream::iter([Ok::<_, BodyError>(Frame::data(event.clone()))]);
         let mut response = answer("text/event-stream", vec![]);
-        *response.body_mut() = BodyExt::boxed(StreamBody::new(first.chain(futures_util::stream::pending())));
+        *response.body_mut() =
+            http_body_util::BodyExt::boxed(StreamBody::new(first.chain(futures_util::stream::pending())));
         let mut body = watch(Some(route_pins()), None).look(response).await.expect("a stream").into_body();
         let frame = tokio::time::timeout(Duration::from_secs(5), body.frame()).await.expect("at once");
         assert_eq!(frame.expect("a frame").expect("a frame").into_data().expect("data"), event, "{end:?}");
@@ -93,7 +94,8 @@ async fn an_event_does_not_wait_for_the_next_one() {
 async fn an_answer_that_stops_is_not_waited_for_and_gives_its_memory_back() {
     let first = futures_util::stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"{")))]);
     let mut response = answer("application/json", vec![]);
-    *response.body_mut() = BodyExt::boxed(StreamBody::new(first.chain(futures_util::stream::pending())));
+    *response.body_mut() =
+        http_body_util::BodyExt::boxed(StreamBody::new(first.chain(futures_util::stream::pending())));
     let error = watch(Some(route_pins()), None).look(response).await.expect_err("refused");
     assert_eq!((error.hop, error.status), (Hop::Upstream, StatusCode::GATEWAY_TIMEOUT));
 }

@@ -44,6 +44,9 @@ fn last(upstream: &Upstream, header: &str) -> Vec<String> {
     values.iter().map(|value| value.to_str().expect("text").to_owned()).collect()
 }
 
+/// The fields of a form.
+type Form = Vec<(String, String)>;
+
 #[tokio::test]
 async fn each_caller_gets_the_first_credential_that_is_for_it() {
     let tasks = TaskSet::new();
@@ -230,7 +233,7 @@ async fn a_caller_s_identity_is_exchanged_and_a_refused_token_is_replaced() {
         response
     })
     .await;
-    let forms: std::sync::Arc<std::sync::Mutex<Vec<Vec<(String, String)>>>> = Default::default();
+    let forms: std::sync::Arc<std::sync::Mutex<Vec<Form>>> = std::sync::Arc::default();
     let asked = forms.clone();
     let issuer = Upstream::serve(&tasks, move |request: http::Request<hyper::body::Incoming>| {
         let asked = asked.clone();

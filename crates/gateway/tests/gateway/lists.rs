@@ -12,9 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
-/// What the upstream answers to everything: headers, and a body in pieces.
+/// Headers, and a body in pieces.
+type Answer = (Vec<(&'static str, String)>, Vec<String>);
+
+/// What the upstream answers to everything.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<(Vec<(&'static str, String)>, Vec<String>)>>);
+struct Said(Arc<Mutex<Answer>>);
 
 impl Said {
     async fn serve(tasks: &TaskSet) -> (Self, Upstream) {
