@@ -54,7 +54,9 @@ async fn health_tells_each_part_of_the_path() {
     assert_eq!(get(&world, "/else").await.0, StatusCode::NOT_FOUND);
 
     // A page in somebody's browser comes under a name of its own.
-    for (host, status) in [("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:7", 200), ("evil.example", 421), ("", 421)] {
+    for (host, status) in
+        [("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:7", 200), ("evil.example", 421), ("", 421)]
+    {
         assert_eq!(get_as(&world, host, "/metrics").await.0.as_u16(), status, "{host}");
     }
 
