@@ -56,7 +56,7 @@ pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
     GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate,
-    RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
+    Refusals, RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
