@@ -1,8 +1,8 @@
-//! Who is calling: whatever a token, a key set or an announcement of keys says, nothing counts that the pinned key has not
-//! signed, and what counts says just what an ordinary reader of JSON finds in it. The first byte says what follows:
+//! Who is calling: whatever a token, a key set or an announcement of keys says, nothing counts that the pinned key has
+//! not signed, and what counts says just what an ordinary reader of JSON finds in it. The first byte says what follows:
 //!
-//! - `i`, `h`, `a`: header and payload, a line each, of a token of the issuer, a token of the hub, or an announcement. They
-//!   are signed here, so that what is behind the signature is read, too;
+//! - `i`, `h`, `a`: header and payload, a line each, of a token of the issuer, a token of the hub, or an announcement.
+//!   They are signed here, so that what is behind the signature is read, too;
 //! - `k`: a document of keys;
 //! - anything else: a token as it comes.
 

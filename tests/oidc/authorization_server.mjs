@@ -4,8 +4,8 @@
 //
 // Serves http://127.0.0.1:PORT on a free port and writes {"url": ...} to READY_FILE. The clients `basic` and `post`
 // prove themselves by SECRET. Access tokens are JWTs (RFC 9068), signed with RS256, for the resource that was asked for
-// (RFC 8707): https://wiki.example (the default), or any on a host below `localhost`. Their scopes are `read` and `write`.
-// Subject tokens are checked against JWKS_FILE.
+// (RFC 8707): https://wiki.example (the default), or any on a host below `localhost`. Their scopes are `read` and
+// `write`. Subject tokens are checked against JWKS_FILE.
 //
 // Beside it: GET /seen answers with the bodies of token requests less their secrets; POST /rotate makes a new key that
 // signs from then on, beside the last one, and answers with its name.

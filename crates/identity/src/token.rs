@@ -1,16 +1,13 @@
 //! Reading a signed token: its signature first, then what it says.
 
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::keys::{Algorithm, KeySet};
 use crate::{Caller, KeysError};
@@ -149,8 +146,8 @@ pub(crate) fn open<T: DeserializeOwned>(
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    match jsonwebtoken::decode::<Object<T>>(token, &key.key, &validation) {
-        Ok(token) => Ok(token.claims.0),
+    match jsonwebtoken::decode::<T>(token, &key.key, &validation) {
+        Ok(token) => Ok(token.claims),
         Err(error) => Err(match error.kind() {
             ErrorKind::InvalidSignature => Unknown::Signature,
             _ => Unknown::Malformed,
@@ -196,32 +193,7 @@ pub(crate) fn claimed<T: DeserializeOwned>(token: &[u8]) -> Option<T> {
     if parts.next().is_some() {
         return None;
     }
-    let Object(said) = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-    Some(said)
-}
-
-/// A payload, which is an object (RFC 7519 section 3). Left to itself, a struct would be read from a list of its members,
-/// too, and what other readers see in that is nothing.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Members(PhantomData)).map(Self)
-    }
-}
-
-struct Members<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(members))
-    }
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
 }
 
 /// What a text is that should be a key set with an issuer.
