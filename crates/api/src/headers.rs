@@ -1,5 +1,7 @@
 //! What both ends of a call's way through us do to heads and trailers. Pure.
 
+use std::net::IpAddr;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -119,6 +121,13 @@ pub fn remove_beginning(headers: &mut HeaderMap, prefix: &str) {
     for name in found {
         headers.remove(name);
     }
+}
+
+/// Whether a bare host, in lower case, names this machine only: what a listener on loopback answers to.
+pub fn is_loopback_name(host: &str) -> bool {
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

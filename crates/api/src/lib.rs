@@ -22,8 +22,8 @@ pub use approval::{
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
 pub use headers::{
-    clean_trailers, frame_request, is_framed_once, is_plainly_framed, join_cookies, remove_beginning, strip_hop_by_hop,
-    strip_ours,
+    clean_trailers, frame_request, is_framed_once, is_loopback_name, is_plainly_framed, join_cookies, remove_beginning,
+    strip_hop_by_hop, strip_ours,
 };
 pub use hop::{
     APPROVALS_HEADER, HEADER_PREFIX, HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER,

@@ -48,7 +48,7 @@ use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
-pub use control::{ControlConfig, PolicyMode};
+pub use control::{ControlConfig, PolicyMode, Refusals};
 pub use credentials::RouteCredential;
 pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
@@ -114,7 +114,7 @@ pub struct GatewayConfig {
     pub approvals: ApprovalsConfig,
     /// `[[limits]]`: how much callers may do. At most 256.
     pub limits: Vec<LimitConfig>,
-    /// `policy`, `policy_file`, `region`: what callers may do.
+    /// `policy`, `policy_file`, `region`, `refusals`: what callers may do.
     pub control: ControlConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
@@ -281,7 +281,7 @@ impl GatewayConfig {
             routes,
             issuers,
             identity: raw.identity.check(&source)?,
-            control: control::check(raw.policy, raw.policy_file, raw.region, &source, base)?,
+            control: control::check(raw.policy, raw.policy_file, raw.region, raw.refusals, &source, base)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
@@ -379,6 +379,9 @@ struct Raw {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     region: Option<Spanned<String>>,
+    /// How a caller that spoke JSON-RPC is told that it may not do something.
+    #[serde(default)]
+    refusals: Refusals,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,

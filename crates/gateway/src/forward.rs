@@ -18,6 +18,7 @@ use crate::answer::Shaping;
 use crate::approvals::patient::{self, Events, takes_events};
 use crate::approvals::{Asked, relay};
 use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::config::Refusals;
 use crate::control::{self, Asking, Passed};
 use crate::credentials;
 use crate::gateway::Shared;
@@ -78,7 +79,7 @@ where
     }
     let (response, hop) = match serve(&shared, &served, &peer, request, &mut record).await {
         Ok(response) => (response, None),
-        Err(failed) => (refusal(&failed, &request_id), Some(failed.error.hop)),
+        Err(failed) => (refusal(&failed, &request_id, served.config.control.refusals), Some(failed.error.hop)),
     };
     record.answered(response.status(), hop);
     let bodiless = head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -244,13 +245,14 @@ impl Call<'_> {
         let held_to = self.served.control.held_to(route.protocol);
         let caller = sessions::Caller::from(self.caller.as_ref());
         let pass = |intake: Intake<'_>| {
-            let concerns = Concerns::of(&intake, route);
-            concerns.admit(route, caller.digest())?;
-            Ok((concerns, control::pass(shared, self.served, &asking, &record.request_id, &intake)?))
+            let passed = control::pass(shared, self.served, &asking, &record.request_id, &intake)?;
+            Ok((Concerns::of(&intake, route), passed))
         };
         let (concerns, Passed { bounds, verdict, counted, asked, id }) =
             intake::judge(held_to, &request, body, &shared.memory, pass).await?;
         record.judged(self.caller, verdict)?;
+        // Only who may call a tool is told what is known of it.
+        concerns.admit(route, caller.digest())?;
         record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
         if let Some(limit) = bounds.max_request_body
             && !body.restrict(limit)
@@ -295,7 +297,6 @@ impl Call<'_> {
         let events = every.zip(id).map(|(every, id)| Events { every, id, request_id: request_id.clone() });
         let (shared, route, caller) = (self.shared.clone(), self.route.clone(), self.caller.clone());
         let (peer, body, request_id) = (peer.clone(), body.clone(), request_id.clone());
-        let before = self.served.control.text;
         let asked: Vec<_> =
             asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
         let answering = async move {
@@ -304,14 +305,13 @@ impl Call<'_> {
                 tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
             }
             going.concerns.admit(&route, going.caller.digest())?;
+            // What is not allowed any more, by another policy or at this hour, is not made allowed by an approval.
             let served = shared.served();
-            if served.control.text != before {
-                // What is not allowed any more is not made allowed by an approval.
-                going.counted.clear();
-                let asking = Asking { caller: &caller, route: &route, request: &request, now: (shared.clock)() };
-                let again = |intake: Intake<'_>| control::reconsider(&shared, &served, &asking, &intake);
-                going.counted = intake::judge(route.protocol, &request, &body, &shared.memory, again).await?;
-            }
+            going.counted.clear();
+            let asking = Asking { caller: &caller, route: &route, request: &request, now: (shared.clock)() };
+            let again = |intake: Intake<'_>| control::reconsider(&shared, &served, &asking, &intake);
+            let held_to = served.control.held_to(route.protocol);
+            going.counted = intake::judge(held_to, &request, &body, &shared.memory, again).await?;
             going.on(&shared, &route, &peer, request, &body, &request_id).await
         };
         patient::wait(Box::pin(answering), events).await
@@ -500,9 +500,13 @@ pub(crate) fn too_large(limit: u64) -> HopError {
 }
 
 /// Our own answer to a call that ended here.
-fn refusal(failed: &Failed, request_id: &RequestId) -> Response<CallBody> {
+fn refusal(failed: &Failed, request_id: &RequestId, refusals: Refusals) -> Response<CallBody> {
     let mut response = Response::new(whole(failed.error.body(request_id.as_str(), failed.id.as_deref())));
-    *response.status_mut() = failed.error.status;
+    // To many clients a 403 is the end of the connection; the error of JSON-RPC is that of the call alone.
+    let told = refusals == Refusals::JsonRpc && failed.error.hop == Hop::Policy && failed.id.is_some();
+    if !told || failed.error.status != StatusCode::FORBIDDEN {
+        *response.status_mut() = failed.error.status;
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

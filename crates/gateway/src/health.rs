@@ -1,7 +1,7 @@
 //! Health over plain HTTP, for the operator's own machinery: `/healthz`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use sortie_api::Hop;
+use sortie_api::{Hop, is_loopback_name};
 use sortie_link::protos::RouteMode;
 use sortie_runtime::Metrics;
 use sortie_runtime::http::{HEAD_DEADLINE, MAX_HEADERS};
@@ -22,7 +22,7 @@ use crate::body::{CallBody, whole};
 use crate::gateway::Shared;
 use crate::probe::ProbeReport;
 use crate::reload::ConfigReport;
-use crate::routes::Target;
+use crate::routes::{Target, requested_host};
 use crate::served::issuer_name;
 
 /// Connections at once; more wait in the listener's queue.
@@ -204,9 +204,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, metrics: M
 }
 
 async fn connection(shared: Arc<Shared>, stream: TcpStream, metrics: Metrics) {
+    let Ok(listener) = stream.local_addr().map(|address| address.ip()) else { return };
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let (shared, metrics) = (shared.clone(), metrics.clone());
-        async move { Ok::<_, Infallible>(respond(&shared, &metrics, &request).await) }
+        async move {
+            Ok::<_, Infallible>(match is_rebound(listener, &request) {
+                true => text(StatusCode::MISDIRECTED_REQUEST, "this listener answers to names of loopback only\n"),
+                false => respond(&shared, &metrics, &request).await,
+            })
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -225,6 +231,15 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, metrics: Metrics) {
     if let Err(error) = ended {
         tracing::debug!(%error, "health connection ended");
     }
+}
+
+/// Whether a page in somebody's browser may have brought a request here under a name of its own (DNS rebinding): on
+/// loopback, only names of loopback count.
+fn is_rebound<B>(listener: IpAddr, request: &Request<B>) -> bool {
+    let names_host = request.headers().contains_key(HOST) || request.uri().authority().is_some();
+    let host = requested_host(request);
+    let loopback = host.is_some_and(|host| is_loopback_name(host.trim_start_matches('[').trim_end_matches(']')));
+    listener.is_loopback() && names_host && !loopback
 }
 
 async fn respond<B>(shared: &Shared, metrics: &Metrics, request: &Request<B>) -> Response<CallBody> {

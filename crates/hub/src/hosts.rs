@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap};
 use http::{StatusCode, Uri};
-use sortie_api::{Hop, HopError};
+use sortie_api::{Hop, HopError, is_loopback_name};
 
 use crate::request::bare;
 
@@ -58,14 +58,8 @@ impl Hosts {
 
     /// `host` is bare, and in lower case.
     fn knows(&self, host: &str) -> bool {
-        self.names.iter().any(|name| name == host) || (self.loopback && is_loopback(host))
+        self.names.iter().any(|name| name == host) || (self.loopback && is_loopback_name(host))
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

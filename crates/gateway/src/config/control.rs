@@ -1,4 +1,4 @@
-//! What callers may do: the settings `policy`, `policy_file` and `region`.
+//! What callers may do: the settings `policy`, `policy_file`, `region` and `refusals`.
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,17 @@ impl PolicyMode {
     }
 }
 
+/// How a caller that spoke JSON-RPC is told that it may not do something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusals {
+    /// Status 403, and the JSON-RPC error as the body.
+    #[default]
+    Http,
+    /// Status 200, and the same body: for clients that take a 403 for the end of the connection.
+    JsonRpc,
+}
+
 /// What callers may do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ControlConfig {
@@ -44,13 +55,16 @@ pub struct ControlConfig {
     pub policy_file: Option<PathBuf>,
     /// `region`: where this gateway is, for policies that ask. 1 to 64 bytes of letters, digits, `-`, `_` and `.`.
     pub region: Option<String>,
+    /// `refusals`: how a caller that spoke JSON-RPC is told that it may not do something. Default `http`.
+    pub refusals: Refusals,
 }
 
-/// Reads the three together.
+/// Reads them together.
 pub(super) fn check(
     policy: PolicyMode,
     policy_file: Option<Spanned<PathBuf>>,
     region: Option<Spanned<String>>,
+    refusals: Refusals,
     source: &Source<'_>,
     base: &Path,
 ) -> Result<ControlConfig, ConfigError> {
@@ -70,5 +84,6 @@ pub(super) fn check(
         policy,
         policy_file: policy_file.map(|path| base.join(path.into_inner())),
         region: region.map(Spanned::into_inner),
+        refusals,
     })
 }

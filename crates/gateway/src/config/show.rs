@@ -49,6 +49,7 @@ impl From<&GatewayConfig> for Raw {
             policy: config.control.policy,
             policy_file: config.control.policy_file.clone().map(placeless),
             region: config.control.region.clone().map(placeless),
+            refusals: config.control.refusals,
             upstream: RawDialling {
                 allowed_ips: Some(
                     config.upstream.allowed_ips.iter().map(|range| placeless(range.to_string())).collect(),

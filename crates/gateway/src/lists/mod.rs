@@ -35,7 +35,7 @@ use crate::sse::{Place, is_event_stream};
 
 /// Longest answer, and longest event, that is looked at, in bytes; a longer one is refused. No client of MCP that we know
 /// of takes a longer event.
-pub(crate) const MAX_ANSWER: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_ANSWER: usize = 20 * 1024 * 1024;
 /// Longest silence of the upstream within an answer that is held, where the route sets none.
 const SILENCE: Duration = Duration::from_secs(60);
 /// What is true of a body only as it was (RFC 9110, section 8.8.3; RFC 9530; RFC 1864).

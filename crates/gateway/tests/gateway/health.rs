@@ -10,11 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::*;
 
 pub(crate) async fn get(world: &World, path: &str) -> (StatusCode, String) {
+    get_as(world, "localhost", path).await
+}
+
+async fn get_as(world: &World, host: &str, path: &str) -> (StatusCode, String) {
     let address = world.gateway.health_addr().expect("health");
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("http");
     world.tasks.spawn("test-health", async move { drop(connection.await) });
-    let request = http::Request::builder().uri(path).header("host", "x").body(full("")).expect("request");
+    let request = http::Request::builder().uri(path).header("host", host).body(full("")).expect("request");
     let response = soon(sender.send_request(request)).await.expect("response");
     let status = response.status();
     let body = response.into_body().collect().await.expect("body").to_bytes();
@@ -48,6 +52,13 @@ async fn health_tells_each_part_of_the_path() {
     assert_eq!(down["upstream"]["hop"], "upstream-connect");
     assert_eq!(get(&world, "/readyz?route=other").await.0, StatusCode::NOT_FOUND);
     assert_eq!(get(&world, "/else").await.0, StatusCode::NOT_FOUND);
+
+    // A page in somebody's browser comes under a name of its own.
+    for (host, status) in
+        [("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:7", 200), ("evil.example", 421), ("", 421)]
+    {
+        assert_eq!(get_as(&world, host, "/metrics").await.0.as_u16(), status, "{host}");
+    }
 
     let response = world.call(world.request("GET", "/").body(full("")).expect("request")).await;
     assert_eq!(text(response).await, "ok");

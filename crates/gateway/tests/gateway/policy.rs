@@ -65,6 +65,22 @@ async fn what_no_policy_allows_ends_here() {
 }
 
 #[tokio::test]
+async fn a_refusal_can_be_the_calls_own_error_alone() {
+    let tasks = TaskSet::new();
+    let dir = tempfile::tempdir().expect("dir");
+    let upstream = Upstream::ok(&tasks).await;
+    let settings = with(dir.path(), &upstream, "enforce", POLICY);
+    let world = World::start(&tasks, &format!("refusals = \"json-rpc\"\n{settings}")).await;
+    let (status, hop, body) = post(&world, call("delete")).await;
+    assert_eq!((status, hop.as_str()), (200, "policy"));
+    assert_eq!((&body["id"], &body["error"]["data"]["hop"]), (&json!(7), &json!("policy")));
+    // What has no id has no error of its own either, and what is not about policy keeps its status.
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/x"});
+    assert_eq!(post(&world, told).await.0, 403);
+    assert_eq!(post(&world, json!({"jsonrpc": "2.0", "id": 7})).await.0, 400);
+}
+
+#[tokio::test]
 async fn a_shadow_refuses_nothing() {
     let tasks = TaskSet::new();
     let dir = tempfile::tempdir().expect("dir");

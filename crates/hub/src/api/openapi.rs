@@ -46,7 +46,7 @@ pub fn document() -> Value {
     let mut schemas = types.sent.take_definitions(true);
     schemas.append(&mut types.answered.take_definitions(true));
     schemas.insert("Error".to_owned(), error);
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Sortie",
@@ -69,7 +69,10 @@ pub fn document() -> Value {
                 "bearer": {"type": "http", "scheme": "bearer"},
             },
         },
-    })
+    });
+    // Whether members keep their order depends on what else is built into the program.
+    document.sort_all_objects();
+    document
 }
 
 struct Types {

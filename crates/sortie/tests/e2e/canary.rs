@@ -43,10 +43,11 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let url: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut all = vec![secret.to_owned(), hex.to_uppercase(), hex, url.to_lowercase(), url, percent];
-    for engine in [STANDARD, URL_SAFE] {
+    let mut all = vec![secret.to_owned(), hex.to_uppercase(), hex, url.to_lowercase(), url.clone(), percent];
+    // OAuth spells a client's secret for URLs first (RFC 6749, section 2.3.1).
+    for (engine, spelled) in [(STANDARD, secret), (URL_SAFE, secret), (STANDARD, url.as_str())] {
         for before in 0..3 {
-            let text = engine.encode([b"xxx".get(..before).expect("three"), secret.as_bytes()].concat());
+            let text = engine.encode([b"xxx".get(..before).expect("three"), spelled.as_bytes()].concat());
             // Less what its neighbours have a part in.
             let (from, to) = (if before == 0 { 0 } else { before + 1 }, text.trim_end_matches('=').len() - 1);
             all.push(text[from..to].to_owned());

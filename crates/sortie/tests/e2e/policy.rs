@@ -66,7 +66,7 @@ async fn cases_beside_the_file_are_run_and_a_failed_one_ends_with_exit_code_1() 
     run(policy(&home, &["test", &file])).await.failed(
         1,
         &[
-            "no    ask       deny   -   FAILED",
+            " ask       deny   -   FAILED",
             "p.test.toml:5: no: expected ask, got deny: no policy allows it",
             "1 of 2 cases failed",
         ],

@@ -6,10 +6,12 @@ use sortie_gateway::visible;
 /// Most lines of either side that are compared one with another; what is beyond is shown as removed and added.
 const MOST: usize = 2000;
 
-/// A definition as lines: of each member its text, or its JSON.
+/// A definition as lines: of each member its text, or its JSON. Members by their names: their order says nothing.
 pub(super) fn lines(definition: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    match definition {
+    let mut definition = definition.clone();
+    definition.sort_all_objects();
+    match &definition {
         Value::Object(members) => {
             for (name, value) in members {
                 append(&mut lines, &visible(name), value);
