@@ -75,7 +75,7 @@ async fn a_refusal_can_be_the_calls_own_error_alone() {
     assert_eq!((status, hop.as_str()), (200, "policy"));
     assert_eq!((&body["id"], &body["error"]["data"]["hop"]), (&json!(7), &json!("policy")));
     // What has no id has no error of its own either, and what is not about policy keeps its status.
-    let told = json!({"jsonrpc": "2.0", "method": "notifications/x"});
+    let told = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "delete"}});
     assert_eq!(post(&world, told).await.0, 403);
     assert_eq!(post(&world, json!({"jsonrpc": "2.0", "id": 7})).await.0, 400);
 }
