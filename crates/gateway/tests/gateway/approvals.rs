@@ -316,6 +316,9 @@ async fn a_policy_that_changes_meanwhile_has_the_last_word() {
         let answer = calling(&world, &pay(5), "*/*");
         let approval = one(&world).await;
         let since = world.gateway.readiness().config.since;
+        // It is told in whole seconds.
+        let began: jiff::Timestamp = since.parse().expect("a time");
+        until(|| jiff::Timestamp::now().as_second() > began.as_second()).await;
         std::fs::write(dir.path().join("policy.cedar"), &changed).expect("write");
         until(|| world.gateway.readiness().config.since != since).await;
         assert_eq!(decide(&world, &approval, json!({"decision": "approve"})).await.0, 200);

@@ -279,7 +279,7 @@ async fn what_cannot_be_read_is_refused_and_never_passed_on() {
     let world = World::start(&tasks, &upstream.config()).await;
     let good = list(&[tool("a", "A.")]);
     let twice = good.replace("\"n\":1.50", "\"name\":\"b\"");
-    let large = list(&[tool("a", &"x".repeat(17 << 20))]);
+    let large = list(&[tool("a", &"x".repeat(21 << 20))]);
     let bare = good.replace("\"jsonrpc\":\"2.0\",", "");
     for (headers, body, why) in [
         (vec![JSON], twice.as_str(), "a key comes twice"),
