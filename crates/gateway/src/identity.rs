@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use sortie_api::IDENTITY_HEADER;
-use sortie_identity::{Assurance, Caller, Pinned, Remembered, Unknown, Verified};
+use sortie_identity::{Assurance, Caller, KeySet, Pinned, Remembered, Unknown, Verified};
 use sortie_ids::Digest;
 use sortie_tls::{SetupDir, SetupFile};
 
@@ -39,8 +39,16 @@ struct Known {
     caller: Arc<Caller>,
     hub: Arc<Verified>,
     pinned: Arc<Pinned>,
-    attested: Option<(Arc<Issuer>, Arc<Verified>)>,
+    attested: Option<Attested>,
     checked: i64,
+}
+
+/// What an issuer has proven, and by which of its keys it was checked.
+#[derive(Clone)]
+struct Attested {
+    issuer: Arc<Issuer>,
+    token: Arc<Verified>,
+    keys: Arc<KeySet>,
 }
 
 impl std::fmt::Debug for IdentityKeys {
@@ -91,12 +99,15 @@ impl IdentityKeys {
         let attested = match owner {
             // What is wrong with the hub's word is told first, and at no expense.
             Some(_) if hub.check(|audience| audience == route.host, now).is_err() => None,
-            Some((issuer, token)) => Some((issuer.clone(), Arc::new(issuer.verify(token, now).await?))),
+            Some((issuer, token)) => {
+                let (verified, keys) = issuer.verify(token, now).await?;
+                Some(Attested { issuer: issuer.clone(), token: Arc::new(verified), keys })
+            }
             None => None,
         };
         let caller = match &attested {
             None => hub.caller.clone(),
-            Some((_, token)) => Arc::new(together(&hub.caller, &token.caller)),
+            Some(attested) => Arc::new(together(&hub.caller, &attested.token.caller)),
         };
         let known = Known { caller, hub, pinned, attested, checked: now };
         known.check(route, now)?;
@@ -117,8 +128,9 @@ impl IdentityKeys {
     fn counts(&self, known: &Known, issuers: &Issuers, now: i64) -> bool {
         let recent = (0..CHECKED).contains(&now.saturating_sub(known.checked));
         let pinned = Arc::ptr_eq(&known.pinned, &self.pinned.load());
-        let listed = known.attested.as_ref();
-        recent && pinned && listed.is_none_or(|(issuer, _)| issuers.0.iter().any(|one| Arc::ptr_eq(one, issuer)))
+        let listed = |issuer: &Arc<Issuer>| issuers.0.iter().any(|one| Arc::ptr_eq(one, issuer));
+        let proven = known.attested.as_ref();
+        recent && pinned && proven.is_none_or(|by| listed(&by.issuer) && by.issuer.holds(&by.keys))
     }
 
     /// Puts new keys of the hub in force, if a pinned one has signed them, and pins them. Blocks.
@@ -155,8 +167,8 @@ impl Known {
         self.hub.check(|audience| audience == route.host, now)?;
         match &self.attested {
             None => Ok(()),
-            Some((issuer, _)) if !issuer.config.covers(&route.name) => Err(Unknown::Issuer),
-            Some((issuer, token)) => token.check(|audience| issuer.fits(audience, route), now),
+            Some(by) if !by.issuer.config.covers(&route.name) => Err(Unknown::Issuer),
+            Some(by) => by.token.check(|audience| by.issuer.fits(audience, route), now),
         }
     }
 }

@@ -167,21 +167,27 @@ impl Issuer {
         self.config == *config && text == file && self.dialling.as_ref() == dialling
     }
 
-    /// The caller that a token proves. Where and when it is good is asked of the result.
-    pub(crate) async fn verify(&self, token: &[u8], now: i64) -> Result<Verified, Unknown> {
-        let rules = &self.config.rules;
+    /// The caller that a token proves, and the keys that it was checked against. Where and when it is good is asked of the
+    /// result.
+    pub(crate) async fn verify(&self, token: &[u8], now: i64) -> Result<(Verified, Arc<KeySet>), Unknown> {
+        let by = |keys: Arc<KeySet>| self.config.rules.verify(token, &keys, now).map(|verified| (verified, keys));
         match &self.keys {
-            Keys::File { keys, .. } => rules.verify(token, keys, now),
+            Keys::File { keys, .. } => by(keys.clone()),
             Keys::Fetched(fetched) => {
                 let (keys, age) = fetched.keys().await.ok_or(Unknown::KeysUnknown)?;
-                match rules.verify(token, &keys, now) {
-                    Err(Unknown::Key) => {
-                        let newer = fetched.newer_than(age).await.ok_or(Unknown::Key)?;
-                        rules.verify(token, &newer, now)
-                    }
+                match by(keys) {
+                    Err(Unknown::Key) => by(fetched.newer_than(age).await.ok_or(Unknown::Key)?),
                     verified => verified,
                 }
             }
+        }
+    }
+
+    /// Whether these are its keys still. Those that were fetched since are others, even if they say the same.
+    pub(crate) fn holds(&self, keys: &Arc<KeySet>) -> bool {
+        match &self.keys {
+            Keys::File { keys: held, .. } => Arc::ptr_eq(held, keys),
+            Keys::Fetched(fetched) => fetched.lock().keys.as_ref().is_some_and(|(held, _)| Arc::ptr_eq(held, keys)),
         }
     }
 

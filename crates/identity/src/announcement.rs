@@ -234,6 +234,13 @@ mod tests {
         claims
     }
 
+    fn list_of_claims() -> Value {
+        let mut list = vec![json!(ISSUER), json!("user:1"), json!(HOST), json!(NOW), json!(NOW), json!(NOW + 60)];
+        list.resize(18, Value::Null);
+        list.push(json!({}));
+        Value::Array(list)
+    }
+
     fn judge(pinned: &Pinned, token: &str, now: i64) -> Result<String, Unknown> {
         let verified = pinned.verify(token.as_bytes(), now)?;
         verified.check(|audience| audience == HOST, now)?;
@@ -259,6 +266,8 @@ mod tests {
             (with("sub", Value::Null), Unknown::Malformed),
             (with("sub", json!("")), Unknown::Malformed),
             (with("aud", Value::Null), Unknown::Malformed),
+            // Read by place instead of by name, it would have all claims.
+            (list_of_claims(), Unknown::Malformed),
         ] {
             assert_eq!(judge(&pinned, &hub.sign(&claims), NOW), Err(reason), "{claims}");
         }

@@ -16,6 +16,7 @@ mod files;
 mod identity;
 mod lists;
 mod oracle;
+mod provider;
 mod rebinding;
 mod server;
 mod sessions;
