@@ -9,6 +9,7 @@ mod identity;
 mod issuers;
 mod limits;
 mod link;
+mod listener;
 mod pinning;
 mod places;
 mod show;
@@ -40,6 +41,7 @@ use identity::RawIdentity;
 use issuers::RawIssuer;
 use limits::RawLimit;
 use link::RawLink;
+use listener::RawListener;
 pub(crate) use places::Places;
 use sortie_credentials::VaultSpec;
 use span::{Span, span_text};
@@ -52,6 +54,7 @@ pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
 pub use issuers::{IssuerConfig, KeysAt};
 pub use limits::{LimitConfig, Per, Rate};
+pub use listener::{AssertedCaller, ListenerConfig};
 pub use pinning::Pinning;
 pub use upstreams::{RouteTls, Server, Trust, Upstream};
 
@@ -89,6 +92,9 @@ pub struct GatewayConfig {
     pub upstream: UpstreamConfig,
     /// `[link]`: how the edge is reached.
     pub link: LinkConfig,
+    /// `[listener]`: where the hosted service's own connector hands its traffic over, and as whom it counts. Default:
+    /// nowhere.
+    pub listener: Option<ListenerConfig>,
     /// `max_request_body`: largest request body in bytes; a larger one is answered 413. Default 4194304 (4 MiB).
     pub max_request_body: u64,
     /// `log`: a level (`error`, `warn`, `info`, `debug`, `trace`) or a list of `target=level`. Default `info`.
@@ -279,6 +285,7 @@ impl GatewayConfig {
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
+            listener: raw.listener.map(|listener| RawListener::check(listener, &source)).transpose()?,
             max_request_body: raw.max_request_body,
             log: raw.log,
             shutdown_timeout: raw.shutdown_timeout.0,
@@ -381,6 +388,10 @@ struct Raw {
     /// How the edge is reached.
     #[serde(default)]
     link: RawLink,
+    /// Where the hosted service's own connector hands its traffic over, and as whom it counts. Default: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RawListener>")]
+    listener: Option<Spanned<RawListener>>,
     /// Largest request body, in bytes; a larger one is answered 413.
     #[serde(default = "default_max_request_body")]
     max_request_body: u64,

@@ -44,6 +44,8 @@ const PUBLIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub(crate) enum Peer {
     /// Anybody who could reach the link: each request must prove the hub's word for its caller.
     Unproven,
+    /// Whoever reached the gateway's own listener: each request is of the one caller that the settings assert.
+    Asserted,
     /// A client with a certificate that this sealed route's CA signed.
     Client(Arc<Route>, Arc<Caller>),
 }
@@ -66,7 +68,7 @@ where
     }
     let request_id = match &peer {
         Peer::Unproven => given_id(request.headers()),
-        Peer::Client(..) => None,
+        Peer::Asserted | Peer::Client(..) => None,
     };
     let request_id = request_id.unwrap_or_else(RequestId::random);
     let mut record = Record::begin(request_id.clone(), request.method().clone());
@@ -157,7 +159,7 @@ async fn admit(
     let host = requested_host(request);
     let route = host.as_deref().and_then(|host| served.routes.by_host(host));
     let route = match (peer, route) {
-        (Peer::Unproven, Some(route)) if route.mode() == RouteMode::Terminated => route,
+        (Peer::Unproven | Peer::Asserted, Some(route)) if route.mode() == RouteMode::Terminated => route,
         (Peer::Client(proven, _), Some(route)) if proven.proves(route) => route,
         (Peer::Client(proven, _), _) => {
             record.routed(proven.clone());
@@ -165,27 +167,23 @@ async fn admit(
             return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
         }
         // A sealed route looks unknown here: only the proof that it demands shows it.
-        (Peer::Unproven, _) => {
+        (Peer::Unproven | Peer::Asserted, _) => {
             tracing::warn!(host = printable(host.as_deref().unwrap_or("")), "no route for host");
             return Err(HopError::no_route());
         }
     };
     record.routed(route.clone());
-    let caller = if let Peer::Client(_, caller) = peer {
-        caller.clone()
-    } else {
-        let verified = shared.keys.verify(&served.issuers, request.headers(), route, (shared.clock)()).await;
-        let caller = verified.map_err(|unknown| {
-            tracing::warn!(route = %route.name, "caller identity {unknown}");
-            HopError::new(Hop::Identity, format!("caller identity {unknown}"))
-        })?;
-        if caller.subject == PROBE_SUBJECT && caller.assurance == Assurance::Asserted {
-            return match request.headers().get(PROBE_HEADER) {
-                Some(_) => Ok(Admitted::Probe),
-                None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
-            };
-        }
-        caller
+    let caller = match peer {
+        Peer::Client(_, caller) => caller.clone(),
+        // Taken at each call, so that a change of the settings bites at once.
+        Peer::Asserted => served.asserted.clone().ok_or_else(|| {
+            let reason = "the settings of the gateway say no more who calls by its listener ([listener.caller])";
+            HopError::new(Hop::Identity, reason)
+        })?,
+        Peer::Unproven => match verified(shared, served, route, request.headers()).await? {
+            Some(caller) => caller,
+            None => return Ok(Admitted::Probe),
+        },
     };
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -197,6 +195,27 @@ async fn admit(
         return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::NOT_IMPLEMENTED));
     }
     Ok(Admitted::Call(route.clone(), caller))
+}
+
+/// The caller by the word of the hub, and of an issuer beside it; none for the hub's own probe.
+async fn verified(
+    shared: &Shared,
+    served: &Served,
+    route: &Route,
+    headers: &HeaderMap,
+) -> Result<Option<Arc<Caller>>, HopError> {
+    let verified = shared.keys.verify(&served.issuers, headers, route, (shared.clock)()).await;
+    let caller = verified.map_err(|unknown| {
+        tracing::warn!(route = %route.name, "caller identity {unknown}");
+        HopError::new(Hop::Identity, format!("caller identity {unknown}"))
+    })?;
+    if caller.subject == PROBE_SUBJECT && caller.assurance == Assurance::Asserted {
+        return match headers.get(PROBE_HEADER) {
+            Some(_) => Ok(None),
+            None => Err(HopError::new(Hop::Identity, "caller identity is that of a probe, which makes no calls")),
+        };
+    }
+    Ok(Some(caller))
 }
 
 /// A call of a caller who is known.

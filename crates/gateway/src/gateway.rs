@@ -25,6 +25,7 @@ use crate::identity::IdentityKeys;
 use crate::inner;
 use crate::limits::Counting;
 use crate::link_state::LinkBoard;
+use crate::listener::{self, Listener};
 use crate::memory::Memory;
 use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
@@ -170,6 +171,14 @@ pub enum GatewayError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The address for the hosted service's own traffic cannot be listened on.
+    #[error("cannot listen on {address}: {cause}; name another address in listen_addr under [listener]")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// The patterns of limits are too large together.
     #[error("limits: {0}; use fewer or shorter patterns")]
     Limits(globset::Error),
@@ -219,6 +228,7 @@ pub(crate) struct Shared {
     pub(crate) approvals: Approvals,
     pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
+    pub(crate) listener: Option<Listener>,
     pub(crate) link: LinkBoard,
     pub(crate) prober: Prober,
     /// Seconds since 1970.
@@ -339,10 +349,18 @@ impl Gateway {
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
-        let listener = match health {
+        let health = match health {
             None => None,
             Some(address) => {
                 Some(health::bind(address).await.map_err(|cause| GatewayError::Health { address, cause })?)
+            }
+        };
+        let (listener, accepting) = match served.config.listener.as_ref().map(|listener| listener.listen_addr) {
+            None => (None, None),
+            Some(address) => {
+                let bound = Listener::bind(address).await;
+                let (listener, accepting) = bound.map_err(|cause| GatewayError::Listen { address, cause })?;
+                (Some(listener), Some(accepting))
             }
         };
         let admin = match data_dir {
@@ -363,6 +381,7 @@ impl Gateway {
             approvals: Approvals::new(unix_now),
             counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
+            listener,
             link: LinkBoard::new(),
             prober: Prober::default(),
             clock: unix_now,
@@ -370,13 +389,18 @@ impl Gateway {
             tasks: tasks.clone(),
         });
         shared.served().log();
-        let health = match listener {
+        let health = match health {
             None => None,
             Some((listener, address)) => {
                 tasks.spawn("health", health::serve(shared.clone(), listener, metrics));
                 Some(address)
             }
         };
+        if let Some((listener, accepting)) = shared.listener.as_ref().zip(accepting) {
+            let caller = shared.served().asserted.as_ref().map(|caller| caller.subject.clone()).unwrap_or_default();
+            tracing::info!(address = %listener.address, caller, "listening for the hosted service's own traffic");
+            tasks.spawn("listener", listener::serve(shared.clone(), accepting));
+        }
         if let Some(socket) = admin {
             tasks.spawn("admin", admin::serve(shared.clone(), socket));
         }
@@ -405,6 +429,11 @@ impl Gateway {
     /// Where health is answered.
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health
+    }
+
+    /// Where the hosted service's own traffic is taken.
+    pub fn listen_addr(&self) -> Option<SocketAddr> {
+        self.shared.listener.as_ref().map(|listener| listener.address)
     }
 
     /// Completes when the whole path works: a link is up, and a probe over the first terminated route came back. Where

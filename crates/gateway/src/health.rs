@@ -44,6 +44,9 @@ pub struct Readiness {
     pub identity: IdentityReport,
     /// The settings.
     pub config: ConfigReport,
+    /// The listener for the hosted service's own traffic; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<ListenerReport>,
     /// The newest probe over the whole path; absent before the first one and where every route is sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeReport>,
@@ -66,6 +69,18 @@ pub struct LinkReport {
     /// Why none is up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// The listener for the hosted service's own traffic.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerReport {
+    /// Where it listens.
+    pub address: String,
+    /// How many connections are open.
+    pub connections: usize,
+    /// As whom every call counts; absent when the settings in force name nobody, and everything is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 /// The gateway's certificate.
@@ -126,6 +141,11 @@ impl Shared {
             inner_tls: InnerTlsReport { days_left },
             identity: IdentityReport { keys: self.keys.len() },
             config: self.config_report(),
+            listener: self.listener.as_ref().map(|listener| ListenerReport {
+                address: listener.address.to_string(),
+                connections: listener.connections(),
+                caller: served.asserted.as_ref().map(|caller| caller.subject.clone()),
+            }),
             probe,
             upstream: None,
         }

@@ -2,7 +2,8 @@
 //!
 //! The kind of a stream only selects which proof is demanded, so that an edge that lies about it gains nothing: without
 //! a client certificate every request needs the hub's word and reaches terminated routes only; with one, exactly the
-//! sealed route whose CA signed it.
+//! sealed route whose CA signed it. What the gateway's own listener hands over ends here, too, as the one caller that the
+//! settings assert.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
     };
     // On the heap: what lasts has only the room that it needs.
     let accepted = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, accepting)).await;
-    match accepted.unwrap_or_else(|_| Err(format!("it took more than {} s", HANDSHAKE_DEADLINE.as_secs()))) {
+    match accepted.unwrap_or_else(|_| Err(too_slow())) {
         Ok(Accepted::Hub(stream)) => {
             counted("ok");
             http(&shared, Peer::Unproven, stream).await;
@@ -68,6 +69,30 @@ pub(crate) async fn serve(shared: Arc<Shared>, call: Call) {
         Err(reason) => {
             counted("failed");
             tracing::warn!(?kind, "tls handshake failed: {reason}");
+        }
+    }
+}
+
+/// Serves a connection of the gateway's own listener, whose caller the settings assert, as [`serve`] does.
+///
+/// # Errors
+/// TLS failed, in words.
+pub(crate) async fn serve_asserted<S>(shared: &Arc<Shared>, stream: S) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepting = TlsAcceptor::from(shared.served().hub_tls.clone()).accept(stream);
+    let accepted = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, accepting)).await;
+    let accepted = accepted.map(|accepted| accepted.map_err(|error| explain_io(&error)));
+    match accepted.unwrap_or_else(|_| Err(too_slow())) {
+        Ok(stream) => {
+            counted("ok");
+            http(shared, Peer::Asserted, stream).await;
+            Ok(())
+        }
+        Err(reason) => {
+            counted("failed");
+            Err(reason)
         }
     }
 }
@@ -174,6 +199,10 @@ where
             connection.await
         }
     }
+}
+
+fn too_slow() -> String {
+    format!("it took more than {} s", HANDSHAKE_DEADLINE.as_secs())
 }
 
 fn counted(result: &'static str) {

@@ -5,7 +5,7 @@
 //! byte of the edge: a caller counts only by an identity that the hub signed for this very route, or, on sealed
 //! routes, by a client certificate.
 //!
-//! It must never open a port for callers, follow a redirect, replay a call, write a body anew (what is hidden is cut out
+//! It must never open a port for callers that nobody has configured (`listener.rs` has the one there is), follow a redirect, replay a call, write a body anew (what is hidden is cut out
 //! of lists, and the rest stays), or log a payload, a header's value or a secret. Every task runs in the
 //! [`sortie_runtime::TaskSet`] that the caller passes to [`Gateway::start`], and ends with [`Gateway::drain`].
 
@@ -34,6 +34,7 @@ mod intake;
 mod issuers;
 mod limits;
 mod link_state;
+mod listener;
 mod lists;
 mod memory;
 mod pins;
@@ -54,12 +55,13 @@ mod upstream_identity;
 pub use admin::AdminAddress;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    ApprovalSource, ApprovalSources, ApprovalsConfig, Authorization, CertificateFiles, ConfigError, ControlConfig,
-    GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, Per, Pinning, PolicyMode, Protocol, Rate,
-    Refusals, RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust, Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, Authorization, CertificateFiles, ConfigError,
+    ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, ListenerConfig, Per, Pinning,
+    PolicyMode, Protocol, Rate, Refusals, RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust,
+    Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
-pub use health::{IdentityReport, InnerTlsReport, LinkReport, Readiness};
+pub use health::{IdentityReport, InnerTlsReport, LinkReport, ListenerReport, Readiness};
 pub use pins::visible;
 pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};

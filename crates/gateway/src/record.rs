@@ -85,6 +85,8 @@ impl Drop for Record {
             route,
             method = %self.method,
             caller = self.caller.as_ref().map(|caller| caller.subject.as_str()),
+            issuer = self.caller.as_ref().map(|caller| caller.issuer.as_str()),
+            assurance = self.caller.as_ref().map(|caller| caller.assurance.as_str()),
             credential = self.credential.as_deref(),
             status = self.status.map_or(0, |status| status.as_u16()),
             hop,

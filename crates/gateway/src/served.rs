@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use http::HeaderValue;
 use sortie_credentials::Vault;
+use sortie_identity::Caller;
 use sortie_ids::{Digest, RouteName, TunnelDomain};
 use sortie_policy::{Engine, PolicyError};
 use sortie_runtime::TaskSet;
@@ -45,6 +46,8 @@ pub(crate) struct Served {
     pub(crate) issuers: Issuers,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
+    /// Who calls by the gateway's own listener.
+    pub(crate) asserted: Option<Arc<Caller>>,
     /// Servers that secrets are read from, by name.
     pub(crate) vaults: BTreeMap<String, Arc<Vault>>,
     /// The settings as they were read.
@@ -89,8 +92,25 @@ impl Served {
         if self.config.link != before.config.link {
             tracing::info!("the new settings under [link] are used when the edge is dialled next");
         }
+        self.log_listener(before);
         if self.config.log != before.config.log {
             tracing::warn!("the new log level is used from the next start on");
+        }
+    }
+
+    fn log_listener(&self, before: &Served) {
+        let address = |served: &Served| served.config.listener.as_ref().map(|listener| listener.listen_addr);
+        match (&self.config.listener, &before.config.listener) {
+            (Some(now), Some(then)) if now.caller != then.caller => {
+                tracing::info!(subject = now.caller.subject, "another caller is asserted for what the listener takes");
+            }
+            (None, Some(_)) => {
+                tracing::warn!("nobody is asserted any more for what the listener takes: it refuses everything");
+            }
+            _ => {}
+        }
+        if address(self) != address(before) {
+            tracing::warn!("the new [listener] listen_addr is listened on from the next start on");
         }
     }
 
@@ -199,7 +219,9 @@ impl Builder {
         let limits = Limits::new(&config.limits, previous.map(|previous| &previous.limits));
         let limits = limits.map_err(GatewayError::Limits)?;
         let control = control(&config)?;
-        Ok(Served { routes: RouteTable::new(routes), identity, hub_tls, control, issuers, limits, vaults, config })
+        let asserted = config.listener.as_ref().map(|listener| Arc::new(listener.caller.caller()));
+        let routes = RouteTable::new(routes);
+        Ok(Served { routes, identity, hub_tls, control, issuers, limits, asserted, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.

@@ -63,6 +63,7 @@ impl From<&GatewayConfig> for Raw {
             issuers: config.issuers.iter().map(Into::into).collect(),
             identity: (&config.identity).into(),
             link: (&config.link).into(),
+            listener: config.listener.as_ref().map(|listener| placeless(listener.into())),
             max_request_body: config.max_request_body,
             log: config.log.clone(),
             log_request_start: config.log_request_start,
@@ -157,6 +158,11 @@ mod tests {
                 "d.toml",
                 "[routes.a]\nupstream = \"http://[fd00::1]:80\"\ndeadline = \"1500ms\"\nhost = \"a.b:1\"\n\
                  [link]\nproxy = \"http://[::1]:3128\"\nproxy_authorization_file = \"p\"",
+            ),
+            (
+                "listener.toml",
+                "[routes.a]\nupstream = \"http://a:1\"\n[listener]\nlisten_addr = \"[::]:1\"\nallow_remote = true\n\
+                 [listener.caller]\nsubject = \"s\"\nagent = \"a\"\nregion = \"r\"\n",
             ),
             (
                 "limits.toml",

@@ -201,7 +201,8 @@ impl Reading<'_> {
             return Err(self.wrong(line, "listen_addr", format!("`{listen_addr}` is not an address such as :8080")));
         }
         self.notes.push(format!(
-            "listen_addr `{listen_addr}` is not needed and not listened on: calls come over the outbound link"
+            "listen_addr `{listen_addr}` is not needed and not listened on: calls come over the outbound link. To take the \
+             hosted service's own traffic there, go on with TOML and say who calls, under [listener] and [listener.caller]"
         ));
         if let Some(value) = raw.log_level {
             let (line, level) = self.noted("log_level", value);

@@ -14,6 +14,7 @@ mod issuers;
 mod kept;
 mod limits;
 mod links;
+mod listener;
 mod lists;
 mod policy;
 mod reload;

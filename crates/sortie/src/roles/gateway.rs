@@ -12,6 +12,9 @@ use crate::error::Failure;
 struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     health_url: Option<String>,
+    /// Where the hosted service's connector hands its traffic over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen_url: Option<String>,
     domain: String,
     routes: Vec<String>,
 }
@@ -33,10 +36,17 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
     let started = Gateway::start(config, setup, options, tasks.clone()).await;
     let gateway = started.map_err(|error| match error {
         // The port is somebody else's, or the disk is full; everything else is a setting or a file that it names.
-        GatewayError::Health { .. } | GatewayError::Admin { .. } => Failure::failed(error),
+        GatewayError::Health { .. } | GatewayError::Listen { .. } | GatewayError::Admin { .. } => {
+            Failure::failed(error)
+        }
         _ => Failure::usage(error),
     })?;
-    let ready = Ready { health_url: gateway.health_addr().map(|addr| format!("http://{addr}")), domain, routes };
+    let ready = Ready {
+        health_url: gateway.health_addr().map(|addr| format!("http://{addr}")),
+        listen_url: gateway.listen_addr().map(|addr| format!("http://{addr}")),
+        domain,
+        routes,
+    };
     gateway.watch(args.config);
     let serving = async {
         tokio::select! {

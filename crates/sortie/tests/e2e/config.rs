@@ -110,6 +110,25 @@ async fn the_hosted_proxys_file_serves_and_its_log_says_what_people_look_for() {
 }
 
 #[tokio::test]
+async fn the_ready_file_tells_where_the_hosted_services_traffic_is_taken() {
+    let world = World::start().await;
+    let tunnel = world.tunnel("setup").await;
+    let upstream = Upstream::saying(OK).await;
+    let config = format!(
+        "[routes.docs]\nupstream = \"{}\"\n[upstream]\nallowed_ips = [\"127.0.0.1\"]\n[listener]\n\
+         listen_addr = \"127.0.0.1:0\"\ncaller = {{ subject = \"hosted\" }}\n",
+        upstream.url()
+    );
+    let (mut process, ready, _) = gateway(&world, &tunnel, "gateway.toml", &config).await;
+    process.ready_output("listening for the hosted service's own traffic", SOON).await.expect("told");
+    let answer = send(world.http.get(format!("{}/mcp", text(&ready, "/listen_url")))).await;
+    assert_eq!(answer.status, 426, "{}", answer.text());
+    let body = send(world.http.get(format!("{}/readyz", text(&ready, "/health_url")))).await.json();
+    assert_eq!(text(&ready, "/listen_url"), format!("http://{}", text(&body, "/listener/address")));
+    assert_eq!(body["listener"]["caller"], "hosted", "{body}");
+}
+
+#[tokio::test]
 async fn a_file_for_another_tunnel_is_refused_at_the_start() {
     let world = World::start().await;
     let tunnel = world.tunnel("setup").await;
