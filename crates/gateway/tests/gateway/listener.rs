@@ -353,6 +353,7 @@ async fn connections_have_a_bound_of_their_own() {
     until(|| open() == PLACES).await;
     let mut refused = tcp(&world).await;
     assert!(!matches!(soon(refused.read(&mut [0])).await, Ok(1..)), "nothing is said to it");
+    assert_eq!(open(), PLACES, "at once, before the others have taken too long");
     // Those over the link have room all the same.
     let request = world.request("GET", "/").body(full("")).expect("request");
     assert_eq!(text(world.call(request).await).await, "ok");
