@@ -30,4 +30,4 @@ pub use engine::Engine;
 pub use error::PolicyError;
 pub use explain::{Explanation, Looked, PolicyText, Verdict};
 pub use facts::FactFault;
-pub use query::{Act, Counts, Mode, Query, Target};
+pub use query::{Act, Counts, Query, Target};

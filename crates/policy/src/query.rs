@@ -2,18 +2,6 @@
 
 use sortie_identity::Caller;
 
-/// What a gateway does with decisions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// It asks for none.
-    #[default]
-    Off,
-    /// It records them and lets every call pass.
-    Shadow,
-    /// It obeys them.
-    Enforce,
-}
-
 /// One thing that a caller wants to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
