@@ -326,7 +326,7 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
         }
     }
     let log = |name: &str| said.iter().find(|(place, _)| place.ends_with(name)).map_or(0, |(_, text)| text.len());
-    assert!(log("gateway.log") > 10_000 && log("hub.log") > 10_000, "there is something to look through");
+    assert!(log("gateway.log") > 5_000 && log("hub.log") > 5_000, "there is something to look through");
 
     let planted = [FILE, ENV, COMMAND, KV, SECRET_ID, CLIENT, TOKEN, INBOUND].map(str::to_owned);
     let given = places.vault.state().given.clone();
