@@ -1,6 +1,5 @@
 //! Tokens of an authorization server: client credentials (RFC 6749, section 4.4) and token exchange (RFC 8693).
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::Method;
 use serde::Deserialize;
-use sortie_ids::Digest;
+use sortie_ids::{Digest, Recent};
 use sortie_tls::Secret;
 use tokio::time::Instant;
 use url::Url;
@@ -229,26 +228,24 @@ impl Slot {
 }
 
 /// The slots of callers: at most twice [`HALF`].
-#[derive(Default)]
-pub(crate) struct Slots(Mutex<Halves>);
+pub(crate) struct Slots(Mutex<Recent<Digest, Arc<Slot>>>);
 
-#[derive(Default)]
-struct Halves {
-    young: HashMap<Digest, Arc<Slot>>,
-    old: HashMap<Digest, Arc<Slot>>,
+impl Default for Slots {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(2 * HALF, i64::MAX)))
+    }
 }
 
 impl Slots {
     pub(crate) fn of(&self, caller: &Digest) -> Arc<Slot> {
-        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = halves.young.get(caller) {
-            return slot.clone();
+        // No time passes here.
+        let now = 0;
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(caller, now) {
+            return slot;
         }
-        let slot = halves.old.remove(caller).unwrap_or_default();
-        if halves.young.len() >= HALF {
-            halves.old = std::mem::take(&mut halves.young);
-        }
-        halves.young.insert(*caller, slot.clone());
+        let slot = Arc::<Slot>::default();
+        slots.put(*caller, slot.clone(), now);
         slot
     }
 }
@@ -295,8 +292,7 @@ mod tests {
                 assert!(Arc::ptr_eq(&first, &slots.of(&key(0))), "{n}: one that is used stays");
             }
         }
-        let halves = slots.0.lock().expect("lock");
-        assert!(halves.young.len() <= HALF && halves.old.len() <= HALF);
+        assert!(slots.0.lock().expect("lock").len() <= 2 * HALF);
     }
 
     #[test]

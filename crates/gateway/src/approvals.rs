@@ -384,23 +384,14 @@ impl Asked {
     /// One value for a call and its repetitions; `None` where nothing is known of its body.
     fn same(&self, caller: &Digest) -> Option<Digest> {
         let arguments = self.arguments.as_ref()?;
-        let target = self.target.as_deref();
-        let policies = self.policies.join("\n");
-        let mut whole = Vec::new();
-        for part in [
-            Some(caller.to_string().as_str()),
+        Some(Digest::of_optional(&[
+            Some(&caller.to_string()),
             Some(&self.route),
             Some(&self.method),
-            target,
+            self.target.as_deref(),
             Some(&arguments.sha256),
-            Some(&policies),
-        ] {
-            // Lengths keep neighbours apart, and an empty text is not an absent one.
-            let length = part.map_or(u64::MAX, |text| u64::try_from(text.len()).unwrap_or(u64::MAX - 1));
-            whole.extend_from_slice(&length.to_be_bytes());
-            whole.extend_from_slice(part.unwrap_or_default().as_bytes());
-        }
-        Some(Digest::of(&whole))
+            Some(&self.policies.join("\n")),
+        ]))
     }
 
     fn shown(self, id: ApprovalId, asked_at: Timestamp, timeout: Duration) -> Approval {

@@ -56,7 +56,8 @@ pub use issuers::{IssuerConfig, KeysAt};
 pub use limits::{LimitConfig, Per, Rate};
 pub use listener::{AssertedCaller, ListenerConfig};
 pub use pinning::Pinning;
-pub use upstreams::{RouteTls, Server, Trust, Upstream};
+pub use sortie_credentials::Trust;
+pub use upstreams::{RouteTls, Server, Upstream};
 
 /// Why a file of settings cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,6 @@ mod pins;
 mod probe;
 mod proxy;
 mod quiet;
-mod recent;
 mod record;
 mod reload;
 mod routes;

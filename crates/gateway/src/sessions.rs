@@ -13,9 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sortie_api::{Hop, HopError};
-use sortie_ids::Digest;
+use sortie_ids::{Digest, Recent};
 
-use crate::recent::Recent;
 use crate::routes::Route;
 
 /// The header with the id of a session (MCP 2025-03-26 to 2025-11-25, transports, section "Session Management").
@@ -58,8 +57,8 @@ pub(crate) struct Sessions(Mutex<Both>);
 
 /// The owners of sessions.
 struct Both {
-    given: Recent<Digest>,
-    seen: Recent<Digest>,
+    given: Recent<Digest, Digest>,
+    seen: Recent<Digest, Digest>,
 }
 
 impl Default for Both {
@@ -89,7 +88,7 @@ impl Sessions {
         let session = session(route, id.as_bytes());
         let owner = owner(route, caller);
         let mut both = self.lock();
-        let known = both.given.get(session, now).or_else(|| both.seen.get(session, now));
+        let known = both.given.get(&session, now).or_else(|| both.seen.get(&session, now));
         match known {
             Some(known) if known == owner => Ok(Some(Named { session, owner, new: false })),
             Some(_) => {
@@ -127,7 +126,7 @@ impl Sessions {
                 // Whoever gets it now has it: a server that begins to count anew gives old ids to new callers.
                 let mut both = self.lock();
                 let session = session(route, id.as_bytes());
-                both.seen.remove(session);
+                both.seen.remove(&session);
                 both.given.put(session, owner(), now);
             }
         }
@@ -140,8 +139,8 @@ impl Sessions {
 
 impl Both {
     fn forget(&mut self, session: Digest) {
-        self.given.remove(session);
-        self.seen.remove(session);
+        self.given.remove(&session);
+        self.seen.remove(&session);
     }
 }
 

@@ -96,18 +96,8 @@ impl Caller {
     /// One value for one principal: issuer, organisation, workspace and subject. What else is known of two calls may
     /// differ.
     pub fn digest(&self) -> Digest {
-        let mut whole = Vec::with_capacity(256);
-        let mut part = |text: Option<&str>| {
-            // Lengths keep neighbours apart, and an empty text is not an absent one.
-            let length = text.map_or(u64::MAX, |text| u64::try_from(text.len()).unwrap_or(u64::MAX - 1));
-            whole.extend_from_slice(&length.to_be_bytes());
-            whole.extend_from_slice(text.unwrap_or_default().as_bytes());
-        };
-        part(Some(&self.issuer));
-        part(self.organization.as_deref());
-        part(self.workspace.as_deref());
-        part(Some(&self.subject));
-        Digest::of(&whole)
+        let (organization, workspace) = (self.organization.as_deref(), self.workspace.as_deref());
+        Digest::of_optional(&[Some(&self.issuer), organization, workspace, Some(&self.subject)])
     }
 }
 

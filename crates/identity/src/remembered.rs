@@ -1,65 +1,51 @@
 //! Values by key, a bounded number of them: what was verified once need not be verified again.
 //!
-//! Two generations: what is used stays, and when the younger one is full, the older one is forgotten. Only what was
-//! found good belongs in here, and under a digest of the whole token, so that a look-up tells nobody anything that the
-//! token in its hand does not.
+//! Only what was found good belongs in here, and under a digest of the whole token, so that a look-up tells nobody anything
+//! that the token in its hand does not.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sortie_ids::Recent;
 
 /// Most values; beyond it the least recently used are forgotten.
 pub const MAX_REMEMBERED: usize = 16 * 1024;
+/// No time passes here: what ends by itself says so in its value.
+const NOW: i64 = 0;
 
 /// Values by key.
-pub struct Remembered<K, V>(Mutex<Generations<K, V>>);
+pub struct Remembered<K, V>(Mutex<Recent<K, V>>);
 
-struct Generations<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-}
-
-impl<K, V> Default for Remembered<K, V> {
+impl<K: Copy + Eq + Hash, V: Clone> Default for Remembered<K, V> {
     fn default() -> Self {
-        Self(Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() }))
+        Self(Mutex::new(Recent::new(MAX_REMEMBERED, i64::MAX)))
     }
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
     /// The value under this key.
     pub fn get(&self, key: &K) -> Option<V> {
-        let mut both = self.lock();
-        if let Some(value) = both.young.get(key) {
-            return Some(value.clone());
-        }
-        let value = both.old.remove(key)?;
-        both.put(*key, value.clone());
-        Some(value)
+        self.lock().get(key, NOW)
     }
 
     /// Puts a value in.
     pub fn put(&self, key: K, value: V) {
-        self.lock().put(key, value);
+        self.lock().put(key, value, NOW);
     }
 
     /// Forgets a value.
     pub fn forget(&self, key: &K) {
-        let mut both = self.lock();
-        both.young.remove(key);
-        both.old.remove(key);
+        self.lock().remove(key);
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        let mut both = self.lock();
-        both.young.clear();
-        both.old.clear();
+        self.lock().clear();
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        let both = self.lock();
-        both.young.len().saturating_add(both.old.len())
+        self.lock().len()
     }
 
     /// Whether there is none.
@@ -67,17 +53,8 @@ impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
         self.len() == 0
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations<K, V>> {
+    fn lock(&self) -> MutexGuard<'_, Recent<K, V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<K: Eq + Hash, V> Generations<K, V> {
-    fn put(&mut self, key: K, value: V) {
-        if self.young.len() >= MAX_REMEMBERED / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, value);
     }
 }
 

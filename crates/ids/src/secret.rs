@@ -32,10 +32,21 @@ impl Digest {
 
     /// The digest of several texts in this order, told apart by their lengths.
     pub fn of_parts(parts: &[&[u8]]) -> Self {
+        Self::of_each(parts.iter().map(|part| Some(*part)))
+    }
+
+    /// The same of texts that may be absent: an empty one is not an absent one.
+    pub fn of_optional(parts: &[Option<&str>]) -> Self {
+        Self::of_each(parts.iter().map(|part| part.map(str::as_bytes)))
+    }
+
+    fn of_each<'a>(parts: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for part in parts {
-            context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(part);
+            // No text is as long as what stands for an absent one.
+            let length = part.and_then(|part| u64::try_from(part.len()).ok());
+            context.update(&length.unwrap_or(u64::MAX).to_be_bytes());
+            context.update(part.unwrap_or_default());
         }
         let mut out = [0; 32];
         out.copy_from_slice(context.finish().as_ref());

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use sortie_tls::ServerName;
 use toml::Spanned;
 
+use sortie_credentials::Trust;
+
 use super::{Span, span_text};
 
 /// Most servers of one route.
@@ -89,22 +91,6 @@ pub struct RouteTls {
     /// `server_name`: the name or address that the upstream's certificate has to be for, and that is asked for by SNI.
     /// Default: the upstream's host.
     pub server_name: Option<String>,
-}
-
-/// Whom to trust.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trust {
-    /// `ca_file`: CA certificates, in PEM. Default none.
-    pub ca_file: Option<PathBuf>,
-    /// `include_system_cas`: whether the machine's own CAs are trusted, too. Default false.
-    pub include_system_cas: bool,
-}
-
-impl Trust {
-    /// Whether anybody is trusted.
-    pub fn is_some(&self) -> bool {
-        self.ca_file.is_some() || self.include_system_cas
-    }
 }
 
 impl FromStr for Upstream {

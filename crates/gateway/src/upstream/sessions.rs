@@ -2,9 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sortie_ids::Digest;
-
-use crate::recent::Recent;
+use sortie_ids::{Digest, Recent};
 
 /// Most sessions of a route that are remembered; beyond them, those not used for longest are forgotten, and their next
 /// call goes to the first server that can be connected.
@@ -29,7 +27,7 @@ impl SessionKey {
 }
 
 /// Where sessions live, by the server's number.
-pub(crate) struct Sessions(Mutex<Recent<usize>>);
+pub(crate) struct Sessions(Mutex<Recent<Digest, usize>>);
 
 impl Default for Sessions {
     fn default() -> Self {
@@ -40,7 +38,7 @@ impl Default for Sessions {
 impl Sessions {
     /// The server of a session.
     pub(crate) fn find(&self, key: SessionKey) -> Option<usize> {
-        self.lock().get(key.0, NOW)
+        self.lock().get(&key.0, NOW)
     }
 
     /// Remembers a session.
@@ -53,7 +51,7 @@ impl Sessions {
         Self(Mutex::new(self.lock().map(number)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recent<usize>> {
+    fn lock(&self) -> MutexGuard<'_, Recent<Digest, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,14 +1,14 @@
 //! What was used lately, within bounds.
 
 use std::collections::HashMap;
-
-use sortie_ids::Digest;
+use std::hash::Hash;
 
 /// A map in two generations: what is used goes to the young one, and when that is full or old, the other is forgotten. So
-/// it forgets what was not used for longest. The time is an argument, in seconds.
-pub(crate) struct Recent<V> {
-    young: HashMap<Digest, V>,
-    old: HashMap<Digest, V>,
+/// it forgets what was not used for longest. The time is an argument, in seconds; where only the number counts, it is 0.
+#[derive(Debug)]
+pub struct Recent<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
     /// Most entries of one generation.
     generation: usize,
     /// How long an entry is kept without use, at least; at most twice that.
@@ -17,36 +17,58 @@ pub(crate) struct Recent<V> {
     began: i64,
 }
 
-impl<V: Copy> Recent<V> {
+impl<K: Clone + Eq + Hash, V: Clone> Recent<K, V> {
     /// At most `most` entries, each for `idle` to twice `idle` seconds without use.
-    pub(crate) fn new(most: usize, idle: i64) -> Self {
+    pub fn new(most: usize, idle: i64) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), generation: most / 2, idle, began: 0 }
     }
 
-    pub(crate) fn get(&mut self, key: Digest, now: i64) -> Option<V> {
+    /// The value under a key, which counts as a use of it.
+    pub fn get(&mut self, key: &K, now: i64) -> Option<V> {
         self.age(now);
-        if let Some(value) = self.young.get(&key) {
-            return Some(*value);
+        if let Some(value) = self.young.get(key) {
+            return Some(value.clone());
         }
-        let value = self.old.remove(&key)?;
-        self.young.insert(key, value);
+        let value = self.old.remove(key)?;
+        self.young.insert(key.clone(), value.clone());
         Some(value)
     }
 
-    pub(crate) fn put(&mut self, key: Digest, value: V, now: i64) {
+    /// Puts a value in, in the place of an older one.
+    pub fn put(&mut self, key: K, value: V, now: i64) {
         self.age(now);
         self.old.remove(&key);
         self.young.insert(key, value);
     }
 
-    pub(crate) fn remove(&mut self, key: Digest) {
-        self.young.remove(&key);
-        self.old.remove(&key);
+    /// Forgets a value.
+    pub fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.young.len().saturating_add(self.old.len())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The same entries with other values, without those that have none any more.
-    pub(crate) fn map(&self, value: impl Fn(V) -> Option<V>) -> Self {
-        let each = |map: &HashMap<Digest, V>| map.iter().filter_map(|(key, old)| Some((*key, value(*old)?))).collect();
+    #[must_use]
+    pub fn map(&self, value: impl Fn(V) -> Option<V>) -> Self {
+        let each = |map: &HashMap<K, V>| {
+            map.iter().filter_map(|(key, old)| Some((key.clone(), value(old.clone())?))).collect()
+        };
         Self { young: each(&self.young), old: each(&self.old), ..*self }
     }
 
@@ -65,6 +87,7 @@ impl<V: Copy> Recent<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
 
     const MOST: usize = 10_000;
     const IDLE: i64 = 12 * 3600;
@@ -81,11 +104,11 @@ mod tests {
         recent.put(key(2), 3, now);
         for hours in 1..100 {
             let now = now + hours * 3600;
-            assert_eq!(recent.get(key(0), now), Some(1), "{hours}");
+            assert_eq!(recent.get(&key(0), now), Some(1), "{hours}");
         }
-        assert_eq!(recent.get(key(2), now + 100 * 3600), None);
+        assert_eq!(recent.get(&key(2), now + 100 * 3600), None);
         // Nothing outlives a long silence.
-        assert_eq!(recent.get(key(0), now + 124 * 3600), None);
+        assert_eq!(recent.get(&key(0), now + 124 * 3600), None);
     }
 
     #[test]
@@ -94,11 +117,11 @@ mod tests {
         recent.put(key(0), 1, 0);
         for number in 1..5 * MOST {
             recent.put(key(number), number, 0);
-            assert_eq!(recent.get(key(0), 0), Some(1), "in use after {number}");
+            assert_eq!(recent.get(&key(0), 0), Some(1), "in use after {number}");
             assert!(recent.young.len() + recent.old.len() <= MOST);
         }
-        assert_eq!(recent.get(key(5 * MOST - 1), 0), Some(5 * MOST - 1));
-        assert_eq!(recent.get(key(1), 0), None);
+        assert_eq!(recent.get(&key(5 * MOST - 1), 0), Some(5 * MOST - 1));
+        assert_eq!(recent.get(&key(1), 0), None);
     }
 
     #[test]
@@ -107,6 +130,6 @@ mod tests {
         recent.put(key(1), 0, 0);
         recent.put(key(2), 1, 0);
         let mut moved = recent.map(|value| (value == 1).then_some(5));
-        assert_eq!((moved.get(key(1), 0), moved.get(key(2), 0)), (None, Some(5)));
+        assert_eq!((moved.get(&key(1), 0), moved.get(&key(2), 0)), (None, Some(5)));
     }
 }
