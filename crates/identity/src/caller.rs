@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sortie_ids::Digest;
 
 /// The issuer of callers who proved themselves by a client certificate of a sealed route.
@@ -10,7 +11,8 @@ pub const TLS_ISSUER: &str = "tls";
 pub const GATEWAY_ISSUER: &str = "gateway";
 
 /// How far a caller is proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Assurance {
     /// The hub, or a listener of the gateway, says so.
     Asserted,
@@ -29,7 +31,7 @@ impl Assurance {
 }
 
 /// Who is calling, as the gateway knows it. A value that policy decides on and audit records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Who says so (`iss`); [`TLS_ISSUER`] and [`GATEWAY_ISSUER`] where no token does.
     pub issuer: String,
@@ -38,30 +40,42 @@ pub struct Caller {
     /// How far it is proven.
     pub assurance: Assurance,
     /// Its organisation at the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
     /// Its workspace at the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
     /// The id of the key with which it called the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The person it acts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
     /// The version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
     /// The session that the call is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// The use of a tool that the call is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_use: Option<String>,
     /// Where it calls from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Who acts for the subject (RFC 8693 section 4.1, `act`), nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actors: Vec<String>,
     /// The id of the token (`jti`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
     /// When this ends, in seconds since 1970.
     pub expires: i64,
     /// What else the issuer says and the settings map for policy, such as groups.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, Vec<String>>,
 }
 

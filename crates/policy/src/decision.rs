@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The answer to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -47,8 +49,10 @@ impl fmt::Display for PolicyName {
     }
 }
 
-/// A value taken from the arguments of a call. It repeats what the caller sent: not for logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A value taken from the arguments of a call. It repeats what the caller sent: not for logs. Serialised as
+/// `{"string": "..."}`, for the audit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fact {
     /// A text.
     String(String),

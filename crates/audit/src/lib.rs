@@ -1,0 +1,23 @@
+//! Proof of what happened: an append-only log of records that cannot be changed quietly.
+//!
+//! A record is one line of JSON that names the hash of the line before it. All lines are the leaves of one Merkle tree
+//! (RFC 6962), and its root is signed from time to time (C2SP tlog-checkpoint). Who holds one signed checkpoint can tell
+//! whether anything before it was changed, taken out, put in or cut off, without asking who wrote the log.
+//!
+//! `hash`, `tree`, `note`, `line`, `kind` and `call` are the format, and pure. `log` writes it.
+
+mod call;
+mod hash;
+mod kind;
+mod line;
+mod log;
+mod note;
+mod tree;
+
+pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome};
+pub use hash::Hash;
+pub use kind::{ALL as KINDS, Kind, kinds};
+pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
+pub use log::{AppendError, Durability, Log, OpenError, Options};
+pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use tree::Frontier;
