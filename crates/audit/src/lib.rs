@@ -13,6 +13,7 @@ mod line;
 mod log;
 mod note;
 mod tree;
+mod tree_cache;
 
 pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
@@ -21,6 +22,6 @@ pub use call::{
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
+pub use log::{AppendError, Clock, DROPPED, Durability, Faults, Log, OnFailure, OpenError, Options, Status, Step};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use tree::Frontier;
