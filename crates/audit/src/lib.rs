@@ -4,9 +4,10 @@
 //! (RFC 6962), and its root is signed from time to time (C2SP tlog-checkpoint). Who holds one signed checkpoint can tell
 //! whether anything before it was changed, taken out, put in or cut off, without asking who wrote the log.
 //!
-//! `hash`, `tree`, `note`, `line`, `kind` and `call` are the format, and pure. `log` writes it.
+//! `hash`, `tree`, `note`, `line`, `kind`, `call` and `events` are the format, and pure. `log` writes it.
 
 mod call;
+mod events;
 mod exact;
 mod files;
 mod hash;
@@ -23,6 +24,7 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped,
 };
+pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
