@@ -4,7 +4,8 @@
 //! (RFC 6962), and its root is signed from time to time (C2SP tlog-checkpoint). Who holds one signed checkpoint can tell
 //! whether anything before it was changed, taken out, put in or cut off, without asking who wrote the log.
 //!
-//! `hash`, `tree`, `note`, `line`, `kind`, `call` and `events` are the format, and pure. `log` writes it.
+//! `hash`, `tree`, `note`, `line`, `exact`, `kind`, `call` and `events` are the format, and pure. `log` writes it; `read`, `verify`,
+//! `proof` and `search` read it, by `files` and `scan`. `ocsf` says it in the words of others.
 
 mod call;
 mod events;
