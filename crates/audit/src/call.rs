@@ -28,6 +28,21 @@ pub struct LogOpened {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogClosed {}
 
+/// `sink_dropped`: records that a sink does not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkDropped {
+    /// The name of the sink.
+    pub sink: String,
+    /// The first and the last record among which they are.
+    pub first: u64,
+    /// See `first`.
+    pub last: u64,
+    /// How many.
+    pub records: u64,
+    /// `full` (too much was undelivered), `refused` (by the receiver, for good) or `removed` (from the log).
+    pub reason: String,
+}
+
 /// `call_decided`: one message of a call, or one request that is no message of MCP, before it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallDecided {

@@ -14,7 +14,7 @@ mod log;
 mod note;
 mod tree;
 
-pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome};
+pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome, SinkDropped};
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
