@@ -7,17 +7,28 @@
 //! `hash`, `tree`, `note`, `line`, `kind` and `call` are the format, and pure. `log` writes it.
 
 mod call;
+mod exact;
+mod files;
 mod hash;
 mod kind;
 mod line;
 mod log;
 mod note;
+mod read;
+mod scan;
 mod tree;
+mod verify;
 
-pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome, SinkDropped};
+pub use call::{
+    Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
+    LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
+};
+pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, Durability, Log, OpenError, Options};
+pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use read::{Record, Records, span};
 pub use tree::Frontier;
+pub use verify::{Fault, Place, Progress, Report, Trust, Trusted, VerifyError, verify};

@@ -25,15 +25,15 @@ const MAX_UNCONFIRMED: u64 = 20_000;
 const DROP_STEP: usize = 4096;
 
 pub(crate) struct Delivery {
-    pub(crate) spec: SinkSpec,
+    spec: SinkSpec,
     pub(crate) transport: Transport,
-    pub(crate) dir: PathBuf,
-    pub(crate) log: Log,
+    dir: PathBuf,
+    log: Log,
     /// How many records may be delivered.
-    pub(crate) durable: watch::Receiver<u64>,
-    pub(crate) cursor: Cursor,
+    durable: watch::Receiver<u64>,
+    cursor: Cursor,
     pub(crate) board: Arc<Board>,
-    pub(crate) tasks: TaskSet,
+    tasks: TaskSet,
     progress: Progress,
 }
 
@@ -74,19 +74,17 @@ impl Progress {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is one part, and there is one caller")]
 impl Delivery {
     pub(crate) fn new(
         spec: SinkSpec,
         transport: Transport,
-        dir: PathBuf,
         log: Log,
-        durable: watch::Receiver<u64>,
         cursor: Cursor,
         board: Arc<Board>,
         tasks: TaskSet,
     ) -> Self {
         let progress = Progress::new(board.mark(), spec.batch.records);
+        let (dir, durable) = (log.dir(), log.durable());
         Self { spec, transport, dir, log, durable, cursor, board, tasks, progress }
     }
 }

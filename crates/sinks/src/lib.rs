@@ -51,19 +51,6 @@ const MEASURE_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked whether a certificate was renewed.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
-/// The log that sinks deliver.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Its directory.
-    pub dir: PathBuf,
-    /// The log itself: what is not delivered is recorded there.
-    pub log: Log,
-    /// How many of its records may be delivered.
-    pub durable: watch::Receiver<u64>,
-    /// Its name: that of its key.
-    pub name: String,
-}
-
 /// Why sinks cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -111,12 +98,12 @@ struct Inner {
 }
 
 impl Sinks {
-    /// Begins to deliver. Blocks: reads files, and one file of the log for each sink.
+    /// Begins to deliver, and has the log hold the files that it needs; a log with sinks is opened with `hold` 0. Blocks: reads files, and one file of the log for each sink.
     ///
     /// # Errors
     /// Something that a sink needs is not there, or its cursor is not one of this log.
     pub fn start(
-        source: &Source,
+        log: &Log,
         specs: Vec<SinkSpec>,
         vaults: &BTreeMap<String, Arc<Vault>>,
         tasks: &TaskSet,
@@ -125,7 +112,7 @@ impl Sinks {
         let (ends, ended) = watch::channel(());
         let mut deliveries = Vec::with_capacity(specs.len());
         for spec in specs {
-            deliveries.push(prepare(source, spec, vaults, &tasks)?);
+            deliveries.push(prepare(log, spec, vaults, &tasks)?);
         }
         let boards: Vec<_> = deliveries.iter().map(|delivery| delivery.board.clone()).collect();
         let identities: Vec<_> =
@@ -138,12 +125,12 @@ impl Sinks {
             });
         }
         if !boards.is_empty() {
-            tasks.spawn("audit-sinks-lag", measure(source.dir.clone(), boards.clone(), source.durable.clone(), ended.clone()));
+            tasks.spawn("audit-sinks-lag", measure(log.clone(), boards.clone(), ended.clone()));
         }
         if !identities.is_empty() {
             tasks.spawn("audit-sinks-certificates", reload(identities, tasks.clone()));
         }
-        Ok(Self(Arc::new(Inner { boards, durable: source.durable.clone(), tasks, ended })))
+        Ok(Self(Arc::new(Inner { boards, durable: log.durable(), tasks, ended })))
     }
 
     /// Whether something that will be recorded may begin. Costs a few loads of memory.
@@ -161,12 +148,6 @@ impl Sinks {
     pub fn status(&self) -> Vec<SinkStatus> {
         let size = *self.0.durable.borrow();
         self.0.boards.iter().map(|board| board.status(size)).collect()
-    }
-
-    /// The number of the first record that some sink still has to deliver; `None` where there is no sink. Files with
-    /// later records should be kept.
-    pub fn undelivered_from(&self) -> Option<u64> {
-        self.0.boards.iter().map(|board| board.mark().next).min()
     }
 
     /// Delivers what there is, for as long as this at most, and ends all tasks. To be called when the log is closed.
@@ -187,37 +168,37 @@ impl std::fmt::Debug for Sinks {
 }
 
 fn prepare(
-    source: &Source,
+    log: &Log,
     spec: SinkSpec,
     vaults: &BTreeMap<String, Arc<Vault>>,
     tasks: &TaskSet,
 ) -> Result<Delivery, StartError> {
-    let (cursor, mark) = place(source, &spec)?;
+    let (cursor, mark) = place(log, &spec)?;
     let wrong = |reason| StartError::Sink { sink: spec.name.clone(), reason };
-    let transport = transport(source, &spec, vaults, tasks).map_err(wrong)?;
+    let transport = transport(log, &spec, vaults, tasks).map_err(wrong)?;
     let board = Arc::new(Board::new(&spec, mark));
-    let Source { dir, log, durable, .. } = source.clone();
-    Ok(Delivery::new(spec, transport, dir, log, durable, cursor, board, tasks.clone()))
+    Ok(Delivery::new(spec, transport, log.clone(), cursor, board, tasks.clone()))
 }
 
 /// Where a sink goes on.
-fn place(source: &Source, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
+fn place(log: &Log, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
     let wrong = |reason: String| StartError::Sink { sink: spec.name.clone(), reason };
-    let cursor = Cursor::new(&source.dir, &spec.name).map_err(|error| wrong(error.to_string()))?;
+    let dir = log.dir();
+    let cursor = Cursor::new(&dir, &spec.name).map_err(|error| wrong(error.to_string()))?;
     let damaged = |reason: String| {
         let (sink, path) = (spec.name.clone(), cursor.path().to_owned());
         StartError::Cursor { sink, path, reason }
     };
     let Some(kept) = cursor.load().map_err(|error| damaged(error.to_string()))? else {
         let found = match spec.from {
-            Begin::Oldest => reader::start(&source.dir).map_err(SeekError::from),
-            Begin::Now => reader::seek(&source.dir, *source.durable.borrow(), None),
+            Begin::Oldest => reader::start(&dir).map_err(SeekError::from),
+            Begin::Now => reader::seek(&dir, *log.durable().borrow(), None),
         };
         let mark = found.map_err(|error| wrong(error.to_string()))?;
         cursor.save(&mark).map_err(|error| wrong(format!("{}: {error}", cursor.path().display())))?;
         return Ok((cursor, mark));
     };
-    match reader::seek(&source.dir, kept.next, kept.prev) {
+    match reader::seek(&dir, kept.next, kept.prev) {
         Ok(mark) => Ok((cursor, mark)),
         // Found again, and recorded, when it is read.
         Err(SeekError::Read(ReadError::Gone { from, .. })) => Ok((cursor, Mark { prev: None, ..Mark::at_file(from) })),
@@ -227,12 +208,12 @@ fn place(source: &Source, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError>
 }
 
 fn transport(
-    source: &Source,
+    log: &Log,
     spec: &SinkSpec,
     vaults: &BTreeMap<String, Arc<Vault>>,
     tasks: &TaskSet,
 ) -> Result<Transport, String> {
-    let origin = Origin::new(&source.name);
+    let origin = Origin::new(log.verifying_key().name());
     let (format, step) = (spec.format, spec.timeout);
     let client = |url, tls| client::Client::new(url, tls, spec.credential(), step, vaults, tasks);
     Ok(match &spec.kind {
@@ -247,11 +228,15 @@ fn transport(
     })
 }
 
-/// Looks how much is behind each sink, until all have ended.
-async fn measure(dir: PathBuf, boards: Vec<Arc<Board>>, durable: watch::Receiver<u64>, mut ended: watch::Receiver<()>) {
+/// Looks how much is behind each sink, and has the log hold that, until all have ended.
+async fn measure(log: Log, boards: Vec<Arc<Board>>, mut ended: watch::Receiver<()>) {
+    let durable = log.durable();
     loop {
-        let (dir, boards) = (dir.clone(), boards.clone());
+        let (dir, boards) = (log.dir(), boards.clone());
         let size = *durable.borrow();
+        if let Some(first) = boards.iter().map(|board| board.mark().next).min() {
+            log.hold(first);
+        }
         let measured = tokio::task::spawn_blocking(move || {
             for board in &boards {
                 match reader::bytes_behind(&dir, &board.mark()) {

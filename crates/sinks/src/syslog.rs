@@ -23,8 +23,8 @@ use crate::transport::{Failure, Origin, Sent, Severity, Shown};
 /// Most that a receiver may say to us, which is nothing by the RFCs, in bytes.
 const MAX_SAID: usize = 4096;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 pub(crate) struct Syslog {
     spec: SyslogSpec,

@@ -7,6 +7,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
+use crate::audit::AuditCommand;
+
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, about, max_term_width = 110)]
@@ -114,6 +116,9 @@ pub(crate) enum Command {
     /// Policy files: who may do what. Needs no hub and no gateway.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What was called, by whom, and the proof of it. Needs no hub and no gateway.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print a completion script.
     Completions {
         /// The shell.
