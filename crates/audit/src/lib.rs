@@ -23,7 +23,7 @@ mod verify;
 
 pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
-    LogRecovered, Management, Outcome, RecordsDropped,
+    LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
