@@ -371,8 +371,8 @@ impl Log {
     }
 
     /// Where the log is: an absolute path without links.
-    pub fn dir(&self) -> &Path {
-        &self.0.core.dir
+    pub fn dir(&self) -> PathBuf {
+        self.0.core.dir.clone()
     }
 
     /// What its checkpoints are verified with.

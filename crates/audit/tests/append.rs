@@ -336,6 +336,6 @@ fn a_thread_that_only_appends_needs_no_runtime() {
     stop.store(true, Ordering::Relaxed);
     let count: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
     log.close().expect("closes");
-    assert_eq!(check(log.dir()).len(), count + 2);
+    assert_eq!(check(&log.dir()).len(), count + 2);
     assert_eq!(kinds::LOG_CLOSED.event, "log_closed");
 }
