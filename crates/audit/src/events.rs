@@ -86,14 +86,3 @@ pub struct SettingsRefused {
     /// Why.
     pub reason: String,
 }
-
-/// `records_dropped`: records could not be written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordsDropped {
-    /// How many.
-    pub records: u64,
-    /// When the first of them could not (RFC 3339, UTC).
-    pub since: String,
-    /// Why it could not.
-    pub reason: String,
-}

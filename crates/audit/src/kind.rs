@@ -33,6 +33,7 @@ table! {
     CLOCK_STEPPED_BACK = "A0004W", "clock_stepped_back", "The clock of the machine went back.";
     RECORDS_DROPPED = "A0005E", "records_dropped", "Records could not be written and were counted only.";
     SINK_DROPPED = "A0006E", "sink_dropped", "Records were not delivered to a sink, since it was behind for too long.";
+    FILES_REMOVED = "A0007I", "files_removed", "The oldest files of the log are removed, as the settings ask for.";
     CALL_ALLOWED = "G1001I", "call_decided", "A call may go on.";
     CALL_REFUSED = "G1001W", "call_decided", "A call is refused.";
     CALL_WAITS = "G1002I", "call_decided", "A call waits for an approval.";

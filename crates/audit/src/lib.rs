@@ -15,13 +15,14 @@ mod log;
 mod note;
 mod tree;
 
-pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome};
-pub use events::{
-    ApprovalDecided, CallsUnidentified, PinChanged, RecordsDropped, SettingsLoaded, SettingsRefused,
+pub use call::{
+    Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
+    LogRecovered, Management, Outcome, RecordsDropped,
 };
+pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, Durability, Log, OpenError, Options};
+pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use tree::Frontier;
