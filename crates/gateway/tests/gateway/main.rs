@@ -5,6 +5,7 @@ mod fixtures;
 mod support;
 
 mod approvals;
+mod audit;
 mod calls;
 mod credentials;
 mod failures;
