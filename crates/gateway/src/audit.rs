@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sortie_api::{Hop, HopError};
-use sortie_audit::{AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds};
+use sortie_audit::{
+    AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds,
+};
 use sortie_runtime::TaskSet;
 
 use crate::config::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure};

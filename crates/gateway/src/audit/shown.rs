@@ -83,7 +83,9 @@ struct Found<'a> {
 impl Found<'_> {
     /// Takes what a value holds, by pointer. The depth is that of JSON which was parsed before, at most 128.
     fn take(&mut self, pointer: &mut String, json: &str) {
-        let under = |hidden: &String| pointer.strip_prefix(hidden.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let under = |hidden: &String| {
+            pointer.strip_prefix(hidden.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         if self.hide.iter().any(under) || self.values.contains_key(pointer) {
             return;
         }
@@ -147,8 +149,12 @@ mod tests {
 
     fn shown(show: &[&str], hide: &[&str], arguments: &str) -> Option<Value> {
         let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
-        let rule =
-            ShownArguments { route: Some("docs".into()), tool: Some("Se*".into()), show: texts(show), hide: texts(hide) };
+        let rule = ShownArguments {
+            route: Some("docs".into()),
+            tool: Some("Se*".into()),
+            show: texts(show),
+            hide: texts(hide),
+        };
         let rules = Shown::new(&[rule]).expect("rules");
         assert_eq!(rules.of("other", Some("search"), arguments).shown, None);
         assert_eq!(rules.of("docs", Some("delete"), arguments).shown, None);
@@ -163,7 +169,8 @@ mod tests {
     fn only_what_a_rule_names_is_shown() {
         let arguments = r#"{"a":{"b~/c":"x\u202e\n","secret":"s"},"n":1.50,"l":[true,null,{"q":"y"}],"other":"o"}"#;
         let all = shown(&["/a", "/n", "/l", "/absent", "/n/x"], &["/a/secret"], arguments);
-        let expected = json!({"/a/b~0~1c": "x\\u{202e}\\u{a}", "/n": "1.50", "/l/0": true, "/l/1": null, "/l/2/q": "y"});
+        let expected =
+            json!({"/a/b~0~1c": "x\\u{202e}\\u{a}", "/n": "1.50", "/l/0": true, "/l/1": null, "/l/2/q": "y"});
         assert_eq!(all, Some(expected));
         assert_eq!(shown(&["/l/2/q"], &[], arguments), Some(json!({"/l/2/q": "y"})));
         assert_eq!(shown(&["/a/secret"], &["/a/secret"], arguments), None);
@@ -182,7 +189,5 @@ mod tests {
         let long = format!("[\"{}\"]", "x".repeat(MAX_LOOK));
         assert_eq!(super::tests::shown(&[""], &[], &long), None);
         assert_eq!(shown["/15"].as_str().expect("text").chars().count(), 257);
-
-
     }
 }

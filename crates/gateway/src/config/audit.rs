@@ -227,9 +227,8 @@ impl RawShown {
             if pointers.len() > MOST {
                 return Err((name, format!("there are more than {MOST} pointers")));
             }
-            let wrong = |pointer: &&String| {
-                pointer.len() > MAX_POINTER || !(pointer.is_empty() || pointer.starts_with('/'))
-            };
+            let wrong =
+                |pointer: &&String| pointer.len() > MAX_POINTER || !(pointer.is_empty() || pointer.starts_with('/'));
             if let Some(pointer) = pointers.iter().find(wrong) {
                 let reason = format!(
                     "`{}` is not a JSON pointer: write / and the names on the way, like /filter/path, at most \

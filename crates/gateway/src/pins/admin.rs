@@ -244,8 +244,7 @@ fn record(
     by: &str,
     subjects: BTreeMap<String, Option<String>>,
 ) -> Result<(), ApiError> {
-    let changed =
-        PinChanged { route: pins.route.to_string(), action: action.to_owned(), by: by.to_owned(), subjects };
+    let changed = PinChanged { route: pins.route.to_string(), action: action.to_owned(), by: by.to_owned(), subjects };
     shared.audit.before(kinds::PIN_CHANGED, &changed).map_err(|_| {
         ApiError::overloaded("this cannot be recorded, so it is not done; see the gateway's log, and try again")
     })

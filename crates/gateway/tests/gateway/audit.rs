@@ -26,32 +26,32 @@ pub(crate) fn records(dir: &Path) -> Vec<Value> {
     records
 }
 
-fn of(world: &World, event: &str) -> Vec<Value> {
+pub(crate) fn of(world: &World, event: &str) -> Vec<Value> {
     let all = records(world.gateway.audit_dir().expect("audit"));
     all.into_iter().filter(|record| record["event"] == event).collect()
 }
 
-fn decided(world: &World) -> Vec<Value> {
+pub(crate) fn decided(world: &World) -> Vec<Value> {
     of(world, "call_decided")
 }
 
 /// The records of so many ended calls, once they are there.
-async fn done(world: &World, count: usize) -> Vec<Value> {
+pub(crate) async fn done(world: &World, count: usize) -> Vec<Value> {
     until(|| of(world, "call_done").len() >= count).await;
     of(world, "call_done")
 }
 
-fn tool(name: &str, arguments: Value) -> Value {
+pub(crate) fn tool(name: &str, arguments: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name, "arguments": arguments}})
 }
 
-async fn post(world: &World, body: &Value) -> Response<hyper::body::Incoming> {
+pub(crate) async fn post(world: &World, body: &Value) -> Response<hyper::body::Incoming> {
     let request = world.request("POST", "/mcp").header("content-type", "application/json");
     world.call(request.body(full(body.to_string())).expect("request")).await
 }
 
 /// Puts settings before the first table.
-fn top(settings: &str, config: String) -> String {
+pub(crate) fn top(settings: &str, config: String) -> String {
     format!("{settings}\n{config}")
 }
 
@@ -81,9 +81,15 @@ async fn a_call_is_on_record_before_the_server_sees_it() {
     let seen: Value = serde_json::from_str(&answer).expect("what the server saw");
     let arguments = call["params"]["arguments"].to_string();
     assert_eq!((&seen["event"], &seen["code"]), (&json!("call_decided"), &json!("G1001I")));
-    assert_eq!((&seen["route"], &seen["method"], &seen["tool"]), (&json!("docs"), &json!("tools/call"), &json!("search")));
+    assert_eq!(
+        (&seen["route"], &seen["method"], &seen["tool"]),
+        (&json!("docs"), &json!("tools/call"), &json!("search"))
+    );
     assert_eq!((&seen["caller"]["subject"], &seen["caller"]["workspace"]), (&json!("user:1"), &json!("wrkspc_1")));
-    assert_eq!((&seen["outcome"], &seen["region"], &seen["trace"]), (&json!("forwarded"), &json!("eu-1"), &json!(trace)));
+    assert_eq!(
+        (&seen["outcome"], &seen["region"], &seen["trace"]),
+        (&json!("forwarded"), &json!("eu-1"), &json!(trace))
+    );
     let digest = Digest::of(arguments.as_bytes()).to_string();
     assert_eq!(seen["arguments"], json!({"sha256": digest, "bytes": arguments.len()}));
     assert!(!answer.contains("secret"), "{answer}");
@@ -101,7 +107,8 @@ async fn a_call_is_on_record_before_the_server_sees_it() {
 async fn every_kind_of_request_is_named_for_what_it_is() {
     let tasks = TaskSet::new();
     let upstream = Upstream::ok(&tasks).await;
-    let config = format!("{}[routes.raw]\nupstream = \"http://{}\"\nprotocol = \"http\"\n", upstream.config(), upstream.addr);
+    let config =
+        format!("{}[routes.raw]\nupstream = \"http://{}\"\nprotocol = \"http\"\n", upstream.config(), upstream.addr);
     let world = World::start(&tasks, &config).await;
     let session = "a-session-of-somebody";
     let get = world.request("GET", "/mcp").header("accept", "text/event-stream");
@@ -136,8 +143,15 @@ async fn every_kind_of_request_is_named_for_what_it_is() {
     let decided = decided(&world);
     let acts: Vec<_> = decided.iter().map(|record| record["method"].as_str().expect("method")).collect();
     let expected = [
-        "stream", "http", "tools/call", "notifications/progress", "prompts/get", "resources/read", "answer",
-        "tools/call", "session/delete",
+        "stream",
+        "http",
+        "tools/call",
+        "notifications/progress",
+        "prompts/get",
+        "resources/read",
+        "answer",
+        "tools/call",
+        "session/delete",
     ];
     assert_eq!(acts, expected);
     assert_eq!((&decided[1]["http_method"], &decided[1]["http_path"]), (&json!("PUT"), &json!("/a/b")));
@@ -225,15 +239,16 @@ async fn the_end_of_a_call_says_how_it_ended() {
     let tasks = TaskSet::new();
     let (held, gone) = piped();
     let gone = Arc::new(std::sync::Mutex::new(Some(gone)));
+    let inside = tasks.clone();
     let upstream = Upstream::serve(&tasks, move |request| {
-        let gone = gone.clone();
+        let (gone, inside) = (gone.clone(), inside.clone());
         async move {
             match request.uri().path() {
                 "/slow" => std::future::pending().await,
                 "/held" => Response::new(gone.lock().expect("lock").take().expect("once")),
                 "/breaks" => {
                     let (send, body) = piped();
-                    tokio::task::spawn(async move {
+                    inside.spawn("test-breaks", async move {
                         drop(send.send(Ok("part")).await);
                         drop(send.send(Err(std::io::Error::other("broke"))).await);
                     });
@@ -247,7 +262,9 @@ async fn the_end_of_a_call_says_how_it_ended() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let nowhere = closed.local_addr().expect("address");
     drop(closed);
-    let config = upstream.config().replace("[upstream]", "deadline = \"1s\"\n[routes.down]\nupstream = \"http://NOWHERE\"\n[upstream]");
+    let config = upstream
+        .config()
+        .replace("[upstream]", "deadline = \"1s\"\n[routes.down]\nupstream = \"http://NOWHERE\"\n[upstream]");
     let world = World::start(&tasks, &config.replace("NOWHERE", &nowhere.to_string())).await;
     let get = |path: &str| world.request("GET", path).body(full("")).expect("request");
     assert_eq!(world.call(get("/slow")).await.status(), 504);
@@ -273,7 +290,8 @@ async fn the_end_of_a_call_says_how_it_ended() {
     let host = "down.abcd1234.sortie.localhost";
     let link = world.link().await;
     let stream = world.caller.tls(&link, Kind::Hub, host, b"http/1.1").await.expect("inner TLS");
-    let request = http::Request::builder().uri("/").header("host", host).header("sortie-identity", world.caller.token(host));
+    let request =
+        http::Request::builder().uri("/").header("host", host).header("sortie-identity", world.caller.token(host));
     let refused = soon(world.caller.send(stream, request.body(full("")).expect("request"))).await.expect("answer");
     assert_eq!(refused.status(), 502);
     let ends = done(&world, 4).await;
@@ -335,7 +353,8 @@ async fn who_does_not_say_who_calls_is_only_counted() {
         all.map(|record| record["count"].as_u64().expect("count")).sum::<u64>()
     };
     assert_eq!((of_route(Value::Null), of_route(json!("docs"))), (10, 20), "{counted:?}");
-    let reasons: Vec<_> = counted.iter().flat_map(|record| record["reasons"].as_object().expect("reasons").keys()).collect();
+    let reasons: Vec<_> =
+        counted.iter().flat_map(|record| record["reasons"].as_object().expect("reasons").keys()).collect();
     assert!(reasons.iter().all(|reason| !reason.contains("token-")), "{reasons:?}");
     assert_eq!(of(&world, "log_closed").len(), 1);
 }
@@ -347,7 +366,8 @@ async fn what_is_shown_of_arguments_is_what_the_settings_say() {
     let rules = "[audit]\nresult_digest = false\n[[audit.arguments]]\nroute = \"docs\"\ntool = \"read*\"\nshow = [\"/path\", \"/options\"]\n\
                  hide = [\"/options/password\"]\n";
     let world = World::start(&tasks, &(upstream.config() + rules)).await;
-    let arguments = json!({"path": "/etc\n\u{1b}[2Jx", "token": "hidden", "options": {"password": "hidden", "deep": [1]}});
+    let arguments =
+        json!({"path": "/etc\n\u{1b}[2Jx", "token": "hidden", "options": {"password": "hidden", "deep": [1]}});
     for name in ["read_file", "write_file"] {
         assert_eq!(post(&world, &tool(name, arguments.clone())).await.status(), 200);
     }

@@ -6,6 +6,7 @@ mod support;
 
 mod approvals;
 mod audit;
+mod audit_acts;
 mod calls;
 mod credentials;
 mod failures;
