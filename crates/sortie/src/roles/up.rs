@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
 use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
 use sortie_runtime::{DEFAULT_SHARE, TaskSet};
 use sortie_tls::{SetupDir, SetupFile};
@@ -104,6 +104,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         issuer: None,
         region: None,
         limits: Limits::default(),
+        audit: AuditConfig::default(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;
@@ -130,6 +131,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 api_url: hub.api_url.clone(),
                 api_key: hub.api_key.expose().to_owned(),
                 api_ca_file: None,
+                audit_dir: None,
             };
             profile.write()?;
             let routes: Vec<Route> = served.iter().map(|served| route(&hub, &report.domain, served)).collect();
