@@ -76,7 +76,8 @@ async fn on_a_small_disk(world: &World, tunnel: &Tunnel, settings: &str) -> Opti
         skip_host(&format!("no file system of our own in a mount namespace: {}", tried.output()));
         return None;
     }
-    let (config, ready_file) = (world.home.write("small.toml", settings).expect("config"), world.home.join("small.ready"));
+    let (config, ready_file) =
+        (world.home.write("small.toml", settings).expect("config"), world.home.join("small.ready"));
     let mut process = unshare(&script)
         .arg(env!("CARGO_BIN_EXE_sortie"))
         .args(["gateway", "--health", "127.0.0.1:0", "--config"])
