@@ -5,9 +5,10 @@
 //! whether anything before it was changed, taken out, put in or cut off, without asking who wrote the log.
 //!
 //! `hash`, `tree`, `note`, `line`, `exact`, `kind` and `call` are the format, and pure. `log` writes it; `read`, `verify`,
-//! `proof` and `search` read it, by `files` and `scan`. `ocsf` says it in the words of others.
+//! `proof` and `search` read it, by `files` and `scan`. `ocsf` and `csv` say it in the words of others.
 
 mod call;
+mod csv;
 mod exact;
 mod files;
 mod hash;
@@ -15,6 +16,7 @@ mod kind;
 mod line;
 mod log;
 mod note;
+mod ocsf;
 mod proof;
 mod prove;
 mod read;
@@ -27,12 +29,14 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped,
 };
+pub use csv::{csv, csv_head};
 pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
 pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use ocsf::{OCSF_VERSION, ocsf};
 pub use proof::{Proof, ProofError, inclusion_root, is_consistent};
 pub use prove::{ProveError, prove, prove_consistency};
 pub use read::{Record, Records, span};

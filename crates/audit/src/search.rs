@@ -111,7 +111,7 @@ impl Member {
 /// over: what was changed is for [`verify`](crate::verify()) to find.
 ///
 /// # Errors
-/// The log cannot be read, or a file is missing between others.
+/// The log cannot be read.
 pub fn search(
     dir: &Path,
     search: &Search,
