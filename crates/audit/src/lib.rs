@@ -7,6 +7,7 @@
 //! `hash`, `tree`, `note`, `line`, `kind` and `call` are the format, and pure. `log` writes it.
 
 mod call;
+mod consistency;
 mod hash;
 mod kind;
 mod line;
@@ -18,6 +19,7 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped,
 };
+pub use consistency::{ConsistencyProver, is_consistent};
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
