@@ -29,6 +29,21 @@ pub struct LogOpened {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogClosed {}
 
+/// `sink_dropped`: records that a sink does not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkDropped {
+    /// The name of the sink.
+    pub sink: String,
+    /// The first and the last record among which they are.
+    pub first: u64,
+    /// See `first`.
+    pub last: u64,
+    /// How many.
+    pub records: u64,
+    /// `full` (too much was undelivered), `refused` (by the receiver, for good) or `removed` (from the log).
+    pub reason: String,
+}
+
 /// `log_recovered`: what a crash had left behind the last whole record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecovered {

@@ -8,6 +8,8 @@ use sortie_api::{CreateCertificate, DisplayName, Limits};
 use sortie_hub::{AuditConfig, Durability, OnFailure};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
+use crate::audit::AuditCommand;
+
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
 #[command(name = "sortie", version, about, max_term_width = 110)]
@@ -115,6 +117,9 @@ pub(crate) enum Command {
     /// Policy files: who may do what. Needs no hub and no gateway.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What was called, by whom, and the proof of it. Needs no hub and no gateway.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print a completion script.
     Completions {
         /// The shell.
