@@ -253,14 +253,16 @@ impl Shared {
                         link.tell(FromEdge::ProbeResult { id, failure });
                     }
                     Some(FromGateway::Checkpoint(published)) => {
-                        let verdict = match next_checkpoint <= Instant::now() {
-                            true => self.terminator.checkpoint(&tunnel.tunnel, &link, published).await,
-                            false => CheckpointVerdict::Later,
+                        let verdict = if next_checkpoint <= Instant::now() {
+                            let verdict = self.terminator.checkpoint(&tunnel.tunnel, &link, published).await;
+                            // The proof that is asked for may come at once.
+                            if !matches!(verdict, CheckpointVerdict::Prove { .. }) {
+                                next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
+                            }
+                            verdict
+                        } else {
+                            CheckpointVerdict::Later
                         };
-                        // The proof that is asked for may come at once.
-                        if !matches!(verdict, CheckpointVerdict::Prove { .. }) {
-                            next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
-                        }
                         link.tell(FromEdge::CheckpointResult { verdict });
                     }
                     Some(FromGateway::Draining) => {

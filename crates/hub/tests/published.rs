@@ -58,7 +58,7 @@ impl Stage {
         let home = store.default_workspace().clone();
         let CreateTunnel { display_name } = CreateTunnel::default();
         let tunnel = store.create_tunnel(&home, display_name, &Limits::default()).await.expect("tunnel").id;
-        let token = store.reveal_token(&home, &tunnel).await.expect("token").tunnel_token;
+        let token = store.reveal_token(&home, &tunnel).await.expect("token").value;
         store.close().await;
         let (hub, tasks) = start(dir.path()).await;
         Self { dir, hub, tasks, tunnel, token }
