@@ -8,6 +8,7 @@
 //! `verify`, `prove` and `search` read it, by `files` and `scan`. `ocsf` and `csv` say it in the words of others.
 
 mod call;
+mod consistency;
 mod csv;
 mod events;
 mod exact;
@@ -31,6 +32,7 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
+pub use consistency::{ConsistencyProver, is_consistent};
 pub use csv::{csv, csv_head};
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
