@@ -44,6 +44,16 @@ pub struct Proposal {
     pub notes: Vec<String>,
 }
 
+impl Proposal {
+    /// Says something more of it, in its head.
+    pub fn add_note(&mut self, note: String) {
+        let (head, rest) = self.text.split_once("\n\n").unwrap_or((&self.text, ""));
+        let title = if self.notes.is_empty() { rules::NOT_AS_SEEN } else { "" };
+        self.text = format!("{head}\n{title}# - {note}\n\n{rest}");
+        self.notes.push(note);
+    }
+}
+
 /// How a policy is proposed.
 #[derive(Clone, Debug, Default)]
 pub struct Style {

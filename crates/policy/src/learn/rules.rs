@@ -11,6 +11,8 @@ use super::{Group, Key, Learner, Name, Proposal, Style, What, Who};
 const MANY: usize = 8;
 /// Most names in a list of the short form.
 const MAX_NAMES: usize = 4096;
+/// What comes before the notes.
+pub(super) const NOT_AS_SEEN: &str = "#\n# Not as it was seen:\n";
 /// Most notes.
 const MAX_NOTES: usize = 1000;
 
@@ -70,7 +72,7 @@ pub(super) fn propose(learner: &Learner, style: &Style) -> Proposal {
         "# Learned from recorded calls. Read it before you use it: what was done need not be what should be.\n"
             .to_owned();
     if !notes.is_empty() {
-        text.push_str("#\n# Not as it was seen:\n");
+        text.push_str(NOT_AS_SEEN);
         notes.iter().for_each(|note| _ = writeln!(text, "# - {note}"));
     }
     text.push('\n');
