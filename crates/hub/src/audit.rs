@@ -97,7 +97,7 @@ impl Audit {
     /// The log cannot be read or made, or is not what its newest checkpoint says.
     pub fn open(dir: PathBuf, key_file: PathBuf, config: &AuditConfig) -> Result<Self, OpenError> {
         let origin = "sortie-hub".to_owned();
-        let log = Log::open(Options { dir, key_file, origin, durability: config.durability })?;
+        let log = Log::open(Options { dir, key_file, origin, durability: config.durability, ..Options::default() })?;
         let (refused, trouble) = (Mutex::default(), Mutex::default());
         Ok(Self(Arc::new(Inner { log, on_failure: config.on_failure, refused, trouble })))
     }
