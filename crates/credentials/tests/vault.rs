@@ -57,7 +57,7 @@ impl World {
     fn credential(&self, kind: impl FnOnce(Source) -> CredentialKind, path: &str, field: &str) -> Credential {
         let refresh = Duration::from_millis(300);
         let (server, path, field) = ("corp".to_owned(), path.to_owned(), field.to_owned());
-        let kind = kind(Source::Vault(VaultSecret { server, path, field, refresh }));
+        let kind = kind(Source::Vault(VaultSecret { server, path, field, refresh, parameters: BTreeMap::new() }));
         let vaults = BTreeMap::from([("corp".to_owned(), self.vault.clone())]);
         Credential::start(CredentialSpec { name: "wiki".to_owned(), kind }, &vaults, &self.tasks).expect("credential")
     }

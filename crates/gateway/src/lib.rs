@@ -56,8 +56,8 @@ pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, Authorization, CertificateFiles, ConfigError,
     ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, ListenerConfig, Per, Pinning,
-    PolicyMode, Protocol, Rate, Refusals, RouteConfig, RouteCredential, RouteTls, Server, TellUpstream, Trust,
-    Upstream, UpstreamConfig,
+    PolicyMode, Protocol, Rate, Refusals, RouteConfig, RouteCredential, RouteTls, Server, SubjectToken, TellUpstream,
+    Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, ListenerReport, Readiness};
