@@ -35,6 +35,48 @@ fn the_documented_examples_are_accepted() {
 }
 
 #[test]
+fn certificates_are_for_upstreams_that_speak_tls() {
+    let https = |rest: &str| {
+        let route = "[routes.wiki]\nupstream = \"https://10.0.0.5:443\"\ntls.ca_file = \"ca.pem\"\n";
+        let credential = "[[routes.wiki.credentials]]\nname = \"w\"\nkind = \"client-certificate\"\n";
+        let config = parse(&format!("{route}{credential}{rest}\n{VAULT}"))?;
+        let again = parse(&config.to_toml().expect("toml")).expect("what is shown can be read");
+        assert_eq!((&again.routes, &again.vaults), (&config.routes, &config.vaults), "what is shown says the same");
+        Ok::<_, String>(config.routes.into_values().next().expect("a route").credentials.remove(0).spec)
+    };
+    let at = |rest: &str| match https(rest).expect(rest).kind {
+        CredentialKind::ClientCertificate { certificate, .. } => certificate,
+        other => panic!("{rest}: {other:?}"),
+    };
+    assert_eq!(at("secret.env = \"PEM\""), CertificateAt::WithKey);
+    assert_eq!(at("secret.command = [\"pass\", \"pem\"]"), CertificateAt::WithKey);
+    let file = CertificateAt::File("/etc/sortie/a.crt".into());
+    assert_eq!(at("secret.file = \"a.key\"\ncertificate_file = \"a.crt\""), file);
+    let pki = "secret = { vault = \"corp\", path = \"pki/issue/x\", field = \"private_key\", parameters = { \
+               common_name = \"x\" } }\ncertificate_field = \"certificate\"";
+    assert_eq!(at(pki), CertificateAt::Field("certificate".to_owned()));
+    let Source::Vault(place) = https(pki).expect(pki).source().clone() else { panic!("{pki}") };
+    assert_eq!(place.parameters["common_name"], "x");
+
+    for (text, said) in [
+        ("secret.env = \"PEM\"\ncertificate_file = \"a.crt\"", "only a key in a file has its certificate in another"),
+        ("secret.file = \"a\"\ncertificate_field = \"c\"", "only a vault has fields"),
+        ("secret.file = \"a\"\nheader = \"x\"", "this is for credentials of kind header"),
+    ] {
+        let error = https(text).expect_err(text);
+        assert!(error.contains(said), "{text}: {error}");
+    }
+    let plain = with("kind = \"client-certificate\"\nsecret.file = \"a.pem\"").expect_err("http");
+    let said =
+        "routes.wiki.credentials.0.kind: a certificate is shown in TLS, which `http://10.0.0.5:80` does not speak";
+    assert!(plain.contains(said), "{plain}");
+    let both = "[routes.wiki]\nupstream = \"https://10.0.0.5:443\"\ntls = { ca_file = \"ca.pem\", client_cert_file = \
+                \"c\", client_key_file = \"k\" }\n[[routes.wiki.credentials]]\nname = \"w\"\n\
+                kind = \"client-certificate\"\nsecret.file = \"a.pem\"\n";
+    assert!(parse(both).expect_err("two").contains("a connection shows one certificate"));
+}
+
+#[test]
 fn every_kind_and_every_place_is_read() {
     let kind = |text: &str| with(text).expect(text).spec.kind;
     let file = Source::File("/etc/sortie/t".into());
@@ -74,6 +116,13 @@ fn every_kind_and_every_place_is_read() {
         panic!("{oauth}")
     };
     assert_eq!((endpoint.client_auth, endpoint.scope.as_deref()), (ClientAuth::Post, Some("read")));
+    let exchange = |rest: &str| with(&format!("kind = \"token-exchange\"\n{oauth}\n{rest}"));
+    assert_eq!(exchange("subject = \"hub\"").expect("hub").subject, SubjectToken::Hub);
+    let ours = |audience: &str| SubjectToken::Gateway { audience: audience.to_owned() };
+    assert_eq!(exchange("subject = \"gateway\"").expect("ours").subject, ours("https://idp.example/token"));
+    let named = exchange("subject = \"gateway\"\nsubject_audience = \"https://idp.example\"").expect("named");
+    assert_eq!(named.subject, ours("https://idp.example"));
+    assert!(exchange("subject_audience = \"x\"").expect_err("hub's").contains("this is for subject = \"gateway\""));
     assert!(with(&format!("kind = \"token-exchange\"\n{oauth}")).expect("exchange").spec.exchanges());
     let for_some = with("kind = \"bearer\"\nsecret.env = \"T\"\ncallers = [\"user:*\"]\nagents = [\"a\"]");
     assert!(!for_some.expect("accepted").is_for_all());
@@ -98,6 +147,14 @@ fn wrong_credentials_are_named_with_their_line_and_the_way_out() {
         ("kind = \"bearer\"\nsecret = { vault = \"corp\", path = \"a\" }", "secret.field: "),
         ("kind = \"bearer\"\nsecret.env = \"A\"\nheader = \"X\"", "header: this is for credentials of kind header"),
         ("kind = \"header\"\nsecret.env = \"A\"", "needs the name of the header"),
+        (
+            "kind = \"bearer\"\nsecret.env = \"A\"\nsubject = \"gateway\"",
+            "this is for credentials of kind token-exchange",
+        ),
+        (
+            "kind = \"bearer\"\nsecret = { vault = \"corp\", path = \"a\", field = \"f\", parameters = { a = \"b\" } }",
+            "secret.parameters: this is for credentials of kind client-certificate",
+        ),
         ("kind = \"header\"\nheader = \"Host\"\nsecret.env = \"A\"", "says something else of a request"),
         ("kind = \"header\"\nheader = \"Mcp-Session-Id\"\nsecret.env = \"A\"", "says something else"),
         ("kind = \"header\"\nheader = \"Sortie-Identity\"\nsecret.env = \"A\"", "says something else"),
