@@ -45,7 +45,10 @@ pub(crate) fn run(args: &LearnArgs, style: Style) -> Result<(), Failure> {
                 print!("{}", proposal.text);
             }
             let (rules, used) = (proposal.rules, plural(tried.used, "call"));
-            eprintln!("{rules} rules from {used}: {} of them allowed; {} denied, as before", tried.allowed, tried.denied);
+            eprintln!(
+                "{rules} rules from {used}: {} of them allowed; {} denied, as before",
+                tried.allowed, tried.denied
+            );
             if !proposal.notes.is_empty() {
                 eprintln!("{} of what it does not say as it was seen: read its head", proposal.notes.len());
             }
@@ -102,7 +105,9 @@ fn propose(learner: &Learner, past: &Past, include_shadow: bool) -> Result<(Prop
         }
         how.no_groups = true;
     }
-    Err(Failure::failed("no policy was found that allows nothing of what was denied: learn from fewer callers, by --caller"))
+    Err(Failure::failed(
+        "no policy was found that allows nothing of what was denied: learn from fewer callers, by --caller",
+    ))
 }
 
 fn attempt(proposal: &Proposal, past: &Past, include_shadow: bool) -> Result<Tried, Failure> {
@@ -136,7 +141,7 @@ fn attempt(proposal: &Proposal, past: &Past, include_shadow: bool) -> Result<Tri
 
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
     let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
-    opened
-        .and_then(|mut opened| opened.write_all(text.as_bytes()))
-        .map_err(|error| Failure::usage(format!("--write {}: {error}: name a file that is not there yet", file.display())))
+    opened.and_then(|mut opened| opened.write_all(text.as_bytes())).map_err(|error| {
+        Failure::usage(format!("--write {}: {error}: name a file that is not there yet", file.display()))
+    })
 }
