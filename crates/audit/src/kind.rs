@@ -61,6 +61,9 @@ table! {
     HUB_APPROVAL_DECIDED = "H2011I", "approval_decided", "Somebody decided by the hub about a call that waited.";
     AUDIT_KEY_CHANGED = "H2012W", "audit_key_changed", "A gateway publishes the checkpoints of another log.";
     CHECKPOINT_REFUSED = "H2013W", "checkpoint_refused", "A gateway published what contradicts an earlier checkpoint.";
+    MANAGEMENT_UNCHANGED = "H2014I", "management_unchanged", "A management operation changed nothing: it was done before.";
+    REQUESTS_REFUSED = "H2015W", "requests_refused", "Requests that showed no valid key, or one that may not ask for this, counted.";
+    CHECKPOINTS_FORGOTTEN = "H2016W", "checkpoints_forgotten", "The checkpoints of a log gave way to those of another one.";
 }
 
 impl Kind {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 /// One text or a list of them.
@@ -42,7 +42,8 @@ impl<'de> Deserialize<'de> for Texts {
 }
 
 /// A text, a number or a truth value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
 pub(crate) enum Scalar {
     Bool(bool),
     Long(i64),

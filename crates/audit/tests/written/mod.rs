@@ -1,5 +1,5 @@
 //! Logs made by hand, record by record, so that a test decides where files end and what is signed.
-#![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses some of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
