@@ -19,6 +19,7 @@ mod note;
 mod read;
 mod scan;
 mod tree;
+mod tree_cache;
 mod verify;
 
 pub use call::{
@@ -30,7 +31,7 @@ pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
+pub use log::{AppendError, Clock, DROPPED, Durability, Faults, Log, OnFailure, OpenError, Options, Status, Step};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use read::{Record, Records, span};
 pub use tree::Frontier;

@@ -158,7 +158,7 @@ impl Deciding {
         }
     }
 
-    fn drafts(&self, outcome: Outcome, error: Option<&HopError>) -> Vec<Result<Draft, DraftError>> {
+    fn drafts(&self, outcome: Outcome, error: Option<&HopError>) -> Result<Vec<Draft>, DraftError> {
         let unread = self.acts.is_empty().then(|| {
             let http = Act::Http { method: self.method.as_str(), path: self.uri.path() };
             Noted { act: act(&http), arguments: None }
