@@ -1,6 +1,7 @@
 //! What a fact is, whatever it is called, and what one that was recorded says of another.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,19 @@ impl FactForm {
     }
 }
 
+/// `/amount: decimal, max 100`.
+impl fmt::Display for FactForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let member = |name: &str| self.0.get(name).and_then(Value::as_str).unwrap_or_default();
+        write!(f, "{}: {}", member("pointer"), member("type"))?;
+        let members = self.0.as_object().into_iter().flatten();
+        for (name, value) in members.filter(|(name, _)| !matches!(name.as_str(), "pointer" | "type")) {
+            write!(f, ", {name} {value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Spec {
     /// What is asked of the value. What says the same is written in the same way.
     fn operators(&self) -> BTreeMap<&'static str, Value> {
@@ -109,10 +123,7 @@ impl Matcher {
             return Recalled::Known(known);
         }
         let beside = recorded.iter().filter(|(other, _)| other.pointer() == form.pointer());
-        beside
-            .filter_map(|(other, found)| self.other(other, found))
-            .next()
-            .map_or(Recalled::Unknown, Recalled::Known)
+        beside.filter_map(|(other, found)| self.other(other, found)).next().map_or(Recalled::Unknown, Recalled::Known)
     }
 
     /// By a fact of the same form.
