@@ -20,6 +20,8 @@ pub enum Hop {
     Route,
     /// The caller may not do this.
     Policy,
+    /// What happens cannot be recorded, so it does not happen.
+    Audit,
     /// The MCP server could not be dialled.
     UpstreamConnect,
     /// The MCP server broke the exchange.
@@ -36,6 +38,7 @@ impl Hop {
             Hop::Identity => "identity",
             Hop::Route => "route",
             Hop::Policy => "policy",
+            Hop::Audit => "audit",
             Hop::UpstreamConnect => "upstream-connect",
             Hop::Upstream => "upstream",
         }
@@ -44,7 +47,7 @@ impl Hop {
     /// The status that a failure at this hop answers with, unless a deadline or a size limit was the cause.
     pub fn status(self) -> StatusCode {
         match self {
-            Hop::Edge | Hop::Link => StatusCode::SERVICE_UNAVAILABLE,
+            Hop::Edge | Hop::Link | Hop::Audit => StatusCode::SERVICE_UNAVAILABLE,
             Hop::InnerTls | Hop::Route | Hop::UpstreamConnect | Hop::Upstream => StatusCode::BAD_GATEWAY,
             Hop::Identity => StatusCode::UNAUTHORIZED,
             Hop::Policy => StatusCode::FORBIDDEN,
@@ -95,7 +98,7 @@ const JSONRPC_CODE: i32 = -31000;
 impl HopError {
     /// A failure at a hop with its usual status.
     pub fn new(hop: Hop, reason: impl Into<String>) -> Self {
-        let retry_after = matches!(hop, Hop::Edge | Hop::Link).then_some(1);
+        let retry_after = matches!(hop, Hop::Edge | Hop::Link | Hop::Audit).then_some(1);
         Self { hop, status: hop.status(), reason: reason.into(), retry_after, code: JSONRPC_CODE }
     }
 

@@ -8,13 +8,14 @@ use sortie_identity::Caller;
 
 use crate::hash::Hash;
 
-/// `log_opened`: the first record of each file. A file can be verified with what it says, whatever became of the files
-/// before it.
+/// `log_opened`: the first record of each file, and of each process that goes on with a file. A file can be verified with
+/// what its first record says, whatever became of the files before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogOpened {
     /// The version of the format: 1.
     pub format: u32,
-    /// Why the file begins: `begun`, `restarted` or `rotated`.
+    /// Why: the log was `begun`, `restarted` by a process (in a new file or in the last one), or the file before was full
+    /// (`rotated`).
     pub reason: String,
     /// The key that signs the log's checkpoints, as C2SP signed-note writes it. That it is named here proves nothing.
     pub key: String,
@@ -27,6 +28,63 @@ pub struct LogOpened {
 /// `log_closed`: the last record of a process that was stopped as asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogClosed {}
+
+/// `sink_dropped`: records that a sink does not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkDropped {
+    /// The name of the sink.
+    pub sink: String,
+    /// The first and the last record among which they are.
+    pub first: u64,
+    /// See `first`.
+    pub last: u64,
+    /// How many.
+    pub records: u64,
+    /// `full` (too much was undelivered), `refused` (by the receiver, for good) or `removed` (from the log).
+    pub reason: String,
+}
+
+/// `log_recovered`: what a crash had left behind the last whole record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecovered {
+    /// How many bytes were taken off.
+    pub bytes: u64,
+    /// Their SHA-256, 64 hexadecimal digits.
+    pub sha256: String,
+}
+
+/// `clock_stepped_back`: the times of records that follow may be before those of records that came before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSteppedBack {
+    /// The time of the record before.
+    pub from: String,
+    /// The time now.
+    pub to: String,
+}
+
+/// `records_dropped`: records that could not be written and are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordsDropped {
+    /// How many.
+    pub count: u64,
+    /// When the first was.
+    pub first: String,
+    /// When the last was.
+    pub last: String,
+    /// Why they could not be written: of the first.
+    pub reason: String,
+}
+
+/// `files_removed`: the oldest files are about to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesRemoved {
+    /// How many.
+    pub files: u64,
+    /// The number of the first record that is removed.
+    pub from: u64,
+    /// The number of the first record that stays.
+    pub to: u64,
+}
 
 /// `call_decided`: one message of a call, or one request that is no message of MCP, before it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,7 @@ table! {
     CLOCK_STEPPED_BACK = "A0004W", "clock_stepped_back", "The clock of the machine went back.";
     RECORDS_DROPPED = "A0005E", "records_dropped", "Records could not be written and were counted only.";
     SINK_DROPPED = "A0006E", "sink_dropped", "Records were not delivered to a sink, since it was behind for too long.";
+    FILES_REMOVED = "A0007I", "files_removed", "The oldest files of the log are removed, as the settings ask for.";
     CALL_ALLOWED = "G1001I", "call_decided", "A call may go on.";
     CALL_REFUSED = "G1001W", "call_decided", "A call is refused.";
     CALL_WAITS = "G1002I", "call_decided", "A call waits for an approval.";
@@ -60,6 +61,9 @@ table! {
     HUB_APPROVAL_DECIDED = "H2011I", "approval_decided", "Somebody decided by the hub about a call that waited.";
     AUDIT_KEY_CHANGED = "H2012W", "audit_key_changed", "A gateway publishes the checkpoints of another log.";
     CHECKPOINT_REFUSED = "H2013W", "checkpoint_refused", "A gateway published what contradicts an earlier checkpoint.";
+    MANAGEMENT_UNCHANGED = "H2014I", "management_unchanged", "A management operation changed nothing: it was done before.";
+    REQUESTS_REFUSED = "H2015W", "requests_refused", "Requests that showed no valid key, or one that may not ask for this, counted.";
+    CHECKPOINTS_FORGOTTEN = "H2016W", "checkpoints_forgotten", "The checkpoints of a log gave way to those of another one.";
 }
 
 impl Kind {

@@ -4,20 +4,34 @@
 //! (RFC 6962), and its root is signed from time to time (C2SP tlog-checkpoint). Who holds one signed checkpoint can tell
 //! whether anything before it was changed, taken out, put in or cut off, without asking who wrote the log.
 //!
-//! `hash`, `tree`, `note`, `line`, `kind` and `call` are the format, and pure. `log` writes it.
+//! `hash`, `tree`, `note`, `line`, `exact`, `kind`, `call` and `events` are the format, and pure. `log` writes it; `read`, `verify`,
+//! `proof` and `search` read it, by `files` and `scan`. `ocsf` says it in the words of others.
 
 mod call;
+mod events;
+mod exact;
+mod files;
 mod hash;
 mod kind;
 mod line;
 mod log;
 mod note;
+mod read;
+mod scan;
 mod tree;
+mod verify;
 
-pub use call::{Arguments, CallDecided, CallDone, DecidedAct, Decision, LogClosed, LogOpened, Management, Outcome};
+pub use call::{
+    Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
+    LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
+};
+pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
+pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, Durability, Log, OpenError, Options};
+pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use read::{Record, Records, span};
 pub use tree::Frontier;
+pub use verify::{Fault, Place, Progress, Report, Trust, Trusted, VerifyError, verify};

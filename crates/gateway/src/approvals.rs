@@ -26,11 +26,13 @@ use sortie_api::{
     ApiError, Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice,
     DecideApproval, Hop, HopError,
 };
+use sortie_audit::{ApprovalDecided, Kind, kinds};
 use sortie_identity::Caller;
 use sortie_ids::{ApprovalId, Digest, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::audit::Audit;
 use crate::config::ApprovalsConfig;
 
 pub(crate) use arguments::{summary, visible};
@@ -88,6 +90,7 @@ pub(crate) struct Approvals {
     state: Arc<Mutex<State>>,
     /// Seconds since 1970.
     clock: fn() -> i64,
+    audit: Audit,
 }
 
 #[derive(Default)]
@@ -123,8 +126,8 @@ enum Outcome {
 }
 
 impl Approvals {
-    pub(crate) fn new(clock: fn() -> i64) -> Self {
-        Self { state: Arc::default(), clock }
+    pub(crate) fn new(clock: fn() -> i64, audit: Audit) -> Self {
+        Self { state: Arc::default(), clock, audit }
     }
 
     /// Asks for a call: it waits from here on. Dropping the future withdraws it.
@@ -184,10 +187,11 @@ impl Approvals {
         waiting.or_else(|| state.ended.iter().find(|ended| ended.id == *id).cloned())
     }
 
-    /// Decides. The first decision counts.
+    /// Decides, and records it first. The first decision counts.
     ///
     /// # Errors
-    /// 404 when there is none with this id, 409 when it has ended, with how; 400 when the decision says too much.
+    /// 404 when there is none with this id, 409 when it has ended, with how; 400 when the decision says too much; 503 when
+    /// it cannot be recorded: then nothing is decided.
     pub(crate) fn decide(&self, id: &ApprovalId, by: Approver, decide: DecideApproval) -> Result<Approval, ApiError> {
         decide.check()?;
         let at = self.now();
@@ -204,8 +208,15 @@ impl Approvals {
         };
         let reason = decide.reason.as_deref().map(visible).filter(|reason| !reason.is_empty());
         let decision = ApprovalDecision { decision: decide.decision, by, at, reason, for_s: decide.for_s };
+        let status = match decide.decision {
+            Choice::Approve => ApprovalStatus::Approved,
+            Choice::Deny => ApprovalStatus::Denied,
+        };
+        let decided = Approval { status, decision: Some(decision.clone()), ..waiting.now() };
+        let same = waiting.same;
+        let mut grant = None;
         if let Some(seconds) = decide.for_s {
-            let same = waiting.same.ok_or_else(|| {
+            let same = same.ok_or_else(|| {
                 ApiError::invalid_request("for_s: nothing is known of this call's body; approve it without")
             })?;
             let now = Instant::now();
@@ -215,12 +226,12 @@ impl Approvals {
                 return Err(ApiError::limit_reached(reason));
             }
             let approved = Approved { id: id.clone(), decision: decision.clone() };
-            state.grants.insert(same, Grant { until: now + Duration::from_secs(seconds.into()), approved });
+            grant = Some((same, Grant { until: now + Duration::from_secs(seconds.into()), approved }));
         }
-        let status = match decide.decision {
-            Choice::Approve => ApprovalStatus::Approved,
-            Choice::Deny => ApprovalStatus::Denied,
-        };
+        self.audit.before(kind(status), &record(&decided)).map_err(|_| {
+            ApiError::overloaded("this cannot be recorded, so it is not decided; see the gateway's log, and try again")
+        })?;
+        state.grants.extend(grant);
         let (ended, told) = state.end(id, status, Some(decision.clone())).ok_or_else(ApiError::internal)?;
         let _gone = told.send(Outcome::Decided(decision));
         Ok(ended)
@@ -249,7 +260,8 @@ impl Approvals {
         let mut state = self.lock();
         let ids: Vec<_> = state.waiting.iter().filter(|(_, one)| which(one)).map(|(id, _)| id.clone()).collect();
         for id in ids {
-            if let Some((_, told)) = state.end(&id, ApprovalStatus::Withdrawn, None) {
+            if let Some((ended, told)) = state.end(&id, ApprovalStatus::Withdrawn, None) {
+                self.audit.note(kind(ended.status), &record(&ended));
                 let _gone = told.send(Outcome::Withdrawn(why));
             }
         }
@@ -325,7 +337,11 @@ struct Ticket {
 impl Ticket {
     /// Ends the wait; false when it has ended.
     fn end(&self, status: ApprovalStatus) -> bool {
-        self.approvals.lock().end(&self.id, status, None).is_some()
+        let ended = self.approvals.lock().end(&self.id, status, None);
+        if let Some((ended, _)) = &ended {
+            self.approvals.audit.note(kind(status), &record(ended));
+        }
+        ended.is_some()
     }
 }
 
@@ -428,6 +444,30 @@ impl Asked {
             decision: None,
         }
     }
+}
+
+/// What is recorded of an approval that has ended.
+fn record(ended: &Approval) -> ApprovalDecided {
+    let decision = ended.decision.as_ref();
+    ApprovalDecided {
+        id: ended.request_id.clone(),
+        approval: ended.id.to_string(),
+        route: ended.route.clone(),
+        method: ended.method.clone(),
+        target: ended.target.clone(),
+        status: ended.status.as_str().to_owned(),
+        by: decision.map(|decision| match &decision.by {
+            by @ Approver::Local { .. } => format!("{by} (local)"),
+            by @ Approver::Hub { .. } => format!("{by} (hub)"),
+        }),
+        reason: decision.and_then(|decision| decision.reason.clone()),
+        lasts_s: decision.and_then(|decision| decision.for_s),
+        waited_s: ended.waiting_s,
+    }
+}
+
+fn kind(status: ApprovalStatus) -> Kind {
+    if status == ApprovalStatus::Approved { kinds::APPROVAL_DECIDED } else { kinds::APPROVAL_DENIED }
 }
 
 /// Who ended an approval, for somebody who comes too late.

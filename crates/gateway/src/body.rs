@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use aws_lc_rs::digest::{Context as Hashing, SHA256};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::limits::Cut;
 use crate::memory::{Buffer, Memory, Spent};
 use crate::quiet::Silent;
+use crate::record::Tally;
 
 /// Any error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -55,6 +57,8 @@ struct Inbound<B> {
     /// The piece that passed the limit.
     over: Option<Bytes>,
     seen: Seen,
+    /// Where its bytes are counted.
+    tally: Arc<Tally>,
     /// What was collected and not taken since.
     whole: Option<Whole>,
 }
@@ -105,9 +109,9 @@ where
     B::Error: Into<BodyError>,
 {
     /// A body of at most `limit` bytes. With `jsonrpc`, its first bytes are kept until [`RequestBody::forget`].
-    pub(crate) fn new(body: B, limit: u64, jsonrpc: bool) -> Self {
+    pub(crate) fn new(body: B, limit: u64, jsonrpc: bool, tally: Arc<Tally>) -> Self {
         let seen = if jsonrpc { Seen::Part(Vec::new()) } else { Seen::Nothing };
-        Self(Arc::new(Mutex::new(Inbound { body, limit, left: limit, over: None, seen, whole: None })))
+        Self(Arc::new(Mutex::new(Inbound { body, limit, left: limit, over: None, seen, tally, whole: None })))
     }
 
     /// The most bytes that it may have.
@@ -229,6 +233,7 @@ where
             if let Seen::Part(part) = &mut self.seen {
                 part.extend(data.iter().take(MAX_PEEK - part.len()));
             }
+            self.tally.received(data.len());
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             let Some(left) = self.left.checked_sub(length) else {
                 self.over = Some(data.clone());
@@ -300,9 +305,37 @@ impl End {
     }
 }
 
-/// An answer's body that tells its watcher how it ended, once.
-pub(crate) struct Watched<B: Body, W: FnOnce(End)> {
+/// What went to a caller.
+#[derive(Default)]
+pub(crate) struct Sent {
+    /// Bytes of the body.
+    pub(crate) bytes: u64,
+    hash: Option<Hashing>,
+}
+
+impl Sent {
+    /// Nothing yet; with `hashed`, a digest is made of what follows.
+    pub(crate) fn begin(hashed: bool) -> Self {
+        Self { bytes: 0, hash: hashed.then(|| Hashing::new(&SHA256)) }
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        if let Some(hash) = &mut self.hash {
+            hash.update(data);
+        }
+    }
+
+    /// The SHA-256 of all of it, if one was made: 64 hexadecimal digits.
+    pub(crate) fn digest(self) -> Option<String> {
+        self.hash.map(|hash| hex::encode(hash.finish()))
+    }
+}
+
+/// An answer's body that tells its watcher how it ended and what went by, once.
+pub(crate) struct Watched<B: Body, W: FnOnce(End, Sent)> {
     body: B,
+    sent: Sent,
     /// Bytes still to come, where that is known: HTTP/1 does not ask for more after the last one.
     left: Option<u64>,
     /// How it broke, told one look later: an error ends the connection, and what was answered so far has to leave first.
@@ -310,31 +343,31 @@ pub(crate) struct Watched<B: Body, W: FnOnce(End)> {
     watcher: Option<W>,
 }
 
-impl<B: Body, W: FnOnce(End)> Watched<B, W> {
+impl<B: Body, W: FnOnce(End, Sent)> Watched<B, W> {
     /// `bodiless`: the caller gets only the head, as for HEAD.
-    pub(crate) fn new(body: B, bodiless: bool, watcher: W) -> Self {
+    pub(crate) fn new(body: B, bodiless: bool, sent: Sent, watcher: W) -> Self {
         let left = if bodiless { Some(0) } else { body.size_hint().exact() };
-        Self { body, left, broken: None, watcher: Some(watcher) }
+        Self { body, sent, left, broken: None, watcher: Some(watcher) }
     }
 }
 
-impl<B: Body, W: FnOnce(End)> Watched<B, W> {
+impl<B: Body, W: FnOnce(End, Sent)> Watched<B, W> {
     fn tell(&mut self, end: End) {
         if let Some(watcher) = self.watcher.take() {
-            watcher(end);
+            watcher(end, std::mem::take(&mut self.sent));
         }
     }
 }
 
 impl<B, W> Body for Watched<B, W>
 where
-    B: Body<Error = BodyError> + Unpin,
-    W: FnOnce(End) + Unpin,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    W: FnOnce(End, Sent) + Unpin,
 {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
@@ -355,8 +388,11 @@ where
                 Poll::Pending
             }
             Some(Ok(frame)) => {
-                if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
-                    *left = left.saturating_sub(u64::try_from(data.remaining()).unwrap_or(u64::MAX));
+                if let Some(data) = frame.data_ref() {
+                    this.sent.add(data);
+                    if let Some(left) = &mut this.left {
+                        *left = left.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                    }
                 }
                 Poll::Ready(Some(Ok(clean(frame))))
             }
@@ -372,11 +408,9 @@ where
     }
 }
 
-impl<B: Body, W: FnOnce(End)> Drop for Watched<B, W> {
+impl<B: Body, W: FnOnce(End, Sent)> Drop for Watched<B, W> {
     fn drop(&mut self) {
-        if let Some(watcher) = self.watcher.take() {
-            watcher(if self.left == Some(0) { End::Complete } else { End::Abandoned });
-        }
+        self.tell(if self.left == Some(0) { End::Complete } else { End::Abandoned });
     }
 }
 
@@ -397,28 +431,28 @@ mod tests {
     #[tokio::test]
     async fn the_id_is_found_before_and_after_the_body_was_passed_on() {
         let text = ["{\"jsonrpc\":\"2.0\",\"method\":\"x\",", "\"id\":1.50}"];
-        let kept = RequestBody::new(pieces(&text), 100, true);
+        let kept = RequestBody::new(pieces(&text), 100, true, Arc::default());
         assert_eq!(kept.jsonrpc_id().await.expect("id").get(), "1.50");
 
-        let kept = RequestBody::new(pieces(&text), 100, true);
+        let kept = RequestBody::new(pieces(&text), 100, true, Arc::default());
         let passed = kept.clone().collect().await.expect("body").to_bytes();
         assert_eq!(passed.len(), text.concat().len());
         assert_eq!(kept.jsonrpc_id().await.expect("id").get(), "1.50");
 
-        let kept = RequestBody::new(pieces(&text), 100, false);
+        let kept = RequestBody::new(pieces(&text), 100, false, Arc::default());
         assert!(kept.jsonrpc_id().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_collected_is_yielded_again_and_counts_until_it_is_gone() {
         let memory = Memory::default();
-        let body = RequestBody::new(pieces(&["12345", "67890"]), 10, true);
+        let body = RequestBody::new(pieces(&["12345", "67890"]), 10, true, Arc::default());
         assert_eq!(body.read(&memory).await.expect("whole"), "1234567890");
         assert_eq!(body.size_hint().exact(), Some(10));
         let again = body.clone().collect().await.expect("body").to_bytes();
         assert_eq!((again, body.is_end_stream()), (Bytes::from_static(b"1234567890"), true));
 
-        let body = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true);
+        let body = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true, Arc::default());
         let (why, part) = body.read(&memory).await.expect_err("too large");
         assert!(matches!(why, Unread::TooLarge), "{why:?}");
         assert_eq!(part, b"12345678901");
@@ -429,7 +463,7 @@ mod tests {
     async fn a_sender_that_stops_is_not_waited_for() {
         let first = stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"{")))]);
         let body = StreamBody::new(futures_util::StreamExt::chain(first, stream::pending()));
-        let body = RequestBody::new(body, 1000, true);
+        let body = RequestBody::new(body, 1000, true, Arc::default());
         let began = Instant::now();
         let (why, part) = body.read(&Memory::default()).await.expect_err("slow");
         assert!(matches!(why, Unread::Slow), "{why:?}");
@@ -439,7 +473,7 @@ mod tests {
     #[tokio::test]
     async fn many_small_pieces_cost_no_more_than_one() {
         let pieces: Vec<_> = (0..MAX_PEEK).map(|_| Ok::<_, BodyError>(Frame::data(Bytes::from_static(b" ")))).collect();
-        let kept = RequestBody::new(StreamBody::new(stream::iter(pieces)), u64::MAX, true);
+        let kept = RequestBody::new(StreamBody::new(stream::iter(pieces)), u64::MAX, true, Arc::default());
         let began = std::time::Instant::now();
         assert!(kept.jsonrpc_id().await.is_none());
         assert!(began.elapsed() < PEEK_DEADLINE, "{:?}", began.elapsed());
@@ -447,10 +481,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_past_its_limit_ends_with_an_error() {
-        let kept = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true);
+        let kept = RequestBody::new(pieces(&["12345", "67890", "1"]), 10, true, Arc::default());
         assert!(kept.clone().collect().await.is_err());
         assert!(kept.exceeded());
-        let kept = RequestBody::new(pieces(&["12345", "67890"]), 10, true);
+        let kept = RequestBody::new(pieces(&["12345", "67890"]), 10, true, Arc::default());
         assert!(kept.clone().collect().await.is_ok());
         assert!(!kept.exceeded());
     }
@@ -460,15 +494,15 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let watch = |body, bodiless| {
             let told = told.clone();
-            Watched::new(body, bodiless, move |end| told.lock().expect("lock").push(end))
+            Watched::new(body, bodiless, Sent::begin(true), move |end, _| told.lock().expect("lock").push(end))
         };
         drop(watch(pieces(&["a"]), false).collect().await);
         drop(watch(pieces(&["a"]), false));
         drop(watch(pieces(&["a"]), true));
         let broken: Vec<Result<Frame<Bytes>, BodyError>> = vec![Err("broke".into())];
-        let mut body = Watched::new(StreamBody::new(stream::iter(broken)), false, {
+        let mut body = Watched::new(StreamBody::new(stream::iter(broken)), false, Sent::default(), {
             let told = told.clone();
-            move |end| told.lock().expect("lock").push(end)
+            move |end, _| told.lock().expect("lock").push(end)
         });
         assert!(body.frame().await.expect("frame").is_err());
         drop(body);

@@ -1,6 +1,7 @@
 //! The gateway's file of settings, in TOML; also in YAML as the hosted proxy has it. Reads text; dials nothing, and opens no file that the settings name.
 
 mod approvals;
+mod audit;
 mod check;
 mod control;
 mod credentials;
@@ -35,6 +36,7 @@ use sortie_tls::IdentityError;
 use toml::Spanned;
 
 use approvals::RawApprovals;
+use audit::RawAudit;
 use credentials::{RawCredential, RawVault};
 use dialling::{RawDialling, RawTls, ranges};
 use identity::RawIdentity;
@@ -48,6 +50,7 @@ use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
+pub use audit::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure, ShownArguments};
 pub use control::{ControlConfig, PolicyMode, Refusals};
 pub use credentials::{RouteCredential, SubjectToken};
 pub use identity::{IdentityConfig, TellUpstream};
@@ -117,6 +120,8 @@ pub struct GatewayConfig {
     pub limits: Vec<LimitConfig>,
     /// `policy`, `policy_file`, `region`, `refusals`: what callers may do.
     pub control: ControlConfig,
+    /// `[audit]`: how what happens is recorded.
+    pub audit: AuditConfig,
     /// `log_request_start`: whether the log has a line `request started` for each call when it begins, beside the one
     /// when it has ended. Default false; true for the hosted proxy's file.
     pub log_request_start: bool,
@@ -283,6 +288,7 @@ impl GatewayConfig {
             issuers,
             identity: raw.identity.check(&source)?,
             control: control::check(raw.policy, raw.policy_file, raw.region, raw.refusals, &source, base)?,
+            audit: raw.audit.check(&source, base)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,
@@ -383,6 +389,9 @@ struct Raw {
     /// How a caller that spoke JSON-RPC is told that it may not do something.
     #[serde(default)]
     refusals: Refusals,
+    /// How what happens is recorded.
+    #[serde(default)]
+    audit: RawAudit,
     /// How upstreams are dialled, for all routes.
     #[serde(default)]
     upstream: RawDialling,

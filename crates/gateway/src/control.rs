@@ -43,6 +43,8 @@ pub(crate) struct Judged {
     /// The tool, prompt or resource.
     pub(crate) target: Option<String>,
     pub(crate) decision: Decision,
+    /// How often the caller had done the same lately, where the policy counts.
+    pub(crate) counts: Option<Counts>,
 }
 
 /// What was decided about a request: one [`Judged`] for each of its messages. Empty without a policy.
@@ -77,7 +79,7 @@ impl Control {
         &self,
         asking: &Asking<'_>,
         intake: &Intake<'_>,
-        mut counts: impl FnMut(&Act<'_>) -> Counts,
+        mut counts: impl FnMut(&Act<'_>) -> Option<Counts>,
     ) -> Verdict {
         let Some(engine) = &self.engine else { return Verdict::default() };
         let mut decide = |act: Act<'_>, arguments: Option<&str>| {
@@ -89,9 +91,9 @@ impl Control {
                 arguments,
                 now: asking.now,
                 region: self.region.as_deref(),
-                counts,
+                counts: counts.unwrap_or_default(),
             };
-            Judged { method: named(&act).to_owned(), target: about(&act), decision: engine.decide(&query) }
+            Judged { method: named(&act).to_owned(), target: about(&act), decision: engine.decide(&query), counts }
         };
         let judged = match intake {
             Intake::Messages(body) => {
@@ -188,7 +190,7 @@ pub(crate) fn act<'a>(message: &'a Message<'_>) -> Act<'a> {
 }
 
 /// What a request wants whose body says nothing to us: a stream of events, the end of a session, or anything.
-fn opaque<'a>(asking: &Asking<'a>) -> Act<'a> {
+pub(crate) fn opaque<'a>(asking: &Asking<'a>) -> Act<'a> {
     let request = asking.request;
     let http = Act::Http { method: request.method().as_str(), path: request.uri().path() };
     match (asking.route.protocol, request.method()) {
@@ -203,7 +205,7 @@ fn wants_events(accept: &HeaderValue) -> bool {
     accept.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/event-stream"))
 }
 
-fn named<'a>(act: &Act<'a>) -> &'a str {
+pub(crate) fn named<'a>(act: &Act<'a>) -> &'a str {
     match act {
         Act::Mcp { method, .. } => method,
         Act::Answer => "answer",

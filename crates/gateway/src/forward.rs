@@ -18,7 +18,8 @@ use sortie_runtime::http::{MAX_HEAD, MAX_INNER_HEADERS};
 use crate::answer::Shaping;
 use crate::approvals::patient::{self, Events, takes_events};
 use crate::approvals::{Asked, relay};
-use crate::body::{BodyError, CallBody, RequestBody, Watched, whole};
+use crate::audit::Deciding;
+use crate::body::{BodyError, CallBody, RequestBody, Sent, Watched, whole};
 use crate::config::Refusals;
 use crate::control::{self, Asking, Passed};
 use crate::credentials;
@@ -72,7 +73,7 @@ where
         Peer::Asserted | Peer::Client(..) => None,
     };
     let request_id = request_id.unwrap_or_else(RequestId::random);
-    let mut record = Record::begin(request_id.clone(), request.method().clone());
+    let mut record = Record::begin(request_id.clone(), request.method().clone(), shared.audit.clone());
     let head_only = request.method() == Method::HEAD;
     let served = shared.served();
     if served.config.log_request_start {
@@ -84,7 +85,8 @@ where
     };
     record.answered(response.status(), hop);
     let bodiless = head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    response.map(|body| Watched::new(body, bodiless, move |end| record.finish(end)).boxed())
+    let sent = Sent::begin(shared.audit.is_on() && served.config.audit.result_digest);
+    response.map(|body| Watched::new(body, bodiless, sent, move |end, sent| record.finish(end, sent)).boxed())
 }
 
 async fn serve<B>(
@@ -108,7 +110,7 @@ where
         Ok(Admitted::Call(route, _)) => route.max_request_body,
         _ => served.config.max_request_body,
     };
-    let body = RequestBody::new(body, limit, jsonrpc);
+    let body = RequestBody::new(body, limit, jsonrpc, record.tally.clone());
     let checked = admitted.and_then(|admitted| {
         if announced > limit {
             return Err(too_large(limit));
@@ -125,7 +127,7 @@ where
             let call = Call { shared, served, route: &route, caller: &caller };
             call.make(peer, request, &body, record).await
         }
-        Err(error) => Err(error),
+        Err(error) => Err(unadmitted(shared, served, &request, record, error).await),
     };
     match outcome {
         Ok(response) => {
@@ -133,6 +135,26 @@ where
             Ok(response)
         }
         Err(error) => Err(Failed { error, id: body.jsonrpc_id().await }),
+    }
+}
+
+/// Records a request that is refused before it was looked at, and returns what to answer.
+async fn unadmitted(
+    shared: &Shared,
+    served: &Served,
+    request: &Request<()>,
+    record: &Record,
+    error: HopError,
+) -> HopError {
+    match record.known() {
+        Some(known) => {
+            let id = (&record.request_id, &record.tally);
+            Deciding::new(&shared.audit, served, known, request, id).refused(error).await
+        }
+        None => {
+            shared.audit.unidentified(record.route().map(|route| route.name.as_str()), &error);
+            error
+        }
     }
 }
 
@@ -162,8 +184,9 @@ async fn admit(
     let route = match (peer, route) {
         (Peer::Unproven | Peer::Asserted, Some(route)) if route.mode() == RouteMode::Terminated => route,
         (Peer::Client(proven, _), Some(route)) if proven.proves(route) => route,
-        (Peer::Client(proven, _), _) => {
+        (Peer::Client(proven, caller), _) => {
             record.routed(proven.clone());
+            record.called(caller.clone());
             let reason = "this connection serves only the host that it was opened for";
             return Err(HopError::new(Hop::Route, reason).with_status(StatusCode::MISDIRECTED_REQUEST));
         }
@@ -186,6 +209,7 @@ async fn admit(
             None => return Ok(Admitted::Probe),
         },
     };
+    record.called(caller.clone());
     // CONNECT asks for a tunnel, TRACE for the headers that the upstream gets.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let error = HopError::new(Hop::Route, format!("the method {} is not served", request.method()));
@@ -228,7 +252,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Looks at its message and its session, decides, and has it forwarded, now or when somebody has approved it.
+    /// Looks at its message and its session, decides, and has it forwarded, now or when somebody has approved it. Each of
+    /// these is recorded before it counts.
     async fn make<B>(
         &self,
         peer: &Peer,
@@ -240,21 +265,52 @@ impl Call<'_> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError>,
     {
+        let id = (&record.request_id, &record.tally);
+        let mut deciding = Deciding::new(&self.shared.audit, self.served, (self.route, self.caller), &request, id);
+        let considered = self.consider(&request, body, record, &mut deciding).await;
+        let (going, asked, id) = match considered {
+            Ok(considered) => considered,
+            Err(error) => return Err(deciding.refused(error).await),
+        };
+        if asked.is_empty() {
+            return going.on(self.shared, self.route, peer, request, body, &deciding).await;
+        }
+        // On the heap, as all that is rare.
+        let waiting = self.wait(going, asked, id, peer, request, body, deciding);
+        Box::pin(waiting).await
+    }
+
+    /// Holds it to all that it has to pass: what goes on then, and what has to be approved first.
+    async fn consider<B>(
+        &self,
+        request: &Request<()>,
+        body: &RequestBody<B>,
+        record: &mut Record,
+        deciding: &mut Deciding,
+    ) -> Result<Considered, HopError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
         let (shared, route) = (self.shared, self.route);
         let now = (shared.clock)();
-        let asking = Asking { caller: self.caller, route, request: &request, now };
+        let asking = Asking { caller: self.caller, route, request, now };
         let held_to = self.served.control.held_to(route.protocol);
         let caller = sessions::Caller::from(self.caller.as_ref());
         let pass = |intake: Intake<'_>| {
+            deciding.note(&asking, &intake, &self.served.shown);
             let passed = control::pass(shared, self.served, &asking, &record.request_id, &intake)?;
             Ok((Concerns::of(&intake, route), passed))
         };
         let (concerns, Passed { bounds, verdict, counted, asked, id }) =
-            intake::judge(held_to, &request, body, &shared.memory, pass).await?;
-        record.judged(self.caller, verdict)?;
+            intake::judge(held_to, request, body, &shared.memory, pass).await?;
+        let refused = record.judged(self.caller, &verdict);
+        deciding.judged(&self.served.control, verdict, now);
+        refused?;
         // Only who may call a tool is told what is known of it.
         concerns.admit(route, caller.digest())?;
         record.credential = route.credentials.of(self.caller)?.map(|credential| credential.name().clone());
+        deciding.credential = record.credential.clone();
         if let Some(limit) = bounds.max_request_body
             && !body.restrict(limit)
         {
@@ -270,12 +326,7 @@ impl Call<'_> {
         };
         let watch = Watch::new(route, request.method(), &concerns, &around);
         let going = Going { who: self.caller.clone(), caller, named, bounds, counted, concerns, watch };
-        if asked.is_empty() {
-            return going.on(shared, route, peer, request, body, &record.request_id).await;
-        }
-        // On the heap, as all that is rare.
-        let waiting = self.wait(going, asked, id, peer, request, body, &record.request_id);
-        Box::pin(waiting).await
+        Ok((going, asked, id))
     }
 
     /// Has it forwarded when all that was asked for is approved.
@@ -283,41 +334,63 @@ impl Call<'_> {
     async fn wait<B>(
         &self,
         mut going: Going,
-        asked: Vec<Asked>,
+        asked: Vec<(usize, Asked)>,
         id: Option<Box<RawValue>>,
         peer: &Peer,
         request: Request<()>,
         body: &RequestBody<B>,
-        request_id: &RequestId,
+        mut deciding: Deciding,
     ) -> Result<Response<CallBody>, HopError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError>,
     {
         let every = self.route.settings.keepalive.filter(|_| takes_events(request.method(), request.headers()));
-        let events = every.zip(id).map(|(every, id)| Events { every, id, request_id: request_id.clone() });
+        let events = every.zip(id).map(|(every, id)| Events { every, id, request_id: deciding.id().clone() });
+        deciding.waits().await?;
         let (shared, route, caller) = (self.shared.clone(), self.route.clone(), self.caller.clone());
-        let (peer, body, request_id) = (peer.clone(), body.clone(), request_id.clone());
-        let asked: Vec<_> =
-            asked.into_iter().map(|one| shared.approvals.ask(&self.served.config.approvals, one)).collect();
+        let (peer, body) = (peer.clone(), body.clone());
+        let asked: Vec<_> = asked
+            .into_iter()
+            .map(|(at, one)| {
+                let approved = shared.approvals.ask(&self.served.config.approvals, one);
+                async move { approved.await.map(|approved| (at, approved)) }
+            })
+            .collect();
         let answering = async move {
-            for approved in futures_util::future::try_join_all(asked).await? {
-                let by = approved.decision.by;
-                tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
-            }
-            going.concerns.admit(&route, going.caller.digest())?;
-            // What is not allowed any more, by another policy or at this hour, is not made allowed by an approval.
-            let served = shared.served();
-            going.counted.clear();
-            let asking = Asking { caller: &caller, route: &route, request: &request, now: (shared.clock)() };
-            let again = |intake: Intake<'_>| control::reconsider(&shared, &served, &asking, &intake);
-            let held_to = served.control.held_to(route.protocol);
-            going.counted = intake::judge(held_to, &request, &body, &shared.memory, again).await?;
-            going.on(&shared, &route, &peer, request, &body, &request_id).await
+            let approving = async {
+                for (at, approved) in futures_util::future::try_join_all(asked).await? {
+                    let (request_id, by) = (deciding.id(), approved.decision.by);
+                    tracing::info!(%request_id, approval = %approved.id, %by, "approved call goes on");
+                    deciding.approvals.push((at, approved.id));
+                }
+                going.concerns.admit(&route, going.caller.digest())?;
+                // What is not allowed any more, by another policy or at this hour, is not made allowed by an approval.
+                let served = shared.served();
+                going.counted.clear();
+                let now = (shared.clock)();
+                let asking = Asking { caller: &caller, route: &route, request: &request, now };
+                let again = |intake: Intake<'_>| Ok(control::reconsider(&shared, &served, &asking, &intake));
+                let held_to = served.control.held_to(route.protocol);
+                let (verdict, counted) = intake::judge(held_to, &request, &body, &shared.memory, again).await?;
+                let refused = verdict.refusal();
+                deciding.judged(&served.control, verdict, now);
+                going.counted = counted;
+                refused.map_or(Ok(()), Err)
+            };
+            let approved = approving.await;
+            let answer = match approved {
+                Ok(()) => going.on(&shared, &route, &peer, request, &body, &deciding).await,
+                Err(error) => Err(deciding.refused(error).await),
+            };
+            answer.inspect_err(|error| deciding.failed(error.hop))
         };
         patient::wait(Box::pin(answering), events).await
     }
 }
+
+/// What goes on, what has to be approved first, and the JSON-RPC id of a single request that waits.
+type Considered = (Going, Vec<(usize, Asked)>, Option<Box<RawValue>>);
 
 /// A call that nothing holds back any more.
 struct Going {
@@ -338,14 +411,16 @@ impl Going {
         peer: &Peer,
         request: Request<()>,
         body: &RequestBody<B>,
-        request_id: &RequestId,
+        deciding: &Deciding,
     ) -> Result<Response<CallBody>, HopError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError>,
     {
+        deciding.forwarded().await?;
         self.counted.into_iter().for_each(Counted::keep);
         let method = request.method().clone();
+        let request_id = deciding.id();
         let onward = Onward { shared, route, peer, caller: &self.who, request_id, watch: self.watch };
         let response = self.bounds.hold_to(onward.forward(request, body)).await?;
         shared.sessions.answered(route, self.caller, self.named, &method, &response, (shared.clock)());

@@ -1,7 +1,7 @@
 //! Putting the parts together, starting and stopping them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::{self, AdminSocket};
 use crate::approvals::Approvals;
+use crate::audit::Audit;
 use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
@@ -182,6 +183,14 @@ pub enum GatewayError {
     /// The patterns of limits are too large together.
     #[error("limits: {0}; use fewer or shorter patterns")]
     Limits(globset::Error),
+    /// The audit log cannot be opened.
+    #[error("audit: {dir}: {cause}", dir = dir.display())]
+    Audit {
+        /// The directory of the log.
+        dir: PathBuf,
+        /// Why, and the way out.
+        cause: sortie_audit::OpenError,
+    },
     /// The admin socket cannot be opened.
     #[error("cannot open the admin socket in {dir}: {cause}; give a data directory that this user may write to", dir = dir.display())]
     Admin {
@@ -226,6 +235,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Memory,
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
+    pub(crate) audit: Audit,
     pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) listener: Option<Listener>,
@@ -351,6 +361,10 @@ impl Gateway {
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
+        let (settings, kept_in) = (served.config.audit.log.clone(), data_dir.clone());
+        let opened = tokio::task::spawn_blocking(move || Audit::open(&settings, kept_in.as_deref())).await;
+        let opened = opened.map_err(|_| GatewayError::Interrupted)?;
+        let audit = opened.map_err(|(dir, cause)| GatewayError::Audit { dir, cause })?;
         let health = match health {
             None => None,
             Some(address) => {
@@ -380,7 +394,8 @@ impl Gateway {
             domain: setup.domain,
             memory: Memory::default(),
             sessions: Sessions::default(),
-            approvals: Approvals::new(unix_now),
+            approvals: Approvals::new(unix_now, audit.clone()),
+            audit: audit.clone(),
             counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             listener,
@@ -390,7 +405,11 @@ impl Gateway {
             draining: AtomicBool::new(false),
             tasks: tasks.clone(),
         });
-        shared.served().log();
+        let served = shared.served();
+        served.log();
+        let told = audit.clone();
+        let _told = tokio::task::spawn_blocking(move || told.settings_loaded(&served)).await;
+        tasks.spawn("audit", audit.keep(tasks.clone()));
         let health = match health {
             None => None,
             Some((listener, address)) => {
@@ -431,6 +450,11 @@ impl Gateway {
     /// Where health is answered.
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health
+    }
+
+    /// The directory of the audit log; none where there is no audit.
+    pub fn audit_dir(&self) -> Option<&Path> {
+        self.shared.audit.dir()
     }
 
     /// Where the hosted service's own traffic is taken.
@@ -503,6 +527,13 @@ impl Gateway {
         }
         self.shared.served().give_back().await;
         self.shared.tasks.abort();
+    }
+
+    /// Ends the audit log with a signed checkpoint. To be called when the task set has shut down: what ends after this is
+    /// not recorded.
+    pub async fn close(&self) {
+        let audit = self.shared.audit.clone();
+        let _closed = tokio::task::spawn_blocking(move || audit.close()).await;
     }
 }
 

@@ -18,6 +18,7 @@ use sortie_runtime::http::{HEAD_DEADLINE, MAX_HEADERS};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::audit::AuditReport;
 use crate::body::{CallBody, whole};
 use crate::gateway::Shared;
 use crate::probe::ProbeReport;
@@ -44,6 +45,9 @@ pub struct Readiness {
     pub identity: IdentityReport,
     /// The settings.
     pub config: ConfigReport,
+    /// The audit log; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditReport>,
     /// The listener for the hosted service's own traffic; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<ListenerReport>,
@@ -129,6 +133,8 @@ impl Shared {
             (Some(_), None) if probed => Some("the path has not been probed yet".to_owned()),
             _ => None,
         };
+        let unrecorded = self.audit.refuses().map(|why| format!("audit: {why}"));
+        let reason = reason.or(unrecorded);
         Readiness {
             ready: reason.is_none(),
             reason,
@@ -141,6 +147,7 @@ impl Shared {
             inner_tls: InnerTlsReport { days_left },
             identity: IdentityReport { keys: self.keys.len() },
             config: self.config_report(),
+            audit: self.audit.report(),
             listener: self.listener.as_ref().map(|listener| ListenerReport {
                 address: listener.address.to_string(),
                 connections: listener.connections(),

@@ -12,6 +12,7 @@
 mod admin;
 mod answer;
 mod approvals;
+mod audit;
 mod body;
 mod client_certificates;
 mod config;
@@ -52,12 +53,13 @@ mod upstream;
 mod upstream_identity;
 
 pub use admin::AdminAddress;
+pub use audit::AuditReport;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, Authorization, CertificateFiles, ConfigError,
-    ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt, LimitConfig, ListenerConfig, Per, Pinning,
-    PolicyMode, Protocol, Rate, Refusals, RouteConfig, RouteCredential, RouteTls, Server, SubjectToken, TellUpstream,
-    Trust, Upstream, UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, AuditConfig, AuditDurability, AuditLogConfig,
+    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt,
+    LimitConfig, ListenerConfig, OnFailure, Per, Pinning, PolicyMode, Protocol, Rate, Refusals, RouteConfig,
+    RouteCredential, RouteTls, Server, ShownArguments, SubjectToken, TellUpstream, Trust, Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, ListenerReport, Readiness};

@@ -1,6 +1,7 @@
 //! What is told of each call when it has ended: one line in the log, and the metrics. Never payloads or header values.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::{Method, StatusCode};
@@ -9,7 +10,8 @@ use sortie_api::{Hop, HopError};
 use sortie_identity::Caller;
 use sortie_ids::RequestId;
 
-use crate::body::End;
+use crate::audit::{Audit, Ending};
+use crate::body::{End, Sent};
 use crate::control::Verdict;
 use crate::routes::Route;
 
@@ -21,15 +23,39 @@ pub(crate) struct Record {
     status: Option<StatusCode>,
     hop: Option<Hop>,
     caller: Option<Arc<Caller>>,
-    verdict: Verdict,
+    audit: Audit,
+    /// What becomes known of it in other places.
+    pub(crate) tally: Arc<Tally>,
     /// The name of the credential that the call went on with.
     pub(crate) credential: Option<Arc<str>>,
     began: Instant,
     end: End,
+    sent: Sent,
+}
+
+/// What becomes known of a call while others have it.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// The number of the record that it goes on.
+    pub(crate) decided: OnceLock<u64>,
+    /// Where it failed after the head of the answer was sent.
+    pub(crate) failed: OnceLock<Hop>,
+    request_bytes: AtomicU64,
+}
+
+impl Tally {
+    /// Counts bytes of the request's body.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.request_bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn request_bytes(&self) -> u64 {
+        self.request_bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Record {
-    pub(crate) fn begin(request_id: RequestId, method: Method) -> Self {
+    pub(crate) fn begin(request_id: RequestId, method: Method, audit: Audit) -> Self {
         Self {
             request_id,
             method,
@@ -37,10 +63,12 @@ impl Record {
             status: None,
             hop: None,
             caller: None,
-            verdict: Verdict::default(),
+            audit,
+            tally: Arc::default(),
             credential: None,
             began: Instant::now(),
             end: End::Abandoned,
+            sent: Sent::default(),
         }
     }
 
@@ -48,16 +76,28 @@ impl Record {
         self.route = Some(route);
     }
 
-    /// What was decided.
+    pub(crate) fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    /// Who is calling.
+    pub(crate) fn called(&mut self, caller: Arc<Caller>) {
+        self.caller = Some(caller);
+    }
+
+    /// The route and the caller, once both are known.
+    pub(crate) fn known(&self) -> Option<(&Arc<Route>, &Arc<Caller>)> {
+        self.route.as_ref().zip(self.caller.as_ref())
+    }
+
+    /// Tells of what was decided.
     ///
     /// # Errors
     /// It was denied, and the policy is enforced.
-    pub(crate) fn judged(&mut self, caller: &Arc<Caller>, verdict: Verdict) -> Result<(), HopError> {
+    pub(crate) fn judged(&self, caller: &Caller, verdict: &Verdict) -> Result<(), HopError> {
         let route = self.route.as_ref().map_or("none", |route| route.name.as_str());
         verdict.tell(&self.request_id, route, caller);
-        self.caller = Some(caller.clone());
-        self.verdict = verdict;
-        self.verdict.refusal().map_or(Ok(()), Err)
+        verdict.refusal().map_or(Ok(()), Err)
     }
 
     /// The head of the answer, and the hop at which the call failed.
@@ -67,8 +107,8 @@ impl Record {
     }
 
     /// The end of the answer's body.
-    pub(crate) fn finish(mut self, end: End) {
-        self.end = end;
+    pub(crate) fn finish(mut self, end: End, sent: Sent) {
+        (self.end, self.sent) = (end, sent);
         if matches!(end, End::Broken | End::Silent) {
             self.hop = Some(Hop::Upstream);
         }
@@ -79,6 +119,15 @@ impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.began.elapsed();
         let route = self.route.as_ref().map_or("none", |route| route.name.as_str());
+        self.audit.ended(Ending {
+            id: &self.request_id,
+            tally: &self.tally,
+            status: self.status,
+            hop: self.hop.or_else(|| self.tally.failed.get().copied()),
+            end: self.end,
+            sent: std::mem::take(&mut self.sent),
+            duration: elapsed,
+        });
         let hop = self.hop.map_or("none", Hop::as_str);
         tracing::info!(
             request_id = %self.request_id,

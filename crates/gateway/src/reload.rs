@@ -73,8 +73,8 @@ impl Watcher {
             let before = self.shared.served();
             match self.read(before.clone()).await {
                 Some(Ok(served)) if first && !asked && served.same(&before) => {}
-                Some(Ok(served)) => self.put_in_force(&before, served),
-                Some(Err(error)) => self.failed(&error),
+                Some(Ok(served)) => self.put_in_force(&before, served).await,
+                Some(Err(error)) => self.failed(&before, &error).await,
                 None => {}
             }
         }
@@ -107,18 +107,22 @@ impl Watcher {
         tokio::task::spawn_blocking(read).await.ok()
     }
 
-    fn put_in_force(&self, before: &Served, served: Served) {
+    async fn put_in_force(&self, before: &Served, served: Served) {
         metrics::counter!("sortie_gateway_config_reloads_total", "result" => "ok").increment(1);
         tracing::info!(path = %self.path.display(), "configuration reloaded");
         served.log_changes(before);
         self.shared.put_in_force(served);
+        let (audit, served) = (self.shared.audit.clone(), self.shared.served());
+        let _told = tokio::task::spawn_blocking(move || audit.settings_loaded(&served)).await;
     }
 
-    fn failed(&self, error: &ReloadError) {
+    async fn failed(&self, before: &Arc<Served>, error: &ReloadError) {
         metrics::counter!("sortie_gateway_config_reloads_total", "result" => "failed").increment(1);
         let reason = error.to_string();
         tracing::error!("the old configuration stays in force: {reason}");
-        self.shared.reload_failed(reason);
+        self.shared.reload_failed(reason.clone());
+        let (audit, before) = (self.shared.audit.clone(), before.clone());
+        let _told = tokio::task::spawn_blocking(move || audit.settings_refused(&before.config, &reason)).await;
     }
 }
 

@@ -15,6 +15,7 @@ use sortie_policy::{Engine, PolicyError};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
+use crate::audit::{self, Shown};
 use crate::config::{
     Authorization, GatewayConfig, IssuerConfig, KeysAt, Pinning, PolicyMode, Protocol, RouteConfig, Server,
     TellUpstream, Trust, Upstream,
@@ -46,6 +47,8 @@ pub(crate) struct Served {
     pub(crate) issuers: Issuers,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
+    /// What records show of arguments.
+    pub(crate) shown: Shown,
     /// Who calls by the gateway's own listener.
     pub(crate) asserted: Option<Arc<Caller>>,
     /// Servers that secrets are read from, by name.
@@ -93,6 +96,7 @@ impl Served {
             tracing::info!("the new settings under [link] are used when the edge is dialled next");
         }
         self.log_listener(before);
+        audit::log_changes(&self.config.audit, &before.config.audit);
         if self.config.log != before.config.log {
             tracing::warn!("the new log level is used from the next start on");
         }
@@ -222,7 +226,8 @@ impl Builder {
         let control = control(&config)?;
         let asserted = config.listener.as_ref().map(|listener| Arc::new(listener.caller.caller()));
         let routes = RouteTable::new(routes);
-        Ok(Served { routes, identity, hub_tls, control, issuers, limits, asserted, vaults, config })
+        let shown = Shown::new(&config.audit.arguments).map_err(GatewayError::Limits)?;
+        Ok(Served { routes, identity, hub_tls, control, shown, issuers, limits, asserted, vaults, config })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.

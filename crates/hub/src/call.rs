@@ -21,6 +21,7 @@ use sortie_link::protos::ProbeFailure;
 use sortie_store::Store;
 
 use crate::api::authenticate;
+use crate::audit::{Audit, PeerAddress, Refused, Surface};
 use crate::body::{GatewayBody, RequestBody, ResponseBody};
 use crate::identity::Signer;
 use crate::inner::{Inner, Peer, Pool, Shared, is_lasting};
@@ -42,6 +43,7 @@ pub(crate) struct Calls {
     pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) signer: Signer,
+    pub(crate) audit: Audit,
 }
 
 /// How much of a request is read for the id in a refusal, and for how long.
@@ -105,7 +107,7 @@ impl Calls {
         target: &Target,
         id: &RequestId,
     ) -> Result<Response<ResponseBody>, Refusal> {
-        let found = self.admit(request.headers(), target).await;
+        let found = self.admit(&request, target).await;
         let (tunnel, host, identity, carrier) = match found {
             Ok(found) => found,
             Err(error) => return Err(Refusal { error, request: Some(request) }),
@@ -143,16 +145,21 @@ impl Calls {
     /// Who is calling, and whether they may: nothing is told about a tunnel to who may not call it.
     async fn admit(
         &self,
-        headers: &HeaderMap,
+        request: &Request<Incoming>,
         target: &Target,
     ) -> Result<(Arc<LiveTunnel>, String, HeaderValue, HeaderName), HopError> {
-        let caller = authenticate(&self.store, headers)
-            .await
-            .map_err(|error| HopError::new(Hop::Identity, error.message.clone()).with_status(error.status))?;
+        let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
+        let caller = authenticate(&self.store, request.headers()).await.map_err(|error| {
+            if error.status == StatusCode::UNAUTHORIZED {
+                self.audit.count(Surface::Calls, Refused::Unauthenticated, peer, None);
+            }
+            HopError::new(Hop::Identity, error.message.clone()).with_status(error.status)
+        })?;
         let tunnel = self.tunnels.find(&target.label).await?;
         let tunnel = tunnel.filter(|tunnel| tunnel.record.workspace == caller.key.workspace);
         let tunnel = tunnel.ok_or_else(HopError::no_route)?;
         if !caller.may_call(&tunnel.record, &target.route) {
+            self.audit.count(Surface::Calls, Refused::NotPermitted, peer, Some(&caller.key.id));
             return Err(HopError::new(Hop::Policy, format!("this key may not call the route `{}`", target.route)));
         }
         let host = tunnel.domain.route_host(&target.route);

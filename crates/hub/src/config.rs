@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use sortie_api::Limits;
 use sortie_ids::BaseDomain;
 
+use crate::audit::AuditConfig;
+
 /// How a hub is set up.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
@@ -37,4 +39,6 @@ pub struct HubConfig {
     pub region: Option<String>,
     /// Bounds on what callers may create and ask for.
     pub limits: Limits,
+    /// How records are kept.
+    pub audit: AuditConfig,
 }

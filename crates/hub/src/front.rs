@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use crate::api::{Own, authenticate, own};
+use crate::audit::PeerAddress;
 use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
 use crate::hosts::Hosts;
@@ -72,14 +73,14 @@ impl Front {
 
     /// Accepts connections on the health listener until the set is stopped.
     pub(crate) async fn serve_health(self: Arc<Self>, listener: TcpListener) {
-        self.accept(listener, None, Place::Health, Places::new(MAX_HEALTH_CONNECTIONS, 100)).await;
+        self.accept(listener, None, |_| Place::Health, Places::new(MAX_HEALTH_CONNECTIONS, 100)).await;
     }
 
     async fn accept(
         self: Arc<Self>,
         listener: TcpListener,
         tls: Option<Arc<ServerConfig>>,
-        place: Place,
+        place: fn(IpAddr) -> Place,
         places: Places,
     ) {
         let tls = tls.map(TlsAcceptor::from);
@@ -94,7 +95,7 @@ impl Front {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, ?place, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -103,12 +104,12 @@ impl Front {
                 Ok(held) => held,
                 Err(why) => {
                     metrics::counter!("sortie_hub_connections_refused_total", "reason" => why.as_str()).increment(1);
-                    tracing::debug!(%peer, ?place, "closed: {why}");
+                    tracing::debug!(%peer, "closed: {why}");
                     continue;
                 }
             };
             notice_absence(&stream);
-            let (front, tls, place) = (self.clone(), tls.clone(), place.clone());
+            let (front, tls, place) = (self.clone(), tls.clone(), place(peer.ip()));
             self.tasks.spawn("api-connection", async move {
                 let _held = held;
                 // On the heap, here and below: a connection would keep the room of its handshake for ever.
@@ -228,14 +229,17 @@ impl Front {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
+    async fn answer(&self, mut request: Request<Incoming>, place: &Place) -> Response<ResponseBody> {
+        if let Place::Api(peer) | Place::Edge(_, peer) = place {
+            request.extensions_mut().insert(PeerAddress(*peer));
+        }
         let target = match place {
-            Place::Api => match self.api_request(&request) {
+            Place::Api(_) => match self.api_request(&request) {
                 Err(error) => Err(error),
                 Ok(()) if request.uri().path().starts_with("/t/") => path_target(request.uri().path_and_query()),
                 Ok(()) => return Box::pin(self.own(request)).await,
             },
-            Place::Edge(sni) => self.edge_target(&request, sni),
+            Place::Edge(sni, _) => self.edge_target(&request, sni),
             Place::Health => return Box::pin(self.health(request.uri().path())).await,
         };
         match target {
@@ -298,11 +302,17 @@ impl Front {
 
     async fn ready(&self) -> Response<ResponseBody> {
         let store = self.calls.store.get_meta("ready").await;
+        // Calls go on without it: what they leave is recorded at the gateway.
+        let audit = match self.calls.audit.trouble() {
+            None => serde_json::json!({"ok": true}),
+            Some(reason) => serde_json::json!({"ok": false, "reason": reason}),
+        };
         let (status, body) = match store {
-            Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}})),
+            Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}, "audit": audit})),
             Err(error) => {
                 let reason = error.to_string();
-                let body = serde_json::json!({"ready": false, "store": {"ok": false, "reason": reason}});
+                let body =
+                    serde_json::json!({"ready": false, "store": {"ok": false, "reason": reason}, "audit": audit});
                 (StatusCode::SERVICE_UNAVAILABLE, body)
             }
         };
@@ -310,18 +320,18 @@ impl Front {
     }
 }
 
-/// Where a request came in.
+/// Where a request came in, and the address that it came from.
 #[derive(Clone, Debug)]
 enum Place {
-    Api,
+    Api(IpAddr),
     /// With the hostname of the connection's SNI.
-    Edge(String),
+    Edge(String, IpAddr),
     Health,
 }
 
 impl Terminator for Front {
-    fn serve(self: Arc<Self>, connection: ClientConnection, host: String, _: SocketAddr) -> BoxFuture<'static, ()> {
-        Box::pin(self.serve_tls(connection, Place::Edge(host)))
+    fn serve(self: Arc<Self>, connection: ClientConnection, host: String, peer: SocketAddr) -> BoxFuture<'static, ()> {
+        Box::pin(self.serve_tls(connection, Place::Edge(host, peer.ip())))
     }
 
     fn retire(&self, label: &TunnelLabel) {

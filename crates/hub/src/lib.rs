@@ -8,6 +8,7 @@
 //! [`Hub::start`] is the entry; its tasks belong to the set that is passed in and end with it.
 
 pub mod api;
+mod audit;
 mod body;
 mod call;
 mod config;
@@ -23,7 +24,9 @@ mod request;
 mod start;
 mod tunnels;
 
+pub use audit::{Audit, AuditConfig, OnFailure};
 pub use config::HubConfig;
 pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
+pub use sortie_audit::Durability;
 pub use start::{Hub, HubError};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sortie_api::{CreateKey, Discovery, KeyKind};
+use sortie_audit::kinds;
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
@@ -17,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::HubConfig;
-use crate::api::{API_VERSIONS, ApiState, CheckedCa};
+use crate::api::{API_VERSIONS, ApiState, CheckedCa, of_key};
+use crate::audit::Audit;
 use crate::call::Calls;
 use crate::front::Front;
 use crate::gateways::Gateways;
@@ -66,6 +68,9 @@ pub enum HubError {
     /// The edge cannot be set up.
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    /// The audit log cannot be opened.
+    #[error("the audit log cannot be used: {0}")]
+    Audit(#[from] sortie_audit::OpenError),
     /// Identities cannot be signed.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -95,7 +100,10 @@ pub struct Hub {
     pub edge_listener: SocketAddr,
     /// The health listener.
     pub health_addr: Option<SocketAddr>,
+    /// Where its records are.
+    pub audit_dir: PathBuf,
     store: Store,
+    audit: Audit,
 }
 
 impl Hub {
@@ -108,6 +116,8 @@ impl Hub {
             .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
         let config = HubConfig { data_dir, ..config };
         let store = Store::open(&config.data_dir).await?;
+        let audit_dir = config.audit.dir.clone().unwrap_or_else(|| config.data_dir.join("audit"));
+        let audit = open_audit(audit_dir.clone(), &config).await?;
         let signer = Signer::open(&store, config.issuer.clone(), config.region.clone()).await?;
         let api = bind("api", config.api).await?;
         let edge = bind("edge", config.edge).await?;
@@ -158,6 +168,7 @@ impl Hub {
             tunnels: tunnels.clone(),
             pool: pool.clone(),
             signer: signer.clone(),
+            audit: audit.clone(),
         });
         let router = crate::api::router(ApiState {
             store: store.clone(),
@@ -169,6 +180,7 @@ impl Hub {
             api_url: api_url.clone(),
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
+            audit: audit.clone(),
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
@@ -192,7 +204,7 @@ impl Hub {
             true => Some(sortie_tls::server_config(identity, Versions::Legacy, &[b"h2", b"http/1.1"], None)?),
             false => None,
         };
-        let api_key = admin_key(&store, &config).await?;
+        let api_key = admin_key(&store, &audit, &config).await?;
         let health_addr = match config.health {
             Some(addr) => {
                 let listener = bind("health", addr).await?;
@@ -211,6 +223,7 @@ impl Hub {
                 () = stop.stopping() => {}
             }
         });
+        tasks.spawn("audit-counts", audit.clone().count_until_stopped(tasks.clone()));
         let inside = tasks.clone();
         tasks.spawn("edge", async move { server.serve(edge, inside).await });
         let places = Places::new(MAX_API_CONNECTIONS.min(files / 4), config.address_share);
@@ -233,12 +246,15 @@ impl Hub {
             edge_ca_file: ca_file,
             edge_listener: edge_addr,
             health_addr,
+            audit_dir,
             store,
+            audit,
         })
     }
 
-    /// Closes the store; to be called when every task has ended.
+    /// Closes the store and the audit log; to be called when every task has ended.
     pub async fn close(&self) {
+        self.audit.close().await;
         self.store.close().await;
     }
 }
@@ -259,7 +275,7 @@ fn check_ca(pem: &str) -> Result<CheckedCa, String> {
 }
 
 /// The key that operators of this machine use: kept in a private file, since the store has only its digest.
-async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError> {
+async fn admin_key(store: &Store, audit: &Audit, config: &HubConfig) -> Result<ApiKey, HubError> {
     let path = config.data_dir.join("api-key");
     match std::fs::read_to_string(&path) {
         Ok(text) => {
@@ -287,7 +303,15 @@ async fn admin_key(store: &Store, config: &HubConfig) -> Result<ApiKey, HubError
     let made = store.create_key(&workspace, new, &config.limits).await?;
     let text = format!("{}\n", made.secret.expose());
     sortie_tls::write_private(&path, text.as_bytes()).map_err(|source| HubError::File { path, source })?;
+    audit.own(kinds::KEY_MINTED, of_key(&made.key)).await;
     Ok(made.secret)
+}
+
+/// Reads the end of the log, which may take a while.
+async fn open_audit(dir: PathBuf, config: &HubConfig) -> Result<Audit, HubError> {
+    let (key_file, settings) = (config.data_dir.join("audit.key"), config.audit.clone());
+    let opened = tokio::task::spawn_blocking(move || Audit::open(dir, key_file, &settings)).await;
+    opened.map_err(|_| StoreError::Interrupted)?.map_err(HubError::from)
 }
 
 /// How long to wait before the store is asked again what is in force, when it could not say.

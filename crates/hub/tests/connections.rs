@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sortie_api::Limits;
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ServerName, TlsConnector, Versions, client_config};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -36,6 +36,7 @@ async fn a_connection_without_a_request_is_let_go() {
         issuer: None,
         region: None,
         limits: Limits::default(),
+        audit: AuditConfig::default(),
     };
     let hub = Hub::start(config, &tasks).await.expect("started");
     let api = hub.api_url.trim_start_matches("http://").to_owned();

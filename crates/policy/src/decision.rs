@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::{FactFault, FactForm};
+
 /// The answer to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -84,18 +86,38 @@ pub struct Decision {
     pub ask: Vec<String>,
     /// The facts that were taken from the arguments.
     pub facts: Vec<(String, Fact)>,
+    /// What each fact is that was looked for, found or not: by name, in the order of `facts`.
+    pub forms: Vec<(String, FactForm)>,
+    /// The facts that were needed and could not be taken, each with why.
+    pub faults: Vec<(String, FactFault)>,
 }
 
 impl Decision {
     pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
-        Self { effect: Effect::Deny, policies, reason, ask: Vec::new(), facts: Vec::new() }
+        Self {
+            effect: Effect::Deny,
+            policies,
+            reason,
+            ask: Vec::new(),
+            facts: Vec::new(),
+            forms: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     pub(crate) fn allow(policies: Vec<PolicyName>, reason: String) -> Self {
-        Self { effect: Effect::Allow, policies, reason, ask: Vec::new(), facts: Vec::new() }
+        Self {
+            effect: Effect::Allow,
+            policies,
+            reason,
+            ask: Vec::new(),
+            facts: Vec::new(),
+            forms: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     pub(crate) fn ask(policies: Vec<PolicyName>, reason: String, ask: Vec<String>) -> Self {
-        Self { effect: Effect::Ask, policies, reason, ask, facts: Vec::new() }
+        Self { effect: Effect::Ask, policies, reason, ask, facts: Vec::new(), forms: Vec::new(), faults: Vec::new() }
     }
 }

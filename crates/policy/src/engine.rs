@@ -286,13 +286,31 @@ impl Engine {
             Outcome::Decided(decision) => return (decision.clone(), Vec::new()),
             Outcome::Open(open) => open,
         };
-        let mut facts = Vec::with_capacity(open.facts.len());
+        let mut taken = Taken { facts: Vec::with_capacity(open.facts.len()), faults: Vec::new() };
         for at in &open.facts {
             let Some(declared) = self.facts.get(*at) else { continue };
-            match declared.matcher.fact(query.arguments) {
-                Ok(fact) => facts.extend(fact.map(|fact| (declared.name.clone(), fact))),
-                Err(fault) => return (self.missing(slice, *at, &fault), Vec::new()),
-            }
+            taken.add(*at, declared, declared.matcher.fact(query.arguments));
+        }
+        self.decide_on(slice, open, query, taken)
+    }
+
+    /// Decides on facts that were taken before.
+    pub(crate) fn decide_on(
+        &self,
+        slice: &Slice,
+        open: &Open,
+        query: &Query<'_>,
+        taken: Taken,
+    ) -> (Decision, Vec<PolicyName>) {
+        let Taken { facts, faults } = taken;
+        let forms = self.declared(&open.facts).map(|declared| (declared.name.clone(), declared.form.clone())).collect();
+        if let Some((first, fault)) = faults.first() {
+            let decision = self.missing(slice, *first, fault);
+            let name = |(at, fault): &(usize, FactFault)| Some((self.facts.get(*at)?.name.clone(), fault.clone()));
+            return (
+                Decision { facts, forms, faults: faults.iter().filter_map(name).collect(), ..decision },
+                Vec::new(),
+            );
         }
         let broken = |_| Decision::deny(Vec::new(), "the policies cannot be evaluated".to_owned());
         let request = match self.request(open.context, &open.request, query, &facts) {
@@ -304,7 +322,7 @@ impl Engine {
         if let Some(error) = response.diagnostics().errors().next() {
             let AuthorizationError::PolicyEvaluationError(error) = error;
             let decision = at(error.policy_id()).map_or_else(|| broken(String::new()), |at| self.broken(at));
-            return (Decision { facts, ..decision }, Vec::new());
+            return (Decision { facts, forms, ..decision }, Vec::new());
         }
         let mut deciding: Vec<usize> = response.diagnostics().reason().filter_map(at).collect();
         deciding.sort_unstable();
@@ -316,7 +334,7 @@ impl Engine {
             deciding.sort_unstable();
             self.permitted(&deciding)
         };
-        (Decision { facts, ..decision }, held)
+        (Decision { facts, forms, ..decision }, held)
     }
 
     pub(crate) fn request(
@@ -418,6 +436,10 @@ impl Engine {
         Ok(set)
     }
 
+    pub(crate) fn declared(&self, list: &[usize]) -> impl Iterator<Item = &Declared> {
+        list.iter().filter_map(|at| self.facts.get(*at))
+    }
+
     pub(crate) fn policy(&self, at: usize) -> &Loaded {
         self.policies.get(at).expect("indexes are those of the policies")
     }
@@ -426,11 +448,11 @@ impl Engine {
         list.iter().map(|at| self.policy(*at).name.clone()).collect()
     }
 
-    fn forbidden(&self, by: &[usize]) -> Decision {
+    pub(crate) fn forbidden(&self, by: &[usize]) -> Decision {
         Decision::deny(self.names(by), self.sentence(by, "forbids it", "forbid it"))
     }
 
-    fn permitted(&self, by: &[usize]) -> Decision {
+    pub(crate) fn permitted(&self, by: &[usize]) -> Decision {
         let asking: Vec<usize> = by.iter().copied().filter(|at| self.policy(*at).ask.is_some()).collect();
         if by.is_empty() {
             Decision::deny(Vec::new(), "no policy allows it".to_owned())
@@ -443,7 +465,7 @@ impl Engine {
         }
     }
 
-    fn broken(&self, at: usize) -> Decision {
+    pub(crate) fn broken(&self, at: usize) -> Decision {
         let name = &self.policy(at).name;
         Decision::deny(vec![name.clone()], format!("policy `{name}` cannot be evaluated for this call"))
     }
@@ -468,6 +490,22 @@ impl Engine {
                 format!("policies {} and {rest} others {many}{reason}", names.first().map_or("", String::as_str))
             }
             names => format!("policies {} {many}{reason}", names.join(", ")),
+        }
+    }
+}
+
+/// The facts of one call.
+pub(crate) struct Taken {
+    pub(crate) facts: Vec<(String, Fact)>,
+    /// Those that are needed and are none, by index.
+    pub(crate) faults: Vec<(usize, FactFault)>,
+}
+
+impl Taken {
+    pub(crate) fn add(&mut self, at: usize, declared: &Declared, found: Result<Option<Fact>, FactFault>) {
+        match found {
+            Ok(fact) => self.facts.extend(fact.map(|fact| (declared.name.clone(), fact))),
+            Err(fault) => self.faults.push((at, fault)),
         }
     }
 }

@@ -11,7 +11,7 @@ use toml::Spanned;
 use crate::case::{Case, RawCaller, RawCase};
 use crate::conditions::Pattern;
 use crate::error::PolicyError;
-use crate::facts::{Matcher, Spec};
+use crate::facts::{FactForm, Matcher, Spec};
 use crate::policy::{Loaded, Source};
 use crate::rules::{Kind, Rule};
 use crate::statements;
@@ -44,6 +44,7 @@ pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) matcher: Matcher,
     pub(crate) pointer: String,
+    pub(crate) form: FactForm,
     /// Where it is declared.
     pub(crate) place: String,
     /// It comes from a condition of a rule.
@@ -61,9 +62,11 @@ impl Declared {
             return Err(format!("{place}: the fact `{name}` is for no tool: leave out the empty list for all tools"));
         }
         let patterns = |list: &[String]| list.iter().map(|text| Pattern::with_stars(text)).collect();
+        let matcher = Matcher::new(spec).map_err(|why| format!("{place}: the fact `{name}`: {why}"))?;
         Ok(Self {
             name: name.to_owned(),
-            matcher: Matcher::new(spec).map_err(|why| format!("{place}: the fact `{name}`: {why}"))?,
+            form: FactForm::of(spec, matcher.kind()),
+            matcher,
             pointer: spec.pointer.clone(),
             patterns: (patterns(&routes), patterns(&tools)),
             place,

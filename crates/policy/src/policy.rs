@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr as _;
+use std::sync::OnceLock;
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PolicyId, PrincipalConstraint, ResourceConstraint,
@@ -10,6 +11,7 @@ use miette::Diagnostic as _;
 
 use crate::conditions::{self, Condition, Pattern, REGION, Uses};
 use crate::decision::PolicyName;
+use crate::recorded::Part;
 use crate::schema::{self, Action, types};
 use crate::statements::Statement;
 
@@ -60,6 +62,8 @@ pub(crate) struct Loaded {
     /// The conditions that depend on the call, with any scope; `None` if there are none.
     pub(crate) varying: Option<Policy>,
     pub(crate) varying_uses: Uses,
+    /// The same, taken apart; made when it is asked for.
+    pub(crate) varying_parts: OnceLock<Vec<Part>>,
     /// Indexes of the facts that it uses; filled in when the facts are known.
     pub(crate) facts: Vec<usize>,
     /// The whole policy.
@@ -130,6 +134,7 @@ impl Loaded {
             fixed_uses: uses(&fixed),
             varying: part(&varying)?,
             varying_uses: uses(&varying),
+            varying_parts: OnceLock::new(),
             actions: scope.actions,
             principals: scope.principals,
             resources: scope.resources,

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 /// One text or a list of them.
 #[derive(Clone, Debug)]
@@ -42,7 +42,8 @@ impl<'de> Deserialize<'de> for Texts {
 }
 
 /// A text, a number or a truth value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
 pub(crate) enum Scalar {
     Bool(bool),
     Long(i64),

@@ -1,5 +1,6 @@
 //! `sortie`: private access for AI agents. Parses the command line, sets up logs and the runtime, runs one command.
 
+mod audit;
 mod cli;
 mod client;
 mod config;
@@ -91,6 +92,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
             Command::Policy(command) => policy::run(command, style?),
+            Command::Audit(command) => audit::run(command, style?),
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

@@ -17,6 +17,9 @@ pub(crate) struct Profile {
     pub(crate) api_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_ca_file: Option<PathBuf>,
+    /// Where the gateway of `sortie up` keeps its audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_dir: Option<PathBuf>,
 }
 
 fn home(variable: &str, below: &str) -> Result<PathBuf, Failure> {
@@ -58,6 +61,11 @@ impl Profile {
             Err(error) => Err(Failure::failed(format!("cannot read {}: {error}", path.display()))),
         }
     }
+}
+
+/// The audit directory of the profile.
+pub(crate) fn audit_dir() -> Result<Option<PathBuf>, Failure> {
+    Ok(Profile::read()?.and_then(|profile| profile.audit_dir))
 }
 
 /// The hub that a command is for: flags and environment first, then the profile.

@@ -33,7 +33,7 @@ use std::time::Duration;
 use reqwest::Response;
 use serde_json::json;
 use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_runtime::TaskSet;
 use sortie_testkit::TempHome;
 use sortie_tls::{Authority, Versions};
@@ -143,6 +143,7 @@ impl World {
             issuer: None,
             region: None,
             limits: sortie_api::Limits::default(),
+            audit: AuditConfig::default(),
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");
         let dir = home.join("setup");

@@ -24,6 +24,11 @@ impl Places {
         Self { path: path.to_owned(), lines: BTreeMap::new() }
     }
 
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All settings of a TOML text that can be read; otherwise none.
     pub(super) fn of_toml(text: &str, path: &Path) -> Self {
         let mut places = Self::new(path);

@@ -50,6 +50,7 @@ impl From<&GatewayConfig> for Raw {
             policy_file: config.control.policy_file.clone().map(placeless),
             region: config.control.region.clone().map(placeless),
             refusals: config.control.refusals,
+            audit: (&config.audit).into(),
             upstream: RawDialling {
                 allowed_ips: Some(
                     config.upstream.allowed_ips.iter().map(|range| placeless(range.to_string())).collect(),

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sortie_api::HopError;
 use sortie_ids::{Digest, RequestId};
 use sortie_mcp::message::{Body, Message, MessageKind};
-use sortie_policy::{Act, Counts, Fact};
+use sortie_policy::{Act, Fact};
 
 use super::{Asking, Control, Judged, Verdict, about, named};
 use crate::approvals::{Asked, ClientRequest, summary, visible};
@@ -24,8 +24,8 @@ pub(crate) struct Passed {
     pub(crate) verdict: Verdict,
     /// The call, counted for policy; taken back when it does not go on.
     pub(crate) counted: Vec<Counted>,
-    /// What has to be approved first.
-    pub(crate) asked: Vec<Asked>,
+    /// What has to be approved first, by the number of its message.
+    pub(crate) asked: Vec<(usize, Asked)>,
     /// The JSON-RPC id, where the request is a single one.
     pub(crate) id: Option<Box<RawValue>>,
 }
@@ -45,7 +45,7 @@ pub(crate) fn pass(
     let bounds = bounds(&served.limits, asking, intake)?;
     let (verdict, counted) = judge(shared, &served.control, asking, intake);
     let asked = verdict.asked();
-    let asked = asked.map(|(at, judged)| ask(served, asking, request_id, intake, at, judged)).collect::<Vec<_>>();
+    let asked = asked.map(|(at, judged)| (at, ask(served, asking, request_id, intake, at, judged))).collect::<Vec<_>>();
     let id = match intake {
         Intake::Messages(Body::Single(message)) if !asked.is_empty() => message.id.map(ToOwned::to_owned),
         _ => None,
@@ -54,17 +54,13 @@ pub(crate) fn pass(
 }
 
 /// Judges a request once more, by the policy that is in force now: it has waited. What was approved is approved.
-///
-/// # Errors
-/// It is denied now: 403.
 pub(crate) fn reconsider(
     shared: &Shared,
     served: &Served,
     asking: &Asking<'_>,
     intake: &Intake<'_>,
-) -> Result<Vec<Counted>, HopError> {
-    let (verdict, counted) = judge(shared, &served.control, asking, intake);
-    verdict.refusal().map_or(Ok(counted), Err)
+) -> (Verdict, Vec<Counted>) {
+    judge(shared, &served.control, asking, intake)
 }
 
 fn judge(shared: &Shared, control: &Control, asking: &Asking<'_>, intake: &Intake<'_>) -> (Verdict, Vec<Counted>) {
@@ -72,11 +68,11 @@ fn judge(shared: &Shared, control: &Control, asking: &Asking<'_>, intake: &Intak
     let mut counted = Vec::new();
     let verdict = control.judge(asking, intake, |act| {
         if !counts {
-            return Counts::default();
+            return None;
         }
         let (counts, one) = shared.counting.count(asking.caller.digest(), &counted_as(asking, act));
         counted.push(one);
-        counts
+        Some(counts)
     });
     (verdict, counted)
 }

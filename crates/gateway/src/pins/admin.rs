@@ -1,11 +1,13 @@
 //! Pins by the admin socket: what `sortie tools` asks for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sortie_api::ApiError;
+use sortie_audit::{PinChanged, kinds};
 use sortie_ids::RouteName;
 use sortie_mcp::list::Greeting;
 
@@ -178,7 +180,7 @@ async fn approve(shared: Arc<Shared>, request: AdminRequest) -> Result<Answer, A
     if chosen.all && chosen.digest.is_some() {
         return Err(ApiError::invalid_request("a digest is that of one definition: name its tool"));
     }
-    let by = request.person.user.clone().unwrap_or_else(|| format!("uid {}", request.person.uid));
+    let by = by(&request);
     let choice = Choice { digest: chosen.digest.as_deref(), also: chosen.also, by: &by, now: (shared.clock)() };
     let done = {
         let mut state = pins.write();
@@ -188,13 +190,18 @@ async fn approve(shared: Arc<Shared>, request: AdminRequest) -> Result<Answer, A
             ));
         }
         let subjects = subject.map_or_else(|| state.pins.held(), |subject| vec![subject]);
-        let mut done = Vec::new();
+        let mut next = state.pins.clone();
+        let mut done = BTreeMap::new();
         for subject in subjects {
-            let digest = state.pins.approve(&subject, &choice).map_err(ApiError::conflict)?;
-            tracing::info!(route = %pins.route, by, %digest, "{subject}: approved");
-            done.push(subject.to_string());
+            let digest = next.approve(&subject, &choice).map_err(ApiError::conflict)?;
+            done.insert(subject.to_string(), Some(digest.to_string()));
         }
-        done
+        record(&shared, &pins, "approve", &by, done.clone())?;
+        state.pins = next;
+        for (subject, digest) in &done {
+            tracing::info!(route = %pins.route, by, digest, "{subject}: approved");
+        }
+        done.into_keys().collect()
     };
     keep(&pins).await?;
     Answer::json(&Done { done })
@@ -206,16 +213,41 @@ async fn forget(shared: Arc<Shared>, request: AdminRequest) -> Result<Answer, Ap
     let pins = pinned(shared.served().routes.by_name(&chosen.route), &chosen.route)?.clone();
     let done = {
         let mut state = pins.write();
-        match &subject {
-            None => *state = super::State::default(),
-            Some(subject) if state.pins.forget(subject) => {}
-            Some(subject) => return Err(ApiError::not_found(format!("{subject} is not known"))),
+        let mut next = state.pins.clone();
+        if let Some(subject) = subject.as_ref().filter(|subject| !next.forget(subject)) {
+            return Err(ApiError::not_found(format!("{subject} is not known")));
         }
-        subject.map_or_else(|| "everything".to_owned(), |subject| subject.to_string())
+        let subjects = subject.iter().map(|subject| (subject.to_string(), None)).collect();
+        record(&shared, &pins, "forget", &by(&request), subjects)?;
+        let done = subject.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
+        match subject {
+            None => *state = super::State::default(),
+            Some(_) => state.pins = next,
+        }
+        done
     };
     tracing::info!(route = %pins.route, uid = request.person.uid, "{done}: forgotten");
     keep(&pins).await?;
     Answer::json(&Done { done: vec![done] })
+}
+
+/// Who is at the other end of the socket.
+fn by(request: &AdminRequest) -> String {
+    request.person.user.clone().unwrap_or_else(|| format!("uid {}", request.person.uid))
+}
+
+/// Records what is about to change.
+fn record(
+    shared: &Shared,
+    pins: &RoutePins,
+    action: &str,
+    by: &str,
+    subjects: BTreeMap<String, Option<String>>,
+) -> Result<(), ApiError> {
+    let changed = PinChanged { route: pins.route.to_string(), action: action.to_owned(), by: by.to_owned(), subjects };
+    shared.audit.before(kinds::PIN_CHANGED, &changed).map_err(|_| {
+        ApiError::overloaded("this cannot be recorded, so it is not done; see the gateway's log, and try again")
+    })
 }
 
 async fn keep(pins: &Arc<RoutePins>) -> Result<(), ApiError> {

@@ -57,7 +57,7 @@ pub(crate) struct Held {
 }
 
 /// All definitions of one tool.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pin {
     pub(crate) approved: Vec<Approved>,
     /// At most [`MAX_HELD`]; the one seen longest ago goes first.
@@ -115,7 +115,7 @@ pub(crate) enum Trust {
 }
 
 /// All pins of one route.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pins {
     tools: HashMap<String, Pin>,
     instructions: HashMap<Greeting, Pin>,

@@ -1,82 +1,228 @@
-//! Management events for the log, under the names that the public contract gives them. Never a secret.
+//! The records of management: what is asked for is kept before it is done, and what came of it before it is answered.
+//! Events have the names that the public contract gives them. Never a secret.
 
-use sortie_api::{Approval, Key, TunnelCertificate, TunnelToken, Workspace};
-use sortie_ids::TunnelId;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::frame::Call;
+use axum::RequestExt as _;
+use axum::extract::{RawPathParams, Request};
+use axum::http::header;
+use serde_json::{Value, json};
+use sortie_api::{ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
+use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
+use sortie_ids::{RequestId, TunnelId};
 
-/// Writes one event with who did it and in which request.
-macro_rules! event {
-    ($call:expr, $name:literal, $($fields:tt)+) => {
+use super::Caller;
+use super::frame::{Call, Failure};
+use super::operations::Operation;
+use crate::audit::{Audit, PeerAddress, visible, visible_values};
+
+/// Longest user agent in a record, in characters.
+const MAX_AGENT: usize = 200;
+/// Longest id of a path in a record, in characters; one of ours is shorter.
+const MAX_ID: usize = 100;
+/// Longest reason in a record, in characters.
+const MAX_REASON: usize = 1000;
+
+/// What is recorded of one request. Clones are of the same request.
+#[derive(Clone)]
+pub(super) struct Ledger(Arc<Inner>);
+
+struct Inner {
+    audit: Audit,
+    request: RequestId,
+    operation: &'static Operation,
+    actor: Value,
+    target: Value,
+    /// What was done, to be kept when the handler has ended.
+    events: Mutex<Vec<Result<Draft, DraftError>>>,
+}
+
+impl Ledger {
+    /// Keeps the record that an operation begins which leaves any.
+    ///
+    /// # Errors
+    /// 503 when it is not kept: nothing may be done then.
+    pub(super) async fn begin(
+        audit: &Audit,
+        operation: &'static Operation,
+        caller: &Caller,
+        request: &mut Request,
+    ) -> Result<Self, ApiError> {
+        let actor = actor(caller, request);
+        let ids = request.extract_parts::<RawPathParams>().await;
+        let target = ids.map(|ids| visible_values(ids.iter(), MAX_ID)).unwrap_or_default().into();
+        let id = request.extensions().get::<RequestId>().cloned().ok_or_else(ApiError::internal)?;
+        let (audit, events) = (audit.clone(), Mutex::default());
+        let ledger = Self(Arc::new(Inner { audit, request: id, operation, actor, target, events }));
+        if operation.leaves.is_empty()
+            || ledger.keep(vec![ledger.draft(kinds::MANAGEMENT_REQUESTED, Value::Null)]).await
+        {
+            return Ok(ledger);
+        }
+        let sentence = "The audit log takes no records, so nothing was done; the hub's log and /readyz say why.";
+        Err(ApiError::overloaded(sentence))
+    }
+
+    /// Keeps the records of what came of it.
+    ///
+    /// # Errors
+    /// 503 when they are not kept: the answer, which may show a secret, must not go out then.
+    pub(super) async fn end(&self, outcome: Result<(), (u16, String)>) -> Result<(), ApiError> {
+        let mut records = std::mem::take(&mut *self.0.events.lock().unwrap_or_else(PoisonError::into_inner));
+        match outcome {
+            _ if self.0.operation.leaves.is_empty() => {}
+            Err((status, reason)) => {
+                let fields = json!({"status": status, "reason": visible(&reason, MAX_REASON)});
+                records.push(self.draft(kinds::MANAGEMENT_REFUSED, fields));
+            }
+            Ok(()) if records.is_empty() => records.push(self.draft(kinds::MANAGEMENT_UNCHANGED, Value::Null)),
+            Ok(()) => {}
+        }
+        if self.keep(records).await {
+            return Ok(());
+        }
+        let sentence = "The audit log took no record of the outcome, so it is not shown. What was asked for may have \
+                        been done: look before you ask again.";
+        Err(ApiError::overloaded(sentence).with_retry(false))
+    }
+
+    pub(super) fn note(&self, kind: Kind, fields: Value) {
+        let draft = self.draft(kind, fields);
+        self.0.events.lock().unwrap_or_else(PoisonError::into_inner).push(draft);
+    }
+
+    fn draft(&self, kind: Kind, fields: Value) -> Result<Draft, DraftError> {
+        let Inner { request, operation, actor, target, .. } = &*self.0;
         tracing::info!(
             target: "sortie::audit",
-            event = $name,
-            actor_key_id = %$call.caller.key.id,
-            workspace_id = %$call.caller.key.workspace,
-            organization_id = %$call.caller.key.organization,
-            request_id = %$call.request_id,
-            $($fields)+
-        )
-    };
+            code = kind.code,
+            event = kind.event,
+            request_id = %request,
+            operation = operation.id,
+            actor = %actor,
+            fields = %fields,
+            "{}", kind.about
+        );
+        let mut all = BTreeMap::from([
+            ("operation".to_owned(), Value::from(operation.id.as_str())),
+            ("target".to_owned(), target.clone()),
+        ]);
+        if let Value::Object(fields) = fields {
+            all.extend(fields);
+        }
+        Draft::new(kind, &Management { id: request.to_string(), actor: actor.clone(), fields: all })
+    }
+
+    async fn keep(&self, records: Vec<Result<Draft, DraftError>>) -> bool {
+        match records.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(drafts) => self.0.audit.append(&drafts).await.is_ok(),
+            Err(error) => {
+                tracing::error!(%error, request_id = %self.0.request, "a record could not be written");
+                false
+            }
+        }
+    }
+}
+
+/// Who asks, as far as the hub knows: the key, for whom it was made, and where the request came from.
+fn actor(caller: &Caller, request: &Request) -> Value {
+    let key = &caller.key;
+    let agent = request.headers().get(header::USER_AGENT);
+    let agent = agent.map(|agent| visible(&String::from_utf8_lossy(agent.as_bytes()), MAX_AGENT));
+    let mut actor = json!({
+        "type": "key",
+        "key_id": key.id,
+        "key_kind": key.kind.as_str(),
+        "agent": key.agent,
+        "user": key.user,
+        "organization_id": key.organization,
+        "workspace_id": key.workspace,
+        "ip_address": request.extensions().get::<PeerAddress>().map(|peer| peer.0),
+        "user_agent": agent,
+    });
+    if let Some(members) = actor.as_object_mut() {
+        members.retain(|_, value| !value.is_null());
+    }
+    actor
+}
+
+/// The status and the reason of an answer that is a refusal or a failure.
+pub(super) fn outcome(response: &axum::response::Response) -> Result<(), (u16, String)> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let reason = response.extensions().get::<Failure>().map(|failure| failure.message().to_owned());
+    Err((status.as_u16(), reason.unwrap_or_else(|| status.canonical_reason().unwrap_or_default().to_owned())))
 }
 
 pub(super) fn tunnel_created(call: &Call, tunnel: &TunnelId) {
-    event!(call, "tunnel_created", tunnel_id = %tunnel);
+    call.note(kinds::TUNNEL_CREATED, json!({"tunnel_id": tunnel}));
 }
 
 pub(super) fn tunnel_archived(call: &Call, tunnel: &TunnelId) {
-    event!(call, "tunnel_archived", tunnel_id = %tunnel);
+    call.note(kinds::TUNNEL_ARCHIVED, json!({"tunnel_id": tunnel}));
 }
 
 pub(super) fn approval_decided(call: &Call, tunnel: &TunnelId, approval: &Approval) {
     let status = approval.status.as_str();
-    event!(call, "approval_decided", tunnel_id = %tunnel, approval_id = %approval.id, status = status);
+    let fields = json!({"tunnel_id": tunnel, "approval_id": approval.id, "status": status});
+    call.note(kinds::HUB_APPROVAL_DECIDED, fields);
 }
 
 pub(super) fn token_revealed(call: &Call, tunnel: &TunnelId, token: &TunnelToken) {
-    event!(call, "tunnel_token_revealed", tunnel_id = %tunnel, tunnel_token_id = %token.id);
+    call.note(kinds::TOKEN_REVEALED, json!({"tunnel_id": tunnel, "tunnel_token_id": token.id}));
 }
 
 pub(super) fn token_rotated(call: &Call, tunnel: &TunnelId, token: &TunnelToken, reason: Option<&str>) {
-    event!(call, "tunnel_token_rotated", tunnel_id = %tunnel, tunnel_token_id = %token.id, reason = reason);
+    let fields = json!({"tunnel_id": tunnel, "tunnel_token_id": token.id, "reason": reason});
+    call.note(kinds::TOKEN_ROTATED, fields);
 }
 
 pub(super) fn certificate_added(call: &Call, certificate: &TunnelCertificate) {
-    event!(
-        call,
-        "tunnel_certificate_added",
-        tunnel_id = %certificate.tunnel_id,
-        certificate_id = %certificate.id,
-        certificate_fingerprint = %certificate.fingerprint,
-    );
+    call.note(kinds::CERTIFICATE_ADDED, of_certificate(certificate));
 }
 
 pub(super) fn certificate_revoked(call: &Call, certificate: &TunnelCertificate) {
-    event!(
-        call,
-        "tunnel_certificate_revoked",
-        tunnel_id = %certificate.tunnel_id,
-        certificate_id = %certificate.id,
-        certificate_fingerprint = %certificate.fingerprint,
-    );
+    call.note(kinds::CERTIFICATE_REVOKED, of_certificate(certificate));
+}
+
+fn of_certificate(certificate: &TunnelCertificate) -> Value {
+    json!({
+        "tunnel_id": certificate.tunnel_id,
+        "certificate_id": certificate.id,
+        "certificate_fingerprint": certificate.fingerprint.to_string(),
+    })
 }
 
 pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {
-    let name = workspace.name.as_str();
-    event!(call, "workspace_created", created_workspace_id = %workspace.id, created_workspace_name = name);
+    let fields = json!({"created_workspace_id": workspace.id, "created_workspace_name": workspace.name});
+    call.note(kinds::WORKSPACE_CREATED, fields);
 }
 
 pub(super) fn key_minted(call: &Call, key: &Key) {
-    let (name, kind) = (key.name.as_str(), key.kind.as_str());
-    event!(call, "tunnel_token_minted", token_id = %key.id, token_name = name, token_kind = kind,
-        token_workspace_id = %key.workspace_id);
-}
-
-pub(super) fn identity_rotated(call: &Call, kid: &str, old_kid: &str) {
-    event!(call, "identity_key_rotated", kid = kid, old_kid = old_kid);
+    call.note(kinds::KEY_MINTED, of_key(key));
 }
 
 pub(super) fn key_revoked(call: &Call, key: &Key) {
-    let (name, kind) = (key.name.as_str(), key.kind.as_str());
-    event!(call, "tunnel_token_revoked", token_id = %key.id, token_name = name, token_kind = kind);
+    call.note(kinds::KEY_REVOKED, of_key(key));
+}
+
+/// What is recorded of a key: what it allows, never its secret.
+pub(crate) fn of_key(key: &Key) -> Value {
+    json!({
+        "token_id": key.id,
+        "token_name": key.name,
+        "token_kind": key.kind.as_str(),
+        "token_workspace_id": key.workspace_id,
+        "token_grants": key.grants,
+        "token_agent": key.agent,
+        "token_user": key.user,
+        "token_expires_at": key.expires_at.map(|time| time.to_string()),
+    })
+}
+
+pub(super) fn identity_rotated(call: &Call, kid: &str, old_kid: &str) {
+    call.note(kinds::IDENTITY_KEY_ROTATED, json!({"kid": kid, "old_kid": old_kid}));
 }

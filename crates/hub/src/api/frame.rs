@@ -8,13 +8,17 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use sortie_api::{ApiError, KeyKind};
+use sortie_audit::Kind;
 use sortie_ids::{RequestId, TunnelId, WorkspaceId};
 use sortie_store::StoreError;
 use tracing::Instrument as _;
 
+use super::audit::{Ledger, outcome};
 use super::operations::{Access, Operation};
 use super::{API_VERSIONS, ApiState, Caller, authenticate, betas};
+use crate::audit::{PeerAddress, Refused, Surface};
 use crate::call::class;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -29,6 +33,13 @@ pub(super) struct Failure {
     error: ApiError,
     /// For the log only.
     cause: Option<String>,
+}
+
+impl Failure {
+    /// What the caller is told.
+    pub(super) fn message(&self) -> &str {
+        &self.error.message
+    }
 }
 
 impl From<ApiError> for Failure {
@@ -126,7 +137,7 @@ pub(super) async fn count(
     request: Request,
     next: Next,
 ) -> Response {
-    let response = admit(&api, operation.access, request, next).await;
+    let response = admit(&api, operation, request, next).await;
     let status = class(response.status().as_u16());
     metrics::counter!("sortie_hub_api_requests_total", "operation" => operation.id.as_str(), "status" => status)
         .increment(1);
@@ -134,27 +145,58 @@ pub(super) async fn count(
 }
 
 /// Lets a request pass whose sender may ask for this, with fitting headers; tells its handler who calls.
-async fn admit(api: &ApiState, access: Access, mut request: Request, next: Next) -> Response {
+async fn admit(api: &ApiState, operation: &'static Operation, request: Request, next: Next) -> Response {
+    let access = operation.access;
     if access == Access::Anyone {
         return next.run(request).await;
     }
+    let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
     let caller = match authenticate(&api.store, request.headers()).await {
         Ok(caller) => caller,
-        Err(error) => return Failure::from(error).into_response(),
+        Err(error) => {
+            if error.status == StatusCode::UNAUTHORIZED {
+                api.audit.count(Surface::Api, Refused::Unauthenticated, peer, None);
+            }
+            return Failure::from(error).into_response();
+        }
     };
     let (organization, workspace) = (caller.key.organization.clone(), caller.key.workspace.clone());
     let permitted = permit(&caller, access, api.store.default_workspace());
     let mut response = match permitted.and_then(|()| check(&caller, request.headers())) {
-        Ok(()) => {
-            request.extensions_mut().insert(caller);
-            request.extensions_mut().insert(access);
-            next.run(request).await
+        Ok(()) => recorded(api, operation, caller, request, next).await,
+        Err(error) => {
+            if error.status == StatusCode::FORBIDDEN {
+                api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id));
+            }
+            Failure::from(error).into_response()
         }
-        Err(error) => Failure::from(error).into_response(),
     };
     set(response.headers_mut(), ORGANIZATION_ID, organization.as_str());
     set(response.headers_mut(), WORKSPACE_ID, workspace.as_str());
     response
+}
+
+/// Lets an admitted request run between the record that it begins and those of what came of it.
+async fn recorded(
+    api: &ApiState,
+    operation: &'static Operation,
+    caller: Caller,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let ledger = match Ledger::begin(&api.audit, operation, &caller, &mut request).await {
+        Ok(ledger) => ledger,
+        Err(error) => return Failure::from(error).into_response(),
+    };
+    let extensions = request.extensions_mut();
+    extensions.insert(caller);
+    extensions.insert(operation.access);
+    extensions.insert(ledger.clone());
+    let response = next.run(request).await;
+    match ledger.end(outcome(&response)).await {
+        Ok(()) => response,
+        Err(error) => Failure::from(error).into_response(),
+    }
 }
 
 /// Judges the kind of the key, which says nothing about any object.
@@ -189,14 +231,19 @@ fn check(caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
     betas::check(headers)
 }
 
-/// An admitted request: who sent it, what for, and its id.
+/// An admitted request: who sent it, what for, and what is recorded of it.
 pub(super) struct Call {
     pub(super) caller: Caller,
-    pub(super) request_id: RequestId,
     access: Access,
+    ledger: Ledger,
 }
 
 impl Call {
+    /// Records what was done, when the handler has ended and before its answer goes out.
+    pub(super) fn note(&self, kind: Kind, fields: Value) {
+        self.ledger.note(kind, fields);
+    }
+
     /// The workspace of a tunnel that the request names: the key's own, or on the organisation's surface the tunnel's.
     /// Who names a tunnel knows it, so that no later attempt to make one finds it.
     ///
@@ -216,12 +263,12 @@ impl<S: Sync> FromRequestParts<S> for Call {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        let known = parts.extensions.get::<Caller>().zip(parts.extensions.get::<RequestId>());
+        let known = parts.extensions.get::<Caller>().zip(parts.extensions.get::<Ledger>());
         let access = parts.extensions.get::<Access>().copied();
-        let call = known.zip(access).map(|((caller, request_id), access)| Self {
+        let call = known.zip(access).map(|((caller, ledger), access)| Self {
             caller: caller.clone(),
-            request_id: request_id.clone(),
             access,
+            ledger: ledger.clone(),
         });
         call.ok_or_else(|| Failure {
             error: ApiError::internal(),

@@ -35,8 +35,10 @@ use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
 use sortie_store::{Page, Store};
 
+use crate::audit::Audit;
 use crate::gateways::Gateways;
 use crate::identity::Signer;
+pub(crate) use audit::of_key;
 pub use auth::{Caller, authenticate};
 use frame::Failure;
 pub use openapi::document;
@@ -83,6 +85,8 @@ pub struct ApiState {
     pub links: Links,
     /// The way to ask them.
     pub gateways: Gateways,
+    /// Where what is done is recorded.
+    pub audit: Audit,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
 }

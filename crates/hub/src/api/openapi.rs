@@ -112,6 +112,9 @@ impl Types {
             },
             "requestBody": taken.map(|content| json!({"content": content})),
             "deprecated": operation.deprecated.then_some(true),
+            "x-sortie-records": (!operation.leaves.is_empty()).then(|| {
+                operation.leaves.iter().map(|kind| kind.event).collect::<Vec<_>>()
+            }),
         });
         if let Some(members) = described.as_object_mut() {
             members.retain(|_, value| !value.is_null());

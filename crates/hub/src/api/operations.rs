@@ -11,6 +11,7 @@ use sortie_api::{
     IdentityRotation, Key, List, OrganizationTunnel, RotateIdentity, RotateToken, Route, Tunnel, TunnelCertificate,
     TunnelToken, Workspace,
 };
+use sortie_audit::{Kind, kinds};
 
 use super::{ApiState, approvals, certificates, identity, keys, openapi, organization, routes, tunnels, workspaces};
 
@@ -81,6 +82,8 @@ pub(super) struct Operation {
     /// A further parameter of its query, with its description.
     pub(super) query: Option<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
+    /// The events that it may leave in the audit. Whatever changes something or shows a secret leaves some.
+    pub(super) leaves: &'static [Kind],
 }
 
 impl Operation {
@@ -89,15 +92,30 @@ impl Operation {
         let (request, answer, query) = (None, Answer::Anything, None);
         let (creates, paged, deprecated) = (false, false, path.starts_with("/v1/organizations/"));
         let summary = "";
-        Self { method, path, id, summary, access, served, request, answer, creates, paged, query, deprecated }
+        Self {
+            method,
+            path,
+            id,
+            summary,
+            access,
+            served,
+            request,
+            answer,
+            creates,
+            paged,
+            query,
+            deprecated,
+            leaves: &[],
+        }
     }
 
     fn get(path: &str, id: &str, access: Access, served: Handler) -> Self {
         Self::new(Some(Method::GET), path, id, access, Served::Router(served))
     }
 
-    fn post(path: &str, id: &str, access: Access, served: Handler) -> Self {
-        Self::new(Some(Method::POST), path, id, access, Served::Router(served))
+    /// What changes something or shows a secret, with the events that it leaves.
+    fn post(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
+        Self { leaves, ..Self::new(Some(Method::POST), path, id, access, Served::Router(served)) }
     }
 
     fn front(path: &str, id: &str, access: Access, own: Own) -> Self {
@@ -146,19 +164,27 @@ pub(crate) fn own(path: &str) -> Option<Own> {
 pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let mut all = tunnels_of("/v1/tunnels", "", Access::Manage);
     all.extend([
-        Operation::post("/v1/tunnels", "create_tunnel", Access::Manage, || post(tunnels::create))
-            .says("Make a tunnel. It takes calls once a CA certificate is registered on it.")
-            .takes::<CreateTunnel>()
-            .makes::<Tunnel>(),
+        Operation::post("/v1/tunnels", "create_tunnel", Access::Manage, &[kinds::TUNNEL_CREATED], || {
+            post(tunnels::create)
+        })
+        .says("Make a tunnel. It takes calls once a CA certificate is registered on it.")
+        .takes::<CreateTunnel>()
+        .makes::<Tunnel>(),
         Operation::get("/v1/tunnels", "list_tunnels", Access::Manage, || get(tunnels::list))
             .says("List the tunnels of the workspace, newest first.")
             .lists::<Tunnel>(),
         Operation::get("/v1/tunnels/{tunnel_id}", "get_tunnel", Access::Manage, || get(tunnels::retrieve))
             .says("Show a tunnel.")
             .answers::<Tunnel>(),
-        Operation::post("/v1/tunnels/{tunnel_id}/archive", "archive_tunnel", Access::Manage, || post(tunnels::archive))
-            .says("Retire a tunnel for ever, with its hostname, token and certificates; its links are cut.")
-            .answers::<Tunnel>(),
+        Operation::post(
+            "/v1/tunnels/{tunnel_id}/archive",
+            "archive_tunnel",
+            Access::Manage,
+            &[kinds::CERTIFICATE_REVOKED, kinds::TUNNEL_ARCHIVED],
+            || post(tunnels::archive),
+        )
+        .says("Retire a tunnel for ever, with its hostname, token and certificates; its links are cut.")
+        .answers::<Tunnel>(),
     ]);
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
@@ -170,33 +196,40 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
 /// What both surfaces of tunnels have in common; their operations differ by the beginnings of path and id.
 fn tunnels_of(base: &str, prefix: &str, access: Access) -> Vec<Operation> {
     let id = |name: &str| name.replacen('_', &format!("_{prefix}"), 1);
-    let post_to = |rest: &str, name: &str, served: Handler| {
-        Operation::post(&format!("{base}/{{tunnel_id}}{rest}"), &id(name), access, served)
+    let post_to = |rest: &str, name: &str, leaves: &'static [Kind], served: Handler| {
+        Operation::post(&format!("{base}/{{tunnel_id}}{rest}"), &id(name), access, leaves, served)
     };
     let get_of = |rest: &str, name: &str, served: Handler| {
         Operation::get(&format!("{base}/{{tunnel_id}}{rest}"), &id(name), access, served)
     };
     vec![
-        post_to("/reveal_token", "reveal_tunnel_token", || post(tunnels::reveal_token))
+        post_to("/reveal_token", "reveal_tunnel_token", &[kinds::TOKEN_REVEALED], || post(tunnels::reveal_token))
             .says("Show the token that gateways connect with.")
             .answers::<TunnelToken>(),
-        post_to("/rotate_token", "rotate_tunnel_token", || post(tunnels::rotate_token))
+        post_to("/rotate_token", "rotate_tunnel_token", &[kinds::TOKEN_ROTATED], || post(tunnels::rotate_token))
             .says("Make a new token; the old one opens no new links from now on, links that are open stay.")
             .takes::<RotateToken>()
             .answers::<TunnelToken>(),
-        post_to("/certificates", "create_tunnel_certificate", || post(certificates::create))
-            .says("Register a CA certificate. One that is registered already is answered as it is.")
-            .takes::<CreateCertificate>()
-            .makes::<TunnelCertificate>(),
+        post_to("/certificates", "create_tunnel_certificate", &[kinds::CERTIFICATE_ADDED], || {
+            post(certificates::create)
+        })
+        .says("Register a CA certificate. One that is registered already is answered as it is.")
+        .takes::<CreateCertificate>()
+        .makes::<TunnelCertificate>(),
         get_of("/certificates", "list_tunnel_certificates", || get(certificates::list))
             .says("List the CA certificates of a tunnel, newest first.")
             .lists::<TunnelCertificate>(),
         get_of("/certificates/{certificate_id}", "get_tunnel_certificate", || get(certificates::retrieve))
             .says("Show a CA certificate.")
             .answers::<TunnelCertificate>(),
-        post_to("/certificates/{certificate_id}/archive", "archive_tunnel_certificate", || post(certificates::archive))
-            .says("Trust a CA certificate no more; what it vouches for is cut.")
-            .answers::<TunnelCertificate>(),
+        post_to(
+            "/certificates/{certificate_id}/archive",
+            "archive_tunnel_certificate",
+            &[kinds::CERTIFICATE_REVOKED],
+            || post(certificates::archive),
+        )
+        .says("Trust a CA certificate no more; what it vouches for is cut.")
+        .answers::<TunnelCertificate>(),
     ]
 }
 
@@ -212,9 +245,13 @@ fn organization_tunnels() -> Vec<Operation> {
         })
         .says("Show a tunnel of any workspace.")
         .answers::<OrganizationTunnel>(),
-        Operation::post("/v1/organizations/tunnels/{tunnel_id}/archive", "archive_organization_tunnel", access, || {
-            post(organization::archive)
-        })
+        Operation::post(
+            "/v1/organizations/tunnels/{tunnel_id}/archive",
+            "archive_organization_tunnel",
+            access,
+            &[kinds::CERTIFICATE_REVOKED, kinds::TUNNEL_ARCHIVED],
+            || post(organization::archive),
+        )
         .says("Retire a tunnel of any workspace for ever.")
         .answers::<OrganizationTunnel>(),
     ]
@@ -223,7 +260,7 @@ fn organization_tunnels() -> Vec<Operation> {
 /// What Sortie adds.
 fn beside() -> Vec<Operation> {
     vec![
-        Operation::post("/v1/sortie/keys", "create_key", Access::Manage, || post(keys::create))
+        Operation::post("/v1/sortie/keys", "create_key", Access::Manage, &[kinds::KEY_MINTED], || post(keys::create))
             .says("Make a key; its secret is shown this once.")
             .takes::<CreateKey>()
             .makes::<CreatedKey>(),
@@ -233,10 +270,10 @@ fn beside() -> Vec<Operation> {
         Operation::get("/v1/sortie/keys/{key_id}", "get_key", Access::Manage, || get(keys::retrieve))
             .says("Show a key.")
             .answers::<Key>(),
-        Operation::post("/v1/sortie/keys/{key_id}/archive", "archive_key", Access::Manage, || post(keys::archive))
+        Operation::post("/v1/sortie/keys/{key_id}/archive", "archive_key", Access::Manage, &[kinds::KEY_REVOKED], || post(keys::archive))
             .says("Withdraw a key at once. A key cannot withdraw itself.")
             .answers::<Key>(),
-        Operation::post("/v1/sortie/workspaces", "create_workspace", Access::Organization, || post(workspaces::create))
+        Operation::post("/v1/sortie/workspaces", "create_workspace", Access::Organization, &[kinds::WORKSPACE_CREATED], || post(workspaces::create))
             .says("Make a workspace.")
             .takes::<CreateWorkspace>()
             .makes::<Workspace>(),
@@ -251,7 +288,7 @@ fn beside() -> Vec<Operation> {
         })
         .says("List the calls that wait for a person at the connected gateways of a tunnel, the oldest first, in one page.")
         .answers::<List<Approval>>(),
-        Operation::post("/v1/sortie/tunnels/{tunnel_id}/approvals/{approval_id}", "decide_approval", Access::Manage, || {
+        Operation::post("/v1/sortie/tunnels/{tunnel_id}/approvals/{approval_id}", "decide_approval", Access::Manage, &[kinds::HUB_APPROVAL_DECIDED], || {
             post(approvals::decide)
         })
         .says("Approve or deny a call that waits, where its gateway takes decisions from here. The first decision counts.")
@@ -260,7 +297,7 @@ fn beside() -> Vec<Operation> {
         Operation::get("/v1/sortie/discovery", "get_discovery", Access::Manage, || get(super::discovery))
             .says("Tell where the rest of the installation is.")
             .answers::<Discovery>(),
-        Operation::post("/v1/sortie/identity/rotate", "rotate_identity", Access::Organization, || {
+        Operation::post("/v1/sortie/identity/rotate", "rotate_identity", Access::Organization, &[kinds::IDENTITY_KEY_ROTATED], || {
             post(identity::rotate)
         })
         .says("Change the key that callers' identities are signed with. Gateways follow by themselves; 409 while an old one is in use.")
@@ -295,4 +332,17 @@ fn outside() -> Vec<Operation> {
         Operation::front("/t/{label}/{route}/{path}", "call_route", Access::Route, Own::Call)
             .says("Call a route: any method, any number of path segments behind the route, both bodies streamed."),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_something_leaves_records() {
+        for operation in OPERATIONS.iter() {
+            let read = operation.method.as_ref().is_none_or(|method| *method == Method::GET);
+            assert_eq!(operation.leaves.is_empty(), read, "{}", operation.id);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sortie_api::{CreateKey, Grant, KeyKind, Limits};
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{Digest, WorkspaceId};
 use sortie_runtime::TaskSet;
 use sortie_store::{Made, NewCertificate, Store};
@@ -147,6 +147,7 @@ impl Stage {
             issuer: None,
             region: None,
             limits,
+            audit: AuditConfig::default(),
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();

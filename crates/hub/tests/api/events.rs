@@ -1,4 +1,4 @@
-//! What the log says about changes, and what it never says.
+//! What is recorded of changes, and what neither records nor the log ever say.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -35,18 +35,15 @@ impl Log {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().expect("lock").clone()).expect("text")
     }
+}
 
-    /// The fields of the audit events so far.
-    fn events(&self) -> Vec<Value> {
-        let lines = self.text();
-        let records = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
-        let audit = records.filter(|record| record.get("target").is_some_and(|target| target == "sortie::audit"));
-        audit.filter_map(|record| record.get("fields").cloned()).collect()
-    }
+/// Whether a record says that an operation began, or that nothing came of it.
+fn is_frame(record: &Value) -> bool {
+    record["event"].as_str().is_some_and(|event| event.starts_with("management_"))
 }
 
 #[tokio::test]
-async fn changes_are_logged_once_and_secrets_never() {
+async fn changes_are_recorded_once_and_secrets_never() {
     let log = Log::default();
     let subscriber =
         tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
@@ -72,8 +69,10 @@ async fn changes_are_logged_once_and_secrets_never() {
     }
     drop(guard);
 
-    let events = log.events();
-    let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    let records = hub.records();
+    let (told, rest): (Vec<&Value>, Vec<&Value>) =
+        records.iter().filter(|record| record["id"].is_string()).partition(|record| !is_frame(record));
+    let names: Vec<&str> = told.iter().filter_map(|event| event["event"].as_str()).collect();
     let expected = [
         "tunnel_created",
         "tunnel_token_revealed",
@@ -87,20 +86,26 @@ async fn changes_are_logged_once_and_secrets_never() {
         "tunnel_token_revoked",
     ];
     assert_eq!(names, expected);
-    for event in &events {
-        assert_eq!(event["actor_key_id"], hub.manage_id.as_str());
-        assert!(event["request_id"].as_str().is_some_and(|id| id.starts_with("req_")));
+    for event in &told {
+        assert_eq!(event["actor"]["key_id"], hub.manage_id.as_str());
+        assert_eq!(event["actor"]["key_kind"], "manage");
+        assert!(event["id"].as_str().is_some_and(|id| id.starts_with("req_")));
     }
-    assert_eq!(events[0]["tunnel_id"], tunnel);
-    assert_eq!(events[0]["request_id"].as_str(), made.header("request-id"));
-    assert_eq!(events[2]["tunnel_token_id"], rotated.text("/id"));
-    assert_eq!(events[2]["reason"], "left\nthe team");
-    assert_eq!(events[3]["certificate_id"], first.text("/id"));
-    assert_eq!(events[6]["certificate_id"], second.text("/id"), "archived with its tunnel");
-    assert_eq!(events[6]["certificate_fingerprint"], second.text("/fingerprint"));
-    assert_eq!(events[8]["token_name"], "second");
+    assert_eq!(told[0]["tunnel_id"], tunnel);
+    assert_eq!(told[0]["id"].as_str(), made.header("request-id"));
+    assert_eq!(told[1]["target"]["tunnel_id"], tunnel);
+    assert_eq!(told[2]["tunnel_token_id"], rotated.text("/id"));
+    assert_eq!(told[2]["reason"], "left\nthe team");
+    assert_eq!(told[3]["certificate_id"], first.text("/id"));
+    assert_eq!(told[6]["certificate_id"], second.text("/id"), "archived with its tunnel");
+    assert_eq!(told[6]["certificate_fingerprint"], second.text("/fingerprint"));
+    assert_eq!(told[8]["token_name"], "second");
+    let unchanged = rest.iter().filter(|record| record["event"] == "management_unchanged").count();
+    assert_eq!(unchanged, 4, "the same certificate again, and three that were archived before");
+    let requested = rest.iter().filter(|record| record["event"] == "management_requested").count();
+    assert_eq!(requested, 13);
 
-    let text = log.text();
+    let text = log.text() + &serde_json::to_string(&records).expect("json");
     for secret in [
         hub.manage.as_str(),
         hub.usage.as_str(),
@@ -110,4 +115,86 @@ async fn changes_are_logged_once_and_secrets_never() {
     ] {
         assert!(!text.contains(secret));
     }
+}
+
+/// A body with which the operation succeeds.
+fn body(operation: &str) -> Value {
+    match operation {
+        "create_key" => json!({"kind": "manage", "name": "made"}),
+        "create_workspace" => json!({"name": "made"}),
+        "create_tunnel_certificate" => json!({"ca_certificate_pem": pem("one")}),
+        "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": pem("two")}),
+        "decide_approval" => json!({"decision": "deny"}),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn every_operation_that_changes_something_leaves_its_records() {
+    let document = sortie_hub::api::document();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("operations") {
+            let Some(leaves) = operation["x-sortie-records"].as_array() else { continue };
+            assert_eq!(method, "post");
+            let id = operation["operationId"].as_str().expect("id");
+            // On objects of its own, since one operation archives what another one needs.
+            let hub = Hub::new().await;
+            let tunnel = hub.post("/v1/tunnels", json!({})).await;
+            let tunnel = tunnel.text("/id");
+            let certificates = format!("/v1/tunnels/{tunnel}/certificates");
+            let certificate = hub.post(&certificates, json!({"ca_certificate_pem": pem("a")})).await;
+            let key = hub.post("/v1/sortie/keys", body("create_key")).await;
+            let path = path
+                .replace("{tunnel_id}", tunnel)
+                .replace("{certificate_id}", certificate.text("/id"))
+                .replace("{key_id}", key.text("/id"))
+                .replace("{approval_id}", "apr_1");
+            let answer = hub.post(&path, body(id)).await;
+            let records = hub.records();
+            let own = |record: &&Value| record["id"].as_str() == answer.header("request-id");
+            let own: Vec<&Value> = records.iter().filter(own).collect();
+            let events: Vec<&Value> = own.iter().map(|record| &record["event"]).collect();
+            assert_eq!(events[0], "management_requested", "{id}");
+            assert!(own.iter().all(|record| record["operation"] == id), "{id}");
+            if id == "decide_approval" {
+                // No gateway is connected that could know the approval.
+                assert_eq!((answer.status.as_u16(), events[1..].to_vec()), (404, vec![&json!("management_refused")]));
+                continue;
+            }
+            assert_eq!(answer.status.as_u16(), 200, "{id}: {}", answer.body);
+            let expected: Vec<&Value> = leaves.iter().collect();
+            assert_eq!(events[1..], expected, "{id}");
+
+            // What is asked of objects that there are not is refused, and that is recorded.
+            let missing = path.replace(tunnel, "tnl_nosuch").replace(key.text("/id"), "key_nosuch");
+            if missing != path {
+                let refused = hub.post(&missing, body(id)).await;
+                assert_eq!(refused.status.as_u16(), 404, "{id}");
+                let records = hub.records();
+                let last = records.last().expect("records");
+                assert_eq!(last["event"], "management_refused", "{id}");
+                assert_eq!((last["status"].as_u64(), last["id"].as_str()), (Some(404), refused.header("request-id")));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_asked_is_recorded_without_what_could_mislead() {
+    let hub = Hub::new().await;
+    let agent = format!("curl/8 {}", "x".repeat(500));
+    let headers = [("x-api-key", hub.manage.as_str()), ("user-agent", agent.as_str())];
+    hub.send_with(http::Method::POST, "/v1/tunnels", json!({}), &headers).await;
+    let records = hub.records();
+    let recorded = records.last().expect("records")["actor"]["user_agent"].as_str().expect("user agent").to_owned();
+    assert_eq!((recorded.len(), recorded.starts_with("curl/8 ")), (200, true));
+    let path = "/v1/tunnels/tnl_%0A%22%7D%1b/reveal_token";
+    let refused = hub.post(path, Value::Null).await;
+    assert_eq!(refused.status.as_u16(), 404);
+    let records = hub.records();
+    let last = records.last().expect("records");
+    assert_eq!(
+        (last["event"].as_str(), last["target"]["tunnel_id"].as_str()),
+        (Some("management_refused"), Some("tnl_?\"}?"))
+    );
 }

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
-use sortie_hub::Gateways;
-use sortie_hub::Signer;
 use sortie_hub::api::{ApiState, CheckedCa, router};
+use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_store::Store;
 use tempfile::TempDir;
@@ -27,7 +26,7 @@ pub(crate) struct Hub {
     pub(crate) usage: String,
     /// Made for the grant of the `use` key, and archived again.
     pub(crate) first_tunnel: TunnelId,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 pub(crate) struct Answer {
@@ -92,6 +91,8 @@ impl Hub {
             identity_jwks: serde_json::Value::Null,
             api_version: "2026-10-21".to_owned(),
         };
+        let audit_dir = dir.path().join("audit");
+        let audit = Audit::open(audit_dir, dir.path().join("audit.key"), &AuditConfig::default()).expect("audit");
         let base_domain = "sortie.localhost".parse().expect("base domain");
         let (links, edge_port) = (Links::default(), 4443);
         let signer = Signer::open(&store, None, None).await.expect("signer");
@@ -106,6 +107,7 @@ impl Hub {
             discovery,
             links,
             gateways: Gateways::default(),
+            audit,
             edge_port,
         };
         Self {
@@ -115,8 +117,19 @@ impl Hub {
             manage_id: manage.key.id,
             usage: usage.secret.expose().to_owned(),
             first_tunnel: tunnel.id,
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// The records so far, in their order.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let mut files: Vec<_> = std::fs::read_dir(self.dir.path().join("audit/log"))
+            .expect("log")
+            .map(|entry| entry.expect("entry").path())
+            .collect();
+        files.sort();
+        let text: String = files.iter().map(|file| std::fs::read_to_string(file).expect("file")).collect();
+        text.lines().map(|line| serde_json::from_str(line).expect("json")).collect()
     }
 
     /// Sends a request with the `manage` key; `body` is sent as it is when it is a JSON string.

@@ -126,6 +126,7 @@ fn next_step(hop: Hop, status: u16) -> &'static str {
         (Hop::Identity, _) => "check the key (`sortie keys`)",
         (Hop::Route, _) => "check the route's name (`sortie routes`)",
         (Hop::Policy, _) => "the key's grant or the gateway's policy does not allow it",
+        (Hop::Audit, _) => "the gateway's audit log does not take records, look at its log and its disk",
         (Hop::UpstreamConnect, _) => "is the MCP server behind the route running?",
         (Hop::Upstream, _) => "look at the logs of the MCP server behind the route",
     }

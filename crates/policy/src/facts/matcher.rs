@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::pointer::Pointer;
 use super::{FactFault, read};
@@ -38,6 +38,24 @@ pub(crate) enum Kind {
     Exists,
 }
 
+impl Kind {
+    /// By its name in policy files.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "string" => Self::String,
+            "long" => Self::Long,
+            "decimal" => Self::Decimal,
+            "bool" => Self::Bool,
+            "strings" => Self::Strings,
+            "ip" => Self::Ip,
+            "datetime" => Self::Datetime,
+            "count" => Self::Count,
+            "exists" => Self::Exists,
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -55,7 +73,7 @@ impl fmt::Display for Kind {
 }
 
 /// Of which elements of an array of strings something must hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Each {
     All,
@@ -75,14 +93,14 @@ pub(crate) struct Spec {
     #[serde(default)]
     pub(crate) optional: bool,
     /// Of which elements of an array the operators must hold.
-    each: Option<Each>,
-    equals: Option<Scalar>,
-    one_of: Option<Vec<Scalar>>,
-    glob: Option<Texts>,
-    regex: Option<String>,
-    net: Option<Texts>,
-    min: Option<Scalar>,
-    max: Option<Scalar>,
+    pub(super) each: Option<Each>,
+    pub(super) equals: Option<Scalar>,
+    pub(super) one_of: Option<Vec<Scalar>>,
+    pub(super) glob: Option<Texts>,
+    pub(super) regex: Option<String>,
+    pub(super) net: Option<Texts>,
+    pub(super) min: Option<Scalar>,
+    pub(super) max: Option<Scalar>,
     /// Of which routes' tools, by name with stars; for declared facts only.
     pub(crate) routes: Option<Texts>,
     /// Of which tools, by name with stars; for declared facts only.
@@ -135,6 +153,11 @@ impl Matcher {
         Ok(Self { pointer, kind, optional: spec.optional, each: spec.each.unwrap_or(Each::All), tests })
     }
 
+    /// The type of the value.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Whether the fact is true or false.
     pub(crate) fn is_bool(&self) -> bool {
         !self.tests.is_empty() || matches!(self.kind, Kind::Bool | Kind::Exists)
@@ -169,7 +192,7 @@ impl Matcher {
         self.judge(json).map(Some)
     }
 
-    fn judge(&self, json: &str) -> Result<Fact, FactFault> {
+    pub(super) fn judge(&self, json: &str) -> Result<Fact, FactFault> {
         match self.kind {
             Kind::String => {
                 let text = read::string(json)?;
@@ -258,7 +281,7 @@ fn is_winding(path: &str) -> bool {
 
 impl Spec {
     /// The type: as given, else as the operators tell.
-    fn kind(&self) -> Result<Kind, MatcherError> {
+    pub(crate) fn kind(&self) -> Result<Kind, MatcherError> {
         let scalar = |value: &Scalar| match value {
             Scalar::Bool(_) => Kind::Bool,
             Scalar::Long(_) => Kind::Long,

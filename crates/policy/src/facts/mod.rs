@@ -3,11 +3,14 @@
 //! What policy decides on must be what the server acts on. A value that two programs could read differently is no fact:
 //! it is a fault, and a fault denies. See [`FactFault`] for what that is.
 
+mod form;
 mod matcher;
 mod pointer;
 mod read;
 
-pub(crate) use self::matcher::{Matcher, Spec};
+pub(crate) use self::form::Recalled;
+pub use self::form::{FactForm, Found};
+pub(crate) use self::matcher::{Kind, Matcher, Spec};
 
 /// A moment as facts are read (RFC 3339), in milliseconds since 1970.
 pub(crate) fn moment_of(text: &str) -> Option<i64> {
@@ -38,4 +41,19 @@ pub enum FactFault {
     /// The arguments are not JSON.
     #[error("the arguments are not JSON")]
     NotJson,
+}
+
+impl FactFault {
+    /// The stable name by which records call it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Type(_) => "type",
+            Self::Inexact(_) => "inexact",
+            Self::Long(_) => "long",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::Twice => "twice",
+            Self::NotJson => "not_json",
+        }
+    }
 }

@@ -7,3 +7,4 @@ mod cookbook;
 mod decide;
 mod files;
 mod plain;
+mod recorded;

@@ -98,7 +98,7 @@ fn tree(leaf: BoxedStrategy<String>) -> impl Strategy<Value = String> {
     })
 }
 
-fn policy() -> impl Strategy<Value = String> {
+pub(crate) fn policy() -> impl Strategy<Value = String> {
     let head = prop::sample::select(vec!["permit", "permit", "@ask(\"?\") permit", "forbid"]);
     let when = prop::sample::select(vec!["when", "unless"]);
     let of_calls =
@@ -126,8 +126,8 @@ fn any_caller() -> impl Strategy<Value = Caller> {
     )
 }
 
-#[derive(Debug)]
-struct Asked {
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
     caller: Caller,
     route: &'static str,
     tool: Option<&'static str>,
@@ -139,7 +139,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn query(&self) -> Query<'_> {
+    /// The same with other arguments, at another count.
+    pub(crate) fn with(&self, arguments: &str, minute: u32) -> Self {
+        Self { arguments: arguments.to_owned(), minute, ..self.clone() }
+    }
+
+    pub(crate) fn query(&self) -> Query<'_> {
         let act = Act::Mcp { method: self.method, target: self.tool.map(Target::Tool) };
         let counts = Counts { minute: self.minute, hour: 1, day: 2 };
         let (route, now, region) = (self.route, self.now, self.region);
@@ -147,7 +152,7 @@ impl Asked {
     }
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     let arguments = (-3i64..4, name(), prop::option::of(name())).prop_map(|(n, s, o)| {
         let o = o.map_or_else(String::new, |o| format!(",\"o\":\"{o}\""));
         format!("{{\"n\":{n},\"s\":\"{s}\"{o}}}")
@@ -174,7 +179,7 @@ fn asked() -> impl Strategy<Value = Asked> {
     )
 }
 
-const FACTS: &str = "cedar = ['p.cedar']\n[facts]\nn = { pointer = '/n', type = 'long' }\n\
+pub(crate) const FACTS: &str = "cedar = ['p.cedar']\n[facts]\nn = { pointer = '/n', type = 'long' }\n\
                      s = { pointer = '/s', type = 'string' }\no = { pointer = '/o', type = 'string', optional = true }\n";
 
 proptest! {

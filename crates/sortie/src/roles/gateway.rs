@@ -1,5 +1,7 @@
 //! `sortie gateway`.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 use sortie_gateway::{Gateway, GatewayConfig, GatewayError, GatewayOptions, Setup};
 use sortie_runtime::{ReloadSignal, TaskSet};
@@ -17,6 +19,9 @@ struct Ready {
     listen_url: Option<String>,
     domain: String,
     routes: Vec<String>,
+    /// The directory of the audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<PathBuf>,
 }
 
 pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<(), Failure> {
@@ -36,9 +41,10 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
     let started = Gateway::start(config, setup, options, tasks.clone()).await;
     let gateway = started.map_err(|error| match error {
         // The port is somebody else's, or the disk is full; everything else is a setting or a file that it names.
-        GatewayError::Health { .. } | GatewayError::Listen { .. } | GatewayError::Admin { .. } => {
-            Failure::failed(error)
-        }
+        GatewayError::Health { .. }
+        | GatewayError::Listen { .. }
+        | GatewayError::Admin { .. }
+        | GatewayError::Audit { .. } => Failure::failed(error),
         _ => Failure::usage(error),
     })?;
     let ready = Ready {
@@ -46,6 +52,7 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
         listen_url: gateway.listen_addr().map(|addr| format!("http://{addr}")),
         domain,
         routes,
+        audit_dir: gateway.audit_dir().map(Path::to_owned),
     };
     gateway.watch(args.config);
     let serving = async {
@@ -73,5 +80,6 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
     if !tasks.shutdown(gateway.shutdown_timeout()).await {
         tracing::warn!("calls were still running at the deadline and were cut");
     }
+    gateway.close().await;
     Ok(())
 }

@@ -21,6 +21,7 @@ struct Ready {
     edge_ca_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     health_url: Option<String>,
+    audit_dir: PathBuf,
 }
 
 pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
@@ -41,6 +42,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         issuer: args.issuer,
         region: args.region,
         limits: args.limits.limits(),
+        audit: args.audit.config(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
         HubError::Nameless(_) => Failure::usage(error),
@@ -54,6 +56,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         edge_addr: hub.edge_addr.clone(),
         edge_ca_file: hub.edge_ca_file.clone(),
         health_url: hub.health_addr.map(|addr| format!("http://{addr}")),
+        audit_dir: hub.audit_dir.clone(),
     })?;
     stop_signal().await?;
     drop(ready_file);

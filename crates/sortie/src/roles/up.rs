@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
 use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
-use sortie_hub::{Hub, HubConfig};
+use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
 use sortie_runtime::{DEFAULT_SHARE, TaskSet};
 use sortie_tls::{SetupDir, SetupFile};
@@ -36,6 +36,9 @@ struct Ready {
     edge_ca_file: PathBuf,
     tunnel: Tunnel,
     routes: Vec<Route>,
+    /// The directory of the gateway's audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_dir: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -101,6 +104,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         issuer: None,
         region: None,
         limits: Limits::default(),
+        audit: AuditConfig::default(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;
@@ -127,6 +131,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 api_url: hub.api_url.clone(),
                 api_key: hub.api_key.expose().to_owned(),
                 api_ca_file: None,
+                audit_dir: None,
             };
             profile.write()?;
             let routes: Vec<Route> = served.iter().map(|served| route(&hub, &report.domain, served)).collect();
@@ -139,6 +144,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 edge_ca_file: hub.edge_ca_file.clone(),
                 tunnel: Tunnel { id: report.tunnel_id.clone(), domain: report.domain.clone(), token_file },
                 routes,
+                audit_dir: gateway.audit_dir().map(Path::to_owned),
             };
             ready_file.write(&ready)?;
             print!("{}", banner(&ready, &data_dir));
@@ -154,6 +160,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         },
         hub_tasks.shutdown(STOP_DEADLINE),
     );
+    gateway.close().await;
     hub.close().await;
     Ok(())
 }
@@ -283,6 +290,9 @@ fn banner(ready: &Ready, data_dir: &Path) -> String {
     say(&format!("  use key      {}", ready.use_key));
     say(&format!("  CA file      {}", ready.edge_ca_file.display()));
     say(&format!("  data         {}", data_dir.display()));
+    if let Some(dir) = &ready.audit_dir {
+        say(&format!("  audit        {}", dir.display()));
+    }
     let Some(first) = ready.routes.first() else { return text };
     let (name, url, key) = (&first.name, &first.local_url, &ready.use_key);
     let https = Url::parse(&first.url).ok();

@@ -1,0 +1,320 @@
+//! The audit: what is called, by whom, who allowed it and on what ground, in a log that cannot be changed quietly.
+//!
+//! A call is recorded before it goes on, and again when its answer has ended. What cannot be recorded does not happen,
+//! unless the settings say otherwise; then it is counted. What is recorded of arguments and answers is their digest, and
+//! of arguments what the settings let be shown.
+
+mod decided;
+mod settings;
+mod shown;
+mod unidentified;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use sortie_api::{Hop, HopError};
+use sortie_audit::{AppendError, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds};
+use sortie_runtime::TaskSet;
+
+use crate::config::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure};
+
+pub(crate) use decided::{Deciding, Ending};
+pub(crate) use shown::Shown;
+
+use unidentified::Unidentified;
+
+/// The file of the key that signs checkpoints, in the data directory.
+const KEY_FILE: &str = "audit.key";
+/// The directory of the log in the data directory, unless the settings name another.
+const DIR: &str = "audit";
+/// What the name of a new key begins with.
+const ORIGIN: &str = "sortie-gateway";
+/// How often a log that failed is tried again, where no call does it.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How often requests of unknown callers are told of.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Longest reason that is recorded, in characters.
+const MAX_REASON: usize = 1024;
+
+/// The audit of this gateway. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Audit(Option<Arc<Open>>);
+
+struct Open {
+    log: Log,
+    dir: PathBuf,
+    on_failure: OnFailure,
+    trouble: Mutex<Option<Trouble>>,
+    unidentified: Unidentified,
+}
+
+/// What is wrong with the log, from the first record that it did not take until the next one that it took.
+struct Trouble {
+    since: jiff::Timestamp,
+    /// How many records were not taken.
+    records: u64,
+    reason: String,
+}
+
+/// Whether what happens is recorded.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditReport {
+    /// Whether the log has taken the newest record.
+    pub ok: bool,
+    /// The directory of the log.
+    pub dir: PathBuf,
+    /// Why the newest record was not taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many records were not taken since then.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Audit {
+    /// No audit.
+    pub(crate) fn off() -> Self {
+        Self(None)
+    }
+
+    /// Opens the log as the settings say; none without a data directory. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(crate) fn open(config: &AuditLogConfig, data_dir: Option<&Path>) -> Result<Self, (PathBuf, OpenError)> {
+        let Some(data_dir) = data_dir else { return Ok(Self::off()) };
+        if !config.enabled {
+            tracing::warn!("[audit] enabled = false: nothing of what is called here is recorded");
+            return Ok(Self::off());
+        }
+        let dir = config.dir.clone().unwrap_or_else(|| data_dir.join(DIR));
+        let defaults = Options::default();
+        let options = Options {
+            dir: dir.clone(),
+            key_file: data_dir.join(KEY_FILE),
+            origin: ORIGIN.to_owned(),
+            durability: match config.durability {
+                AuditDurability::Process => Durability::Process,
+                AuditDurability::Power => Durability::Power,
+            },
+            max_file_bytes: config.max_file_bytes.unwrap_or(defaults.max_file_bytes),
+            checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
+            checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
+            keep_bytes: config.keep_bytes,
+            keep_days: config.keep_days,
+            ..defaults
+        };
+        let log = Log::open(options).map_err(|error| (dir.clone(), error))?;
+        tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
+        let (trouble, unidentified) = (Mutex::default(), Unidentified::default());
+        Ok(Self(Some(Arc::new(Open { log, dir, on_failure: config.on_failure, trouble, unidentified }))))
+    }
+
+    /// Its directory, if there is an audit.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.0.as_ref().map(|open| open.dir.as_path())
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Appends records that something waits for, in this order, and returns the number of the first one.
+    ///
+    /// # Errors
+    /// They are not kept: 503. Not so where the settings let it be counted only.
+    async fn append(&self, drafts: Vec<Result<Draft, DraftError>>) -> Result<Option<u64>, HopError> {
+        let Some(open) = &self.0 else { return Ok(None) };
+        let mut first = None;
+        for draft in drafts {
+            let appended = match draft {
+                Ok(draft) => open.log.append(&draft).await,
+                Err(error) => Err(error.into()),
+            };
+            match open.looked_at(appended) {
+                Ok(number) => first = first.or(Some(number)),
+                Err(_) if open.on_failure == OnFailure::DropAndCount => {}
+                Err(error) => {
+                    let reason = match error {
+                        AppendError::Draft(DraftError::TooLong(..)) => {
+                            "the call is too large to be recorded, so it is not forwarded"
+                        }
+                        _ => "the call cannot be recorded, so it is not forwarded; see the gateway's log",
+                    };
+                    return Err(HopError::new(Hop::Audit, reason));
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    /// Appends a record without waiting for a disk.
+    ///
+    /// # Errors
+    /// It is not kept, which is counted, and told of in the log of the gateway.
+    pub(crate) fn append_now<T: Serialize>(&self, kind: Kind, fields: &T) -> Result<(), AppendError> {
+        let Some(open) = &self.0 else { return Ok(()) };
+        let draft = Draft::new(kind, fields).map_err(AppendError::from);
+        open.looked_at(draft.and_then(|draft| open.log.append_now(&draft))).map(drop)
+    }
+
+    /// The same before something is done that must not be done unrecorded.
+    ///
+    /// # Errors
+    /// It is not kept, and the settings do not let that be counted only.
+    pub(crate) fn before<T: Serialize>(&self, kind: Kind, fields: &T) -> Result<(), AppendError> {
+        let counts = self.0.as_ref().is_some_and(|open| open.on_failure == OnFailure::DropAndCount);
+        self.append_now(kind, fields).or_else(|error| if counts { Ok(()) } else { Err(error) })
+    }
+
+    /// The same after something that has happened anyway.
+    pub(crate) fn note<T: Serialize>(&self, kind: Kind, fields: &T) {
+        // It is counted already.
+        let _noted = self.append_now(kind, fields);
+    }
+
+    /// Counts a request that did not prove who was calling.
+    pub(crate) fn unidentified(&self, route: Option<&str>, error: &HopError) {
+        if let Some(open) = &self.0 {
+            open.unidentified.count(route, error);
+        }
+    }
+
+    /// What is known of it; `None` without an audit.
+    pub(crate) fn report(&self) -> Option<AuditReport> {
+        let open = self.0.as_ref()?;
+        let trouble = open.lock();
+        Some(AuditReport {
+            ok: trouble.is_none(),
+            dir: open.dir.clone(),
+            reason: trouble.as_ref().map(|trouble| trouble.reason.clone()),
+            dropped: trouble.as_ref().map_or(0, |trouble| trouble.records),
+        })
+    }
+
+    /// Why calls are refused, if they are.
+    pub(crate) fn refuses(&self) -> Option<String> {
+        let open = self.0.as_ref().filter(|open| open.on_failure == OnFailure::Deny)?;
+        open.lock().as_ref().map(|trouble| trouble.reason.clone())
+    }
+
+    /// Tells of unknown callers, and tries a log again that has failed, until the gateway is asked to stop.
+    pub(crate) async fn keep(self, tasks: TaskSet) {
+        let Some(open) = self.0.clone() else { return };
+        let mut tell = tokio::time::interval(TELL_EVERY);
+        loop {
+            tokio::select! {
+                _ = tell.tick() => self.tell_unidentified(),
+                () = tokio::time::sleep(TRY_AGAIN) => open.retry(),
+                () = tasks.stopping() => return,
+            }
+        }
+    }
+
+    fn tell_unidentified(&self) {
+        let Some(open) = &self.0 else { return };
+        for counted in open.unidentified.take() {
+            self.note(kinds::CALLS_UNIDENTIFIED, &counted);
+        }
+    }
+
+    /// Ends the log. Nothing is recorded any more. Blocks.
+    pub(crate) fn close(&self) {
+        let Some(open) = &self.0 else { return };
+        self.tell_unidentified();
+        open.retry();
+        if let Err(error) = open.log.close() {
+            tracing::error!("the audit log was not closed as it should be: {error}");
+        }
+    }
+}
+
+impl Open {
+    /// Notes whether a record was taken.
+    fn looked_at(&self, appended: Result<u64, AppendError>) -> Result<u64, AppendError> {
+        let error = match appended {
+            Ok(number) => {
+                let recovered = self.lock().take();
+                if let Some(trouble) = recovered {
+                    self.recovered(trouble);
+                }
+                return Ok(number);
+            }
+            Err(error) => error,
+        };
+        metrics::counter!("sortie_gateway_audit_failures_total").increment(1);
+        if matches!(error, AppendError::Draft(_)) {
+            // Nothing is wrong with the log.
+            tracing::error!("a record cannot be made: {error}");
+            return Err(error);
+        }
+        let mut trouble = self.lock();
+        let reason = error.to_string();
+        match trouble.as_mut() {
+            Some(trouble) => {
+                trouble.records = trouble.records.saturating_add(1);
+                trouble.reason = reason;
+            }
+            None => {
+                tracing::error!(dir = %self.dir.display(), "what happens is not recorded: {error}");
+                *trouble = Some(Trouble { since: jiff::Timestamp::now(), records: 1, reason });
+            }
+        }
+        Err(error)
+    }
+
+    /// Says in the log itself what it lacks. What cannot be said now is said later.
+    fn recovered(&self, trouble: Trouble) {
+        let dropped = RecordsDropped {
+            count: trouble.records,
+            first: format!("{:.6}", trouble.since),
+            last: format!("{:.6}", jiff::Timestamp::now()),
+            reason: trouble.reason.clone(),
+        };
+        let draft = Draft::new(kinds::RECORDS_DROPPED, &dropped).map_err(AppendError::from);
+        match draft.and_then(|draft| self.log.append_now(&draft)) {
+            Ok(_) => {
+                tracing::warn!(records = trouble.records, "what happens is recorded again; so many records are missing")
+            }
+            Err(error) => {
+                let mut now = self.lock();
+                let newer = now.take();
+                let records = newer.map_or(0, |newer| newer.records).saturating_add(trouble.records);
+                *now = Some(Trouble { records, reason: error.to_string(), ..trouble });
+            }
+        }
+    }
+
+    fn retry(&self) {
+        let trouble = self.lock().take();
+        if let Some(trouble) = trouble {
+            self.recovered(trouble);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Warns of what a change of the settings does not change.
+pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
+    if now.log != before.log {
+        tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
+    }
+}
+
+/// Text for a record, cut where it is long.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_REASON) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}\u{2026}", text.get(..at).unwrap_or_default()),
+    }
+}

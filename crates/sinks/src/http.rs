@@ -1,0 +1,38 @@
+//! Any HTTP endpoint: lines or an array of JSON; what is answered with 200 to 299 is taken.
+
+use http::HeaderMap;
+
+use crate::client::Client;
+use crate::reader::Record;
+use crate::spec::{Body, Format, HttpSpec};
+use crate::transport::{Failure, Shown};
+
+pub(crate) struct Http {
+    pub(crate) client: Client,
+    spec: HttpSpec,
+    format: Format,
+}
+
+impl Http {
+    pub(crate) fn new(client: Client, spec: HttpSpec, format: Format) -> Self {
+        Self { client, spec, format }
+    }
+
+    pub(crate) async fn send(&mut self, records: &[Record]) -> Result<(), Failure> {
+        let (before, between, behind, kind): (&[u8], &[u8], &[u8], _) = match self.spec.body {
+            Body::Lines => (b"", b"\n", b"\n", "application/x-ndjson"),
+            Body::Array => (b"[", b",", b"]", "application/json"),
+        };
+        let mut body = before.to_vec();
+        for (number, record) in records.iter().enumerate() {
+            if number > 0 {
+                body.extend_from_slice(between);
+            }
+            body.extend_from_slice(Shown::of(record, self.format)?.body);
+        }
+        body.extend_from_slice(behind);
+        let HttpSpec { method, url, .. } = &self.spec;
+        let answer = self.client.ask(method.clone(), url.clone(), kind, HeaderMap::new(), body).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(answer.failure()) }
+    }
+}

@@ -1,0 +1,39 @@
+//! `sortie audit`: what was recorded, and the proof of it. Needs no server.
+
+mod args;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use sortie_audit::ReadError;
+
+pub(crate) use self::args::AuditCommand;
+use crate::error::Failure;
+use crate::output::Style;
+use crate::profile;
+
+pub(crate) fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
+    match command {
+        AuditCommand::Verify(args) => verify::run(&args, style),
+    }
+}
+
+/// The directory that was named, or that of `sortie up`.
+fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    match named {
+        Some(dir) => Ok(dir.to_owned()),
+        None => profile::audit_dir()?.ok_or_else(|| {
+            Failure::usage(
+                "no audit directory is known: name one, DIR of `audit_dir` in the ready file, or run `sortie up`",
+            )
+        }),
+    }
+}
+
+/// A directory that is none is wrong use; all else that goes wrong is not.
+fn unread(error: ReadError) -> Failure {
+    match error {
+        ReadError::NotALog(_) | ReadError::Beyond { .. } => Failure::usage(error),
+        error => Failure::failed(error),
+    }
+}
