@@ -393,6 +393,10 @@ where
                     if let Some(left) = &mut this.left {
                         *left = left.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
                     }
+                    // Before the caller can have all of it: what was answered is on record.
+                    if this.left == Some(0) {
+                        this.tell(End::Complete);
+                    }
                 }
                 Poll::Ready(Some(Ok(clean(frame))))
             }
