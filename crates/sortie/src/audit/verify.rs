@@ -1,6 +1,7 @@
 //! `sortie audit verify`.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sortie_audit::{Progress, Report, Trust, Trusted, VerifyError, VerifyingKey};
@@ -25,6 +26,20 @@ pub(crate) fn run(args: &VerifyArgs, style: Style) -> Result<(), Failure> {
             Err(failed(error))
         }
     }
+}
+
+/// Verifies a log by what was kept elsewhere; whether anything was.
+///
+/// # Errors
+/// It is not what was written.
+pub(crate) fn check(dir: &Path, args: &TrustArgs) -> Result<bool, Failure> {
+    let trusted = trusted(args)?;
+    if trusted.keys.is_empty() && trusted.checkpoints.is_empty() {
+        return Ok(false);
+    }
+    let mut shown = Shown::new("verified");
+    sortie_audit::verify(dir, &trusted, |progress| shown.at(progress)).map_err(failed)?;
+    Ok(true)
 }
 
 fn failed(error: VerifyError) -> Failure {
