@@ -9,6 +9,7 @@
 
 mod call;
 mod consistency;
+mod continuity;
 mod events;
 mod exact;
 mod files;
@@ -27,6 +28,7 @@ pub use call::{
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
 pub use consistency::{ConsistencyProver, is_consistent};
+pub use continuity::Continuity;
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
 pub use hash::Hash;

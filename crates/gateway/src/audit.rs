@@ -95,6 +95,7 @@ impl Audit {
             return Ok(Self::off());
         }
         let dir = config.dir.clone().unwrap_or_else(|| data_dir.join(DIR));
+        let defaults = Options::default();
         let options = Options {
             dir: dir.clone(),
             key_file: data_dir.join(KEY_FILE),
@@ -103,6 +104,12 @@ impl Audit {
                 AuditDurability::Process => Durability::Process,
                 AuditDurability::Power => Durability::Power,
             },
+            max_file_bytes: config.max_file_bytes.unwrap_or(defaults.max_file_bytes),
+            checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
+            checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
+            keep_bytes: config.keep_bytes,
+            keep_days: config.keep_days,
+            ..defaults
         };
         let log = Log::open(options).map_err(|error| (dir.clone(), error))?;
         tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
