@@ -98,7 +98,8 @@ impl Stage {
         let api = self.hub.api_url.trim_start_matches("http://");
         let path = format!("/v1/sortie/tunnels/{}/checkpoints", self.tunnel);
         let key = self.hub.api_key.expose();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
         let mut stream = TcpStream::connect(api).await.expect("connect");
         stream.write_all(request.as_bytes()).await.expect("written");
         let mut answer = String::new();

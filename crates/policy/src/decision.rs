@@ -94,11 +94,27 @@ pub struct Decision {
 
 impl Decision {
     pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
-        Self { effect: Effect::Deny, policies, reason, ask: Vec::new(), facts: Vec::new(), forms: Vec::new(), faults: Vec::new() }
+        Self {
+            effect: Effect::Deny,
+            policies,
+            reason,
+            ask: Vec::new(),
+            facts: Vec::new(),
+            forms: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     pub(crate) fn allow(policies: Vec<PolicyName>, reason: String) -> Self {
-        Self { effect: Effect::Allow, policies, reason, ask: Vec::new(), facts: Vec::new(), forms: Vec::new(), faults: Vec::new() }
+        Self {
+            effect: Effect::Allow,
+            policies,
+            reason,
+            ask: Vec::new(),
+            facts: Vec::new(),
+            forms: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     pub(crate) fn ask(policies: Vec<PolicyName>, reason: String, ask: Vec<String>) -> Self {

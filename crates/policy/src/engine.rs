@@ -307,7 +307,10 @@ impl Engine {
         if let Some((first, fault)) = faults.first() {
             let decision = self.missing(slice, *first, fault);
             let name = |(at, fault): &(usize, FactFault)| Some((self.facts.get(*at)?.name.clone(), fault.clone()));
-            return (Decision { facts, forms, faults: faults.iter().filter_map(name).collect(), ..decision }, Vec::new());
+            return (
+                Decision { facts, forms, faults: faults.iter().filter_map(name).collect(), ..decision },
+                Vec::new(),
+            );
         }
         let broken = |_| Decision::deny(Vec::new(), "the policies cannot be evaluated".to_owned());
         let request = match self.request(open.context, &open.request, query, &facts) {

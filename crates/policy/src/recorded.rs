@@ -80,7 +80,8 @@ impl Engine {
             Ok(request) => request,
             Err(reason) => return Answer::Decided(Decision::deny(Vec::new(), reason)),
         };
-        let mut weighing = Weighing { engine: self, missing, request, entities: &open.entities, may_fail: missing.may_fail };
+        let mut weighing =
+            Weighing { engine: self, missing, request, entities: &open.entities, may_fail: missing.may_fail };
         let (mut holding, mut open_still) = (open.fixed.clone(), Vec::new());
         for at in &open.set.0 {
             match weighing.policy(self.policy(*at)) {
@@ -91,7 +92,8 @@ impl Engine {
             }
         }
         holding.sort_unstable();
-        let (permitting, forbidding): (Vec<usize>, Vec<usize>) = holding.iter().partition(|at| self.policy(**at).permits);
+        let (permitting, forbidding): (Vec<usize>, Vec<usize>) =
+            holding.iter().partition(|at| self.policy(**at).permits);
         let asks = |list: &[usize]| list.iter().any(|at| self.policy(*at).ask.is_some());
         let permits = |list: &[usize]| list.iter().any(|at| self.policy(*at).permits);
         if !forbidding.is_empty() {
@@ -100,7 +102,8 @@ impl Engine {
         if permitting.is_empty() && !permits(&open_still) {
             return Answer::Decided(self.permitted(&[]));
         }
-        let could_deny = weighing.may_fail || permitting.is_empty() || open_still.iter().any(|at| !self.policy(*at).permits);
+        let could_deny =
+            weighing.may_fail || permitting.is_empty() || open_still.iter().any(|at| !self.policy(*at).permits);
         if could_deny || (asks(&open_still) && !asks(&permitting)) {
             let of = |at: &&usize| open_still.contains(at) || missing.is_used(self.policy(**at));
             let policies = open.set.0.iter().filter(of).map(|at| self.policy(*at).name.clone()).collect();

@@ -81,8 +81,14 @@ struct Facts {
 
 impl Board {
     pub(crate) fn new(spec: &SinkSpec, mark: Mark) -> Self {
-        let facts =
-            Facts { state: SinkState::Delivering, mark, delivered: 0, dropped: 0, last_delivery: None, last_error: None };
+        let facts = Facts {
+            state: SinkState::Delivering,
+            mark,
+            delivered: 0,
+            dropped: 0,
+            last_delivery: None,
+            last_error: None,
+        };
         let board = Self {
             name: spec.name.clone(),
             kind: spec.kind.name(),

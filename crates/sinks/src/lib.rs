@@ -14,6 +14,7 @@ mod cursor;
 mod delivery;
 mod http;
 mod otlp;
+pub mod publish;
 mod reader;
 mod spec;
 mod splunk;
@@ -38,8 +39,8 @@ use transport::{Origin, Transport};
 
 pub use board::{SinkState, SinkStatus};
 pub use spec::{
-    Batch, Begin, Body, Confirm, DEFAULT_SPOOL, DEFAULT_TIMEOUT, Encoding, Format, HttpSpec, OnFull, OnRefused, OtlpSpec,
-    SinkKind, SinkSpec, SplunkSpec, SyslogSpec, Tls,
+    Batch, Begin, Body, Confirm, DEFAULT_SPOOL, DEFAULT_TIMEOUT, Encoding, Format, HttpSpec, OnFull, OnRefused,
+    OtlpSpec, SinkKind, SinkSpec, SplunkSpec, SyslogSpec, Tls,
 };
 
 /// How often a receiver that acknowledges late, or only by closing a connection, is made to do so.

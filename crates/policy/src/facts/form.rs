@@ -109,10 +109,7 @@ impl Matcher {
             return Recalled::Known(known);
         }
         let beside = recorded.iter().filter(|(other, _)| other.pointer() == form.pointer());
-        beside
-            .filter_map(|(other, found)| self.other(other, found))
-            .next()
-            .map_or(Recalled::Unknown, Recalled::Known)
+        beside.filter_map(|(other, found)| self.other(other, found)).next().map_or(Recalled::Unknown, Recalled::Known)
     }
 
     /// By a fact of the same form.

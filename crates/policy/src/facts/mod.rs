@@ -8,8 +8,8 @@ mod matcher;
 mod pointer;
 mod read;
 
-pub use self::form::{FactForm, Found};
 pub(crate) use self::form::Recalled;
+pub use self::form::{FactForm, Found};
 pub(crate) use self::matcher::{Kind, Matcher, Spec};
 
 /// A moment as facts are read (RFC 3339), in milliseconds since 1970.

@@ -81,7 +81,8 @@ fn what_does_not_depend_on_the_missing_is_known() {
     let query = call(&caller, "pay", "{}");
     let answer = |text: &str| effect(&toml(text).replay(&query, &Recorded::default()));
     let limit = "where=[{pointer='/amount',max=3}]";
-    let (allow, deny, ask) = ("[[allow]]\nroutes='bank'\n", "[[deny]]\nroutes='bank'\n", "[[ask]]\nwhy='x'\nroutes='bank'\n");
+    let (allow, deny, ask) =
+        ("[[allow]]\nroutes='bank'\n", "[[deny]]\nroutes='bank'\n", "[[ask]]\nwhy='x'\nroutes='bank'\n");
     // An argument that is missing or wrong would deny, whatever allows it.
     assert_eq!(answer(&format!("{allow}{allow}tools='pay'\n{limit}")), None);
     assert_eq!(answer(&format!("{allow}{deny}tools='pay'\n{limit}")), None);
