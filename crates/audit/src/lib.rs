@@ -10,6 +10,7 @@
 mod call;
 mod consistency;
 mod csv;
+mod continuity;
 mod events;
 mod exact;
 mod files;
@@ -34,6 +35,7 @@ pub use call::{
 };
 pub use consistency::ConsistencyProver;
 pub use csv::{csv, csv_head};
+pub use continuity::Continuity;
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
 pub use hash::Hash;
