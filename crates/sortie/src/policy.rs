@@ -16,8 +16,8 @@ use sortie_gateway::GatewayConfig;
 use sortie_identity::{Assurance, Caller};
 use sortie_policy::{Act, Case, CaseResult, Counts, Decision, Engine, Explanation, Fact, Query, Target};
 
-pub(crate) use self::args::PolicyCommand;
 use self::args::ExplainArgs;
+pub(crate) use self::args::PolicyCommand;
 use crate::error::Failure;
 use crate::output::{self, Style, printable};
 

@@ -77,7 +77,9 @@ impl Past {
         let callers = callers.collect::<Result<_, Failure>>()?;
         let verified = audit::check(&dir, &args.trust)?;
         if !verified {
-            eprintln!("warning: the log was not verified: give --key or --checkpoint from elsewhere to verify it first");
+            eprintln!(
+                "warning: the log was not verified: give --key or --checkpoint from elsewhere to verify it first"
+            );
         }
         Ok(Self { dir, since: args.since, until: args.until, callers, verified })
     }
@@ -89,7 +91,11 @@ impl Past {
         let mut waiting: HashSet<(String, Option<u32>)> = HashSet::new();
         while let Some(record) = records.read().map_err(audit::unread)? {
             let wrong = |what: &dyn std::fmt::Display| {
-                Failure::failed(format!("{}: record {}: {what}: see `sortie audit verify`", self.dir.display(), record.seq))
+                Failure::failed(format!(
+                    "{}: record {}: {what}: see `sortie audit verify`",
+                    self.dir.display(),
+                    record.seq
+                ))
             };
             let line = Line::parse(record.line).map_err(|error| wrong(&error))?;
             if line.event != "call_decided" || !self.is_in(&line, &wrong)? {
@@ -113,11 +119,7 @@ impl Past {
         Ok(())
     }
 
-    fn is_in(
-        &self,
-        line: &Line<'_>,
-        wrong: &dyn Fn(&dyn std::fmt::Display) -> Failure,
-    ) -> Result<bool, Failure> {
+    fn is_in(&self, line: &Line<'_>, wrong: &dyn Fn(&dyn std::fmt::Display) -> Failure) -> Result<bool, Failure> {
         if self.since.is_none() && self.until.is_none() {
             return Ok(true);
         }
@@ -143,7 +145,8 @@ impl Call {
     /// Whether it names something that is too long to be recorded whole: what it was is not known then.
     pub(crate) fn is_cut(&self) -> bool {
         let act = &self.decided.act;
-        let names = [Some(&act.method), act.tool.as_ref(), act.prompt.as_ref(), act.resource.as_ref(), act.http_path.as_ref()];
+        let names =
+            [Some(&act.method), act.tool.as_ref(), act.prompt.as_ref(), act.resource.as_ref(), act.http_path.as_ref()];
         names.into_iter().flatten().any(|name| name.contains("\u{2026} (") && name.contains(" bytes, sha256:"))
     }
 
@@ -222,8 +225,19 @@ fn is_attribute(key: &str) -> bool {
     key.strip_prefix("claim.").is_some_and(|claim| !claim.is_empty())
         || matches!(
             key,
-            "issuer" | "subject" | "assurance" | "organization" | "workspace" | "key" | "user" | "agent" | "agent_version"
-                | "session" | "region" | "group" | "actor"
+            "issuer"
+                | "subject"
+                | "assurance"
+                | "organization"
+                | "workspace"
+                | "key"
+                | "user"
+                | "agent"
+                | "agent_version"
+                | "session"
+                | "region"
+                | "group"
+                | "actor"
         )
 }
 

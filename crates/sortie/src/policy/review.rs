@@ -61,7 +61,10 @@ fn load(args: &PolicyFileArgs) -> Result<Engine, Failure> {
         (None, Some(config)) => {
             let settings = GatewayConfig::load(config).map_err(Failure::usage)?;
             let file = settings.control.policy_file.ok_or_else(|| {
-                Failure::usage(format!("{}: it names no policy_file, so that every caller may do all", config.display()))
+                Failure::usage(format!(
+                    "{}: it names no policy_file, so that every caller may do all",
+                    config.display()
+                ))
             })?;
             super::load(&file)
         }
@@ -92,7 +95,9 @@ fn subject(pairs: &[String]) -> Result<Subject, Failure> {
     }
     out.caller = match (&out.issuer, name) {
         (Some(issuer), Some(name)) => Some(format!("{issuer}#{name}")),
-        (None, Some(_)) => return Err(Failure::usage("--caller subject= needs issuer=: a subject is its issuer's name")),
+        (None, Some(_)) => {
+            return Err(Failure::usage("--caller subject= needs issuer=: a subject is its issuer's name"));
+        }
         (_, None) => None,
     };
     Ok(out)
@@ -172,7 +177,9 @@ struct Uses {
 fn uses(engine: &Engine, args: &PastArgs, callers: &[String], rows: &mut [Row]) -> Result<Option<Uses>, Failure> {
     if args.audit.is_none() {
         if args.since.is_some() || args.until.is_some() || !args.trust.key.is_empty() {
-            return Err(Failure::usage("--since, --until and --key are about recorded calls: name the log, --audit DIR"));
+            return Err(Failure::usage(
+                "--since, --until and --key are about recorded calls: name the log, --audit DIR",
+            ));
         }
         return Ok(None);
     }
@@ -202,7 +209,9 @@ fn uses(engine: &Engine, args: &PastArgs, callers: &[String], rows: &mut [Row]) 
             }
         };
         for at in decision.policies.iter().filter_map(|policy| by_policy.get(policy.as_str())).flatten() {
-            if let Some(row) = rows.get_mut(*at).filter(|row| row.grant.reach.contains(&call.decided.route, kind, &name)) {
+            if let Some(row) =
+                rows.get_mut(*at).filter(|row| row.grant.reach.contains(&call.decided.route, kind, &name))
+            {
                 row.used = row.used.map(|used| used + 1);
                 row.last_used = Some(call.time.clone());
             }
@@ -235,12 +244,18 @@ fn table(head: &[&str], rows: &[Row], uses: Option<Uses>, cells: impl Fn(&Row) -
         let mut all = cells(row);
         if uses.is_some() {
             all.push(row.used.map_or_else(|| "-".to_owned(), |used| used.to_string()));
-            all.push(row.last_used.clone().unwrap_or_else(|| if row.used.is_some() { "never" } else { "-" }.to_owned()));
+            all.push(
+                row.last_used.clone().unwrap_or_else(|| if row.used.is_some() { "never" } else { "-" }.to_owned()),
+            );
         }
         all
     };
     output::table(&head, &rows.iter().map(whole).collect::<Vec<_>>());
     if let Some(uses) = uses.filter(|uses| uses.unknown > 0) {
-        println!("{} of {} not counted: what policies look at was not recorded", uses.unknown, plural(uses.calls, "call"));
+        println!(
+            "{} of {} not counted: what policies look at was not recorded",
+            uses.unknown,
+            plural(uses.calls, "call")
+        );
     }
 }
