@@ -14,7 +14,8 @@ proptest! {
         for record in records {
             ours.push(Hash::of_leaf(&record));
             theirs.push(record);
-            prop_assert_eq!(ours.root().as_bytes().as_slice(), theirs.root().as_bytes().as_slice());
+            let (our, their) = (ours.root(), theirs.root());
+            prop_assert_eq!(our.as_bytes().as_slice(), their.as_bytes().as_slice());
         }
     }
 }
