@@ -8,6 +8,7 @@
 //! `verify`, `prove` and `search` read it, by `files` and `scan`. `ocsf` and `csv` say it in the words of others.
 
 mod call;
+mod consistency;
 mod csv;
 mod events;
 mod exact;
@@ -24,23 +25,25 @@ mod read;
 mod scan;
 mod search;
 mod tree;
+mod tree_cache;
 mod verify;
 
 pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
+pub use consistency::{ConsistencyProver, is_consistent};
 pub use csv::{csv, csv_head};
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, DROPPED, Durability, Log, OnFailure, OpenError, Options, Status};
+pub use log::{AppendError, Clock, DROPPED, Durability, Faults, Log, OnFailure, OpenError, Options, Status, Step};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use ocsf::{OCSF_VERSION, ocsf};
-pub use proof::{Proof, ProofError, inclusion_root, is_consistent};
-pub use prove::{ProveError, prove, prove_consistency};
+pub use proof::{Proof, ProofError, inclusion_root};
+pub use prove::{ProveError, prove};
 pub use read::{Record, Records, span};
 pub use search::{Member, Search, record, search};
 pub use tree::Frontier;

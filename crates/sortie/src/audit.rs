@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use sortie_audit::ReadError;
 
-pub(crate) use self::args::AuditCommand;
+pub(crate) use self::args::{AuditCommand, TrustArgs};
+pub(crate) use self::verify::{check, plural};
 use crate::error::Failure;
 use crate::output::Style;
 use crate::profile;
@@ -26,7 +27,7 @@ pub(crate) async fn run(command: AuditCommand, style: Style) -> Result<(), Failu
 }
 
 /// The directory that was named, or that of `sortie up`.
-fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(crate) fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
     match named {
         Some(dir) => Ok(dir.to_owned()),
         None => profile::audit_dir()?.ok_or_else(|| {
@@ -38,7 +39,7 @@ fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// A directory that is none is wrong use; all else that goes wrong is not.
-fn unread(error: ReadError) -> Failure {
+pub(crate) fn unread(error: ReadError) -> Failure {
     match error {
         ReadError::NotALog(_) | ReadError::Beyond { .. } => Failure::usage(error),
         error => Failure::failed(error),

@@ -27,7 +27,7 @@ use rustls::crypto::CryptoProvider;
 pub use authority::{Authority, IssueError, MAX_LIFETIME, ServerIdentity};
 pub use client::{
     api_client_config, check_client_ca, client_config, client_config_with_identity, is_certificate_refusal,
-    upstream_client_config,
+    is_client_refusal, upstream_client_config, with_client_identity,
 };
 pub use edge::EdgeIdentity;
 pub use files::{write_private, write_public};

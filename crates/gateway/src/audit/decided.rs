@@ -9,7 +9,7 @@ use sortie_audit::{Arguments, CallDone, DecidedAct, Draft, DraftError, Kind, Out
 use sortie_identity::Caller;
 use sortie_ids::{ApprovalId, Digest, RequestId};
 use sortie_mcp::message::Body;
-use sortie_policy::{Act, Fact, PolicyName, Target};
+use sortie_policy::{Act, Fact, FactFault, FactForm, PolicyName, Target};
 
 use super::{Audit, Shown, cut};
 use crate::body::{End, Sent};
@@ -158,7 +158,7 @@ impl Deciding {
         }
     }
 
-    fn drafts(&self, outcome: Outcome, error: Option<&HopError>) -> Vec<Result<Draft, DraftError>> {
+    fn drafts(&self, outcome: Outcome, error: Option<&HopError>) -> Result<Vec<Draft>, DraftError> {
         let unread = self.acts.is_empty().then(|| {
             let http = Act::Http { method: self.method.as_str(), path: self.uri.path() };
             Noted { act: act(&http), arguments: None }
@@ -192,6 +192,8 @@ impl Deciding {
                     reason: &judged.decision.reason,
                     policy_sha256: policy,
                     facts: Facts(if self.facts { &judged.decision.facts } else { &[] }),
+                    fact_forms: Forms(if self.facts { &judged.decision.forms } else { &[] }),
+                    fact_faults: Faults(if self.facts { &judged.decision.faults } else { &[] }),
                     now: self.now,
                     counts: counts(judged),
                 }),
@@ -351,6 +353,10 @@ struct Said<'a> {
     policy_sha256: &'a str,
     #[serde(skip_serializing_if = "Facts::is_empty")]
     facts: Facts<'a>,
+    #[serde(skip_serializing_if = "Forms::is_empty")]
+    fact_forms: Forms<'a>,
+    #[serde(skip_serializing_if = "Faults::is_empty")]
+    fact_faults: Faults<'a>,
     now: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     counts: Option<[u32; 3]>,
@@ -384,6 +390,35 @@ impl Serialize for Facts<'_> {
     }
 }
 
+/// What each fact is that was looked for: to another policy its name says nothing.
+struct Forms<'a>(&'a [(String, FactForm)]);
+
+impl Forms<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Forms<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, form)| (name, form)))
+    }
+}
+
+struct Faults<'a>(&'a [(String, FactFault)]);
+
+impl Faults<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Faults<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, fault)| (name, fault.code())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sortie_audit::CallDecided;
@@ -396,6 +431,8 @@ mod tests {
         let caller = Caller::new("issuer", "subject\n\u{202e}", Assurance::Attested, 7);
         let arguments = Arguments { sha256: "00".repeat(32), bytes: 2, shown: Some(serde_json::json!({"/a": "b"})) };
         let facts = [("amount".to_owned(), Fact::Long(7)), ("to".to_owned(), Fact::String("eve".to_owned()))];
+        let form = serde_json::from_str(r#"{"pointer":"/amount","type":"long"}"#).expect("form");
+        let (forms, faults) = ([("amount".to_owned(), form)], [("iban".to_owned(), FactFault::Absent)]);
         let digits = "11".repeat(32);
         let written = Decided {
             id: "req_1",
@@ -419,6 +456,8 @@ mod tests {
                 reason: "because",
                 policy_sha256: &digits,
                 facts: Facts(&facts),
+                fact_forms: Forms(&forms),
+                fact_faults: Faults(&faults),
                 now: 9,
                 counts: Some([1, 2, 3]),
             }),
@@ -436,6 +475,8 @@ mod tests {
         assert_eq!(again, serde_json::from_str::<serde_json::Value>(&text).expect("json"), "nothing is lost");
         let decision = read.decision.expect("decision");
         assert_eq!(decision.facts["amount"], serde_json::json!({"long": 7}));
+        assert_eq!(decision.fact_forms["amount"], serde_json::json!({"pointer": "/amount", "type": "long"}));
+        assert_eq!(decision.fact_faults["iban"], "absent");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl GatewayConfig {
             self.check_tls(&mut problems, name, &route.tls);
             for (number, credential) in route.credentials.iter().enumerate() {
                 let setting = format!("routes.{name}.credentials.{number}");
-                problems.note(&format!("{setting}.secret"), credential.spec.source().check());
+                problems.note(&format!("{setting}.secret"), credential.spec.check());
                 if let Some(endpoint) = credential.spec.endpoint() {
                     problems.note(&format!("{setting}.tls.ca_file"), endpoint.trust.check());
                 }

@@ -35,6 +35,20 @@ pub(crate) fn run(args: &VerifyArgs, style: Style) -> Result<(), Failure> {
     }
 }
 
+/// Verifies a log by what was kept elsewhere; whether anything was.
+///
+/// # Errors
+/// It is not what was written.
+pub(crate) fn check(dir: &Path, args: &TrustArgs) -> Result<bool, Failure> {
+    let trusted = trusted(args)?;
+    if trusted.keys.is_empty() && trusted.checkpoints.is_empty() {
+        return Ok(false);
+    }
+    let mut shown = Shown::new("verified");
+    sortie_audit::verify(dir, &trusted, |progress| shown.at(progress)).map_err(failed)?;
+    Ok(true)
+}
+
 fn failed(error: VerifyError) -> Failure {
     match error {
         VerifyError::Read(error) => unread(error),
