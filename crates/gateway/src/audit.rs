@@ -2,9 +2,10 @@
 //!
 //! A call is recorded before it goes on, and again when its answer has ended. What cannot be recorded does not happen,
 //! unless the settings say otherwise; then it is counted. What is recorded of arguments and answers is their digest, and
-//! of arguments what the settings let be shown.
+//! of arguments what the settings let be shown; whole they are only where they are sealed for a key of the customer's.
 
 mod decided;
+mod payload;
 mod settings;
 mod shown;
 mod unidentified;
@@ -23,6 +24,7 @@ use sortie_runtime::TaskSet;
 use crate::config::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure};
 
 pub(crate) use decided::{Deciding, Ending};
+pub(crate) use payload::Payloads;
 pub(crate) use shown::Shown;
 
 use unidentified::Unidentified;
