@@ -1,6 +1,7 @@
 //! `sortie audit`: what was recorded, and the proof of it. Needs no server.
 
 mod args;
+mod payload;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use crate::profile;
 pub(crate) fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
     match command {
         AuditCommand::Verify(args) => verify::run(&args, style),
+        AuditCommand::Keygen(args) => payload::keygen(&args, style),
+        AuditCommand::Decrypt(args) => payload::decrypt(&args),
     }
 }
 

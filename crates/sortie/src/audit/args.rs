@@ -8,6 +8,10 @@ use clap::{Args, Subcommand};
 pub(crate) enum AuditCommand {
     /// Say whether the log is what was written. Exit code 1 if it is not.
     Verify(VerifyArgs),
+    /// Make a pair of keys, for payloads that records hold sealed.
+    Keygen(super::payload::KeygenArgs),
+    /// Open the payloads that records hold, one line of JSON each.
+    Decrypt(super::payload::DecryptArgs),
 }
 
 /// What was kept elsewhere.
