@@ -9,6 +9,7 @@
 
 mod call;
 mod consistency;
+mod continuity;
 mod csv;
 mod events;
 mod exact;
@@ -32,7 +33,8 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
-pub use consistency::{ConsistencyProver, is_consistent};
+pub use consistency::ConsistencyProver;
+pub use continuity::Continuity;
 pub use csv::{csv, csv_head};
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;

@@ -260,10 +260,9 @@ fn done(record: Record<'_>) -> Object {
     let length = record.get("/response_bytes").and_then(Value::as_u64).and_then(|bytes| i32::try_from(bytes).ok());
     event.put(
         "http_response",
-        code.map(|code| {
+        code.and_then(|code| {
             Object::of([("code", Some(code)), ("latency", milliseconds), ("length", length.map(|n| json!(n)))])
-        })
-        .flatten(),
+        }),
     );
     match record.text("/code").and_then(|code| code.chars().last()) {
         Some('I') => event.status(1, "Success"),

@@ -75,6 +75,7 @@ impl Stage {
     }
 
     async fn link(&self) -> GatewayLink {
+        let tasks = TaskSet::new();
         let ca = std::fs::read_to_string(&self.hub.edge_ca_file).expect("CA");
         let tls = client_config(&ca, false, Versions::Tls13, &[sortie_link::ALPN]).expect("TLS");
         let tcp = TcpStream::connect(self.hub.edge_listener).await.expect("connect");
@@ -88,7 +89,7 @@ impl Stage {
             software: "test".into(),
             routes: vec![],
         };
-        let link = sortie_link::establish(stream, &hello, &self.tasks).await.expect("link");
+        let link = sortie_link::establish(stream, &hello, &tasks).await.expect("link");
         assert!(link.has_feature(CHECKPOINTS));
         link
     }
@@ -190,7 +191,7 @@ async fn what_was_published_cannot_be_taken_back() {
     assert_eq!(publish(&mut link, &log.proven(10, 40)).await, CheckpointVerdict::Kept);
 
     // The link is lost and the hub restarted: what was published is still there.
-    drop(link);
+    link.close();
     stage.restart().await;
     let mut link = stage.link().await;
     assert_eq!(publish(&mut link, &log.note(10)).await, CheckpointVerdict::Kept, "one that was published before");
@@ -217,6 +218,7 @@ async fn what_was_published_cannot_be_taken_back() {
     assert_eq!(why, ["smaller", "other_root", "not_a_continuation"]);
     assert!(records.iter().all(|record| record["tunnel_id"] == stage.tunnel.as_str()));
     assert_eq!(records[0]["note"], listed[0]["note"], "the proof of it is in the record, too");
+    link.close();
     stage.stop().await;
 }
 
@@ -244,6 +246,7 @@ async fn forgeries_are_refused_and_another_log_is_noticed() {
     assert_eq!(publish(&mut link, &log.proven(10, 20)).await, CheckpointVerdict::Kept);
     assert_eq!(publish(&mut link, &other.proven(5, 6)).await, CheckpointVerdict::Kept);
     assert_eq!(stage.records("audit_key_changed").len(), 1);
+    link.close();
     stage.stop().await;
 }
 
@@ -260,5 +263,6 @@ async fn the_logs_of_a_tunnel_are_so_many_and_leave_a_record_when_they_go() {
     let forgotten = stage.records("checkpoints_forgotten");
     assert_eq!(forgotten.len(), 1);
     assert_eq!(forgotten[0]["note"].as_str(), Some(first.note(5).note.as_str()), "it can still be proven");
+    link.close();
     stage.stop().await;
 }
