@@ -19,8 +19,8 @@ const PURPOSE: &str = "sortie-audit-payload-v1";
 #[derive(Args, Debug)]
 pub(crate) struct KeygenArgs {
     /// The file of the private key, which has to be new; the public one is put beside it, with `.pub` at its end.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -75,7 +75,7 @@ struct Opened<'a> {
 }
 
 pub(crate) fn keygen(args: &KeygenArgs, style: Style) -> Result<(), Failure> {
-    let private = &args.output;
+    let private = &args.file;
     let mut public = private.clone().into_os_string();
     public.push(".pub");
     let public = PathBuf::from(public);

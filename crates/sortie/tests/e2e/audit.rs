@@ -183,11 +183,11 @@ async fn payloads_open_with_the_customers_key_and_nothing_else() {
     let echo = EchoServer::start().await.expect("echo");
     let (key, other) = (world.home.join("payload.key"), world.home.join("other.key"));
     for key in [&key, &other] {
-        run(sortie(&world.home).args(["audit", "keygen", "--output"]).arg(key)).await.ok();
+        run(sortie(&world.home).args(["audit", "keygen"]).arg(key)).await.ok();
     }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&key).expect("key").permissions());
     assert_eq!(mode & 0o777, 0o600);
-    let again = run(sortie(&world.home).args(["audit", "keygen", "--output"]).arg(&key)).await;
+    let again = run(sortie(&world.home).args(["audit", "keygen"]).arg(&key)).await;
     again.failed(2, &["payload.key exists"]);
     // A private key has no place there.
     let wrong = echo_route(&echo) + &format!("[audit.payload]\nkey_file = \"{}\"\n", key.display());
