@@ -551,7 +551,7 @@ impl<M> Keeper<M> {
 
     /// How long a value may be used for which its source says this much.
     fn until(&self, said: Option<Duration>) -> Option<Duration> {
-        let left = self.ends.map(|ends| left_until(ends));
+        let left = self.ends.map(left_until);
         [said, left].into_iter().flatten().min()
     }
 }

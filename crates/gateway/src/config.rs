@@ -50,7 +50,7 @@ use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
-pub use audit::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure, ShownArguments};
+pub use audit::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure, PayloadConfig, ShownArguments};
 pub use control::{ControlConfig, PolicyMode, Refusals};
 pub use credentials::{RouteCredential, SubjectToken};
 pub use identity::{IdentityConfig, TellUpstream};
@@ -323,7 +323,8 @@ impl GatewayConfig {
             };
             trusted.into_iter().chain(keys)
         });
-        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned();
+        let payload = self.audit.payload.as_ref().map(|payload| &payload.key_file);
+        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).chain(payload).cloned();
         whole.chain(routes).chain(issuers).collect()
     }
 }

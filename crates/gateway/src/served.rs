@@ -15,7 +15,7 @@ use sortie_policy::{Engine, PolicyError};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::audit::{self, Shown};
+use crate::audit::{self, Payloads, Shown};
 use crate::config::{
     Authorization, GatewayConfig, IssuerConfig, KeysAt, Pinning, PolicyMode, Protocol, RouteConfig, Server,
     TellUpstream, Trust, Upstream,
@@ -49,6 +49,8 @@ pub(crate) struct Served {
     pub(crate) control: Control,
     /// What records show of arguments.
     pub(crate) shown: Shown,
+    /// What they hold whole, sealed.
+    pub(crate) payloads: Option<Arc<Payloads>>,
     /// Who calls by the gateway's own listener.
     pub(crate) asserted: Option<Arc<Caller>>,
     /// Servers that secrets are read from, by name.
@@ -227,7 +229,21 @@ impl Builder {
         let asserted = config.listener.as_ref().map(|listener| Arc::new(listener.caller.caller()));
         let routes = RouteTable::new(routes);
         let shown = Shown::new(&config.audit.arguments).map_err(GatewayError::Limits)?;
-        Ok(Served { routes, identity, hub_tls, control, shown, issuers, limits, asserted, vaults, config })
+        let payloads = config.audit.payload.as_ref().map(Payloads::open).transpose();
+        let payloads = payloads.map_err(|reason| missing(("audit.payload.key_file".to_owned(), reason)))?;
+        Ok(Served {
+            routes,
+            identity,
+            hub_tls,
+            control,
+            shown,
+            payloads: payloads.map(Arc::new),
+            issuers,
+            limits,
+            asserted,
+            vaults,
+            config,
+        })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.

@@ -209,8 +209,9 @@ impl VaultState {
             }
             ("PUT" | "POST", path) if self.made.contains_key(path) => {
                 self.written.push(body.clone());
-                let made = self.made.get_mut(path).filter(|made| !made.is_empty());
-                let data = made.map(|made| if made.len() > 1 { made.remove(0) } else { made[0].clone() });
+                let made = self.made.get_mut(path);
+                let data =
+                    made.and_then(|made| if made.len() > 1 { Some(made.remove(0)) } else { made.first().cloned() });
                 (StatusCode::OK, envelope(json!({"data": data})))
             }
             ("GET", path) if self.forbidden.iter().any(|forbidden| forbidden == path) => {

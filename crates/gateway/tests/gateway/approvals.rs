@@ -25,7 +25,7 @@ permit (principal, action == Action::"tools/call", resource == Tool::"docs/pay")
 const KEEPALIVE: &str = "keepalive = \"1s\"\n[upstream]";
 
 /// A gateway that asks for calls of `pay`, with these further settings at the top of its file.
-async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
+pub(crate) async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
     std::fs::write(dir.join("policy.cedar"), POLICY).expect("write");
     let policy = format!("policy = \"enforce\"\npolicy_file = \"{}/policy.cedar\"\n", dir.display());
     let (routes, settings) = match settings {
@@ -37,7 +37,7 @@ async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str
 }
 
 /// Status and JSON of an answer of the admin socket.
-async fn admin(world: &World, method: &str, path: &str, body: Value) -> (u16, Value) {
+pub(crate) async fn admin(world: &World, method: &str, path: &str, body: Value) -> (u16, Value) {
     let address = AdminAddress::of(world.path()).expect("address");
     let stream = tokio::net::UnixStream::connect(address.path()).await.expect("the socket");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
@@ -57,7 +57,7 @@ async fn waiting(world: &World) -> Vec<Value> {
 }
 
 /// The one approval that waits, once it does.
-async fn one(world: &World) -> Value {
+pub(crate) async fn one(world: &World) -> Value {
     soon(async {
         loop {
             match waiting(world).await.as_slice() {
@@ -70,7 +70,7 @@ async fn one(world: &World) -> Value {
     .await
 }
 
-async fn gone(world: &World) {
+pub(crate) async fn gone(world: &World) {
     soon(async {
         while !waiting(world).await.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -79,7 +79,7 @@ async fn gone(world: &World) {
     .await;
 }
 
-fn pay(amount: u32) -> Value {
+pub(crate) fn pay(amount: u32) -> Value {
     json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
            "params": {"name": "pay", "arguments": {"amount": amount, "to": "secret\u{202e}name"}}})
 }
@@ -110,11 +110,13 @@ pub(crate) fn calling(
     answer
 }
 
-async fn answered(answer: tokio::sync::oneshot::Receiver<hyper::Result<Response<Incoming>>>) -> Response<Incoming> {
+pub(crate) async fn answered(
+    answer: tokio::sync::oneshot::Receiver<hyper::Result<Response<Incoming>>>,
+) -> Response<Incoming> {
     soon(answer).await.expect("told").expect("answer")
 }
 
-async fn decide(world: &World, approval: &Value, decision: Value) -> (u16, Value) {
+pub(crate) async fn decide(world: &World, approval: &Value, decision: Value) -> (u16, Value) {
     let path = format!("/v1/approvals/{}", approval["id"].as_str().expect("id"));
     admin(world, "POST", &path, decision).await
 }

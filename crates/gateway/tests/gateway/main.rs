@@ -5,6 +5,8 @@ mod fixtures;
 mod support;
 
 mod approvals;
+mod audit;
+mod audit_acts;
 mod calls;
 mod credentials;
 mod failures;
