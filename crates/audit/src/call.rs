@@ -236,6 +236,9 @@ pub struct CallDone {
     /// The SHA-256 of the answer's body as it was passed on, 64 hexadecimal digits. Absent where it broke off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_sha256: Option<String>,
+    /// What was answered, sealed for a key of the customer's. Only where the settings ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
 }
 
 /// A management event: who, in which request, and the fields of the event beside them.

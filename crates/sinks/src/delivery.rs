@@ -292,7 +292,12 @@ impl Delivery {
                 }
                 Err(ReadError::Gone { from, next }) => {
                     self.confirm().await?;
-                    tracing::error!(sink = self.spec.name, from, next, "records were removed before they were delivered");
+                    tracing::error!(
+                        sink = self.spec.name,
+                        from,
+                        next,
+                        "records were removed before they were delivered"
+                    );
                     let records = next.saturating_sub(from);
                     self.give_up(Mark::at_file(next), records, "removed", true).await?;
                 }

@@ -36,4 +36,3 @@ impl Http {
         if answer.status.is_success() { Ok(()) } else { Err(answer.failure()) }
     }
 }
-

@@ -14,6 +14,7 @@ mod cursor;
 mod delivery;
 mod http;
 mod otlp;
+pub mod publish;
 mod reader;
 mod spec;
 mod splunk;
@@ -38,8 +39,8 @@ use transport::{Origin, Transport};
 
 pub use board::{SinkState, SinkStatus};
 pub use spec::{
-    Batch, Begin, Body, Confirm, DEFAULT_SPOOL, DEFAULT_TIMEOUT, Encoding, Format, HttpSpec, OnFull, OnRefused, OtlpSpec,
-    SinkKind, SinkSpec, SplunkSpec, SyslogSpec, Tls,
+    Batch, Begin, Body, Confirm, DEFAULT_SPOOL, DEFAULT_TIMEOUT, Encoding, Format, HttpSpec, OnFull, OnRefused,
+    OtlpSpec, SinkKind, SinkSpec, SplunkSpec, SyslogSpec, Tls,
 };
 
 /// How often a receiver that acknowledges late, or only by closing a connection, is made to do so.
@@ -201,7 +202,7 @@ fn place(log: &Log, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
     match reader::seek(&dir, kept.next, kept.prev) {
         Ok(mark) => Ok((cursor, mark)),
         // Found again, and recorded, when it is read.
-        Err(SeekError::Read(ReadError::Gone { from, .. })) => Ok((cursor, Mark::at(from))),
+        Err(SeekError::Read(ReadError::Gone { from, .. })) => Ok((cursor, Mark::at_file(from))),
         Err(SeekError::Read(error)) => Err(wrong(error.to_string())),
         Err(error) => Err(damaged(error.to_string())),
     }

@@ -1,6 +1,7 @@
 //! `sortie audit`: what was recorded, and the proof of it. Needs no server.
 
 mod args;
+mod find;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -13,9 +14,15 @@ use crate::error::Failure;
 use crate::output::Style;
 use crate::profile;
 
-pub(crate) fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
+pub(crate) async fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
     match command {
         AuditCommand::Verify(args) => verify::run(&args, style),
+        AuditCommand::Tail(args) => find::tail(&args, style).await,
+        AuditCommand::Search(args) => find::find(&args, style),
+        AuditCommand::Export(args) => find::export(&args),
+        AuditCommand::Show { place } => find::show(&place, style),
+        AuditCommand::Prove { place } => verify::prove(&place, style),
+        AuditCommand::Key { dir } => verify::key(dir.as_deref()),
     }
 }
 

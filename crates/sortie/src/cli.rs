@@ -711,7 +711,7 @@ fn region(text: &str) -> Result<String, String> {
 }
 
 /// Reads `720h`, `90m`, `30s`, `10d` or `0`.
-fn hours(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn hours(text: &str) -> Result<std::time::Duration, String> {
     let bad = || format!("`{text}` is not a duration like 2160h, 90m, 30s or 10d");
     if text == "0" {
         return Ok(std::time::Duration::ZERO);
