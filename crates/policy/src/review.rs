@@ -112,7 +112,12 @@ impl Reach {
         let meets = |mine: &str, its: &str| match (mine.contains('*'), its.contains('*')) {
             (_, false) => fits(mine, its),
             (false, true) => fits(its, mine),
-            (true, true) => true,
+            (true, true) => {
+                let begins = |text: &str| text.split('*').next().unwrap_or_default().to_owned();
+                let ends = |text: &str| text.rsplit('*').next().unwrap_or_default().to_owned();
+                let (a, b, c, d) = (begins(mine), begins(its), ends(mine), ends(its));
+                (a.starts_with(&b) || b.starts_with(&a)) && (c.ends_with(&d) || d.ends_with(&c))
+            }
         };
         self.kind == other.kind && meets(&self.route, &other.route) && meets(&self.name, &other.name)
     }

@@ -163,3 +163,17 @@ fn rows_are_what_the_engine_decides() {
         }
     }
 }
+
+#[test]
+fn forms_that_have_nothing_in_common_do_not_meet() {
+    let text =
+        |deny: &str| format!("[[allow]]\nroutes = 'r'\ntools = 'read_*'\n[[deny]]\nroutes = 'r'\ntools = '{deny}'\n");
+    let access = |deny: &str| {
+        let found = toml(&text(deny)).what(&subject("a"));
+        found.iter().find(|grant| grant.reach.name == "read_*").map(|grant| grant.access)
+    };
+    assert_eq!(access("purge_*"), Some(Access::Always));
+    assert_eq!(access("*_all"), Some(Access::OnlyIf));
+    assert_eq!(access("read_all"), Some(Access::OnlyIf));
+    assert_eq!(access("*"), Some(Access::Forbidden));
+}

@@ -8,9 +8,9 @@ use sortie_audit::{Arguments, CallDecided, DecidedAct, Decision, Draft, Log, Opt
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::Digest;
 use sortie_policy::{Act, Counts, Effect, Engine, Query, Target};
-use sortie_testkit::{Program, TempHome};
+use sortie_testkit::{EchoServer, Program, TempHome};
 
-use crate::common::{run, sortie, text};
+use crate::common::{SOON, World, echo_route, run, sortie, text};
 
 const COOKBOOK: &str = include_str!("../../../../docs/policy.md");
 
@@ -194,4 +194,175 @@ fn timeless(line: &str) -> String {
         if is_time { "2026-01-05T12:00:00.000000Z".to_owned() } else { word.to_owned() }
     };
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+const PAYMENTS: &str = "[[allow]]\nid = 'small'\nagents = ['a', 'b']\nroutes = 'wiki'\ntools = 'pay'\n\
+    where = [{ pointer = '/amount', type = 'decimal', max = 100 }]\n\
+    [[ask]]\nid = 'large'\nwhy = 'much'\nagents = 'a'\nroutes = 'wiki'\ntools = 'transfer'\n";
+
+/// Payments, a transfer that was approved, a call before a policy was asked, and one without a policy.
+fn payments() -> Past {
+    let mut past = Past::begin(PAYMENTS);
+    let (a, b) = (agent("a"), agent("b"));
+    for amount in [1, 50, 100, 101] {
+        past.call(&a, "tools/call", Some("pay"), Some(&format!("{{\"amount\":{amount}}}")));
+    }
+    past.call(&b, "tools/call", Some("pay"), Some("{\"amount\":7}"));
+    assert_eq!(past.call(&a, "tools/call", Some("transfer"), None), Effect::Ask);
+    let mut approved = past.decided(&a, "tools/call", Some("transfer"), None, Outcome::Forwarded);
+    approved.id = format!("req_{}", past.calls - 1);
+    approved.approval = Some("appr_1".to_owned());
+    let asked = [("effect", "ask"), ("mode", "enforce"), ("reason", "much"), ("policy_sha256", "")];
+    let mut asked: serde_json::Map<String, Value> =
+        asked.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect();
+    asked.insert("now".to_owned(), 1_767_614_400.into());
+    approved.decision = Some(serde_json::from_value(asked.into()).expect("a decision"));
+    past.append(&approved);
+    let refused = past.decided(&b, "tools/call", Some("pay"), None, Outcome::Refused);
+    past.append(&refused);
+    let without = past.decided(&b, "tools/call", Some("look"), None, Outcome::Forwarded);
+    past.append(&without);
+    let name = format!("{}\u{2026} (9000 bytes, sha256:{})", "x".repeat(64), "0".repeat(64));
+    let long = past.decided(&b, "tools/call", Some(&name), None, Outcome::Forwarded);
+    past.append(&long);
+    past.log.close().expect("close");
+    past
+}
+
+#[tokio::test]
+async fn a_replay_counts_each_call_once_and_says_what_is_not_known() {
+    let past = payments();
+    let same = past.json("replay policy.toml").await;
+    let count = |report: &Value, name: &str| report[name].as_u64().expect("a number");
+    // What went on without a policy, and what has a name that nobody kept.
+    assert_eq!(["calls", "same", "changed", "unknown"].map(|name| count(&same, name)), [8, 6, 1, 1]);
+    assert_eq!((count(&same, "left_out"), &same["verified"]), (1, &json!(true)));
+    assert_eq!(text(&same, "/data/0/was"), "no policy");
+
+    past.home.write("next.toml", PAYMENTS.replace("100", "50")).expect("write");
+    let next = past.json("replay next.toml --caller agent=a").await;
+    assert_eq!(["calls", "same", "changed", "unknown"].map(|name| count(&next, name)), [5, 1, 0, 4]);
+    assert_eq!(text(&next, "/data/0/needs/0"), "the argument `/amount`");
+    assert_eq!((count(&next["data"][0], "calls"), count(&next["data"][0], "example")), (3, 1));
+    let failed = |line: &'static str, said: &'static [&'static str], code| {
+        let command = past.command(line);
+        async move { run(command).await.failed(code, said) }
+    };
+    failed("replay next.toml --audit audit --fail-on-change", &["not verified", "otherwise", "not known"], 1).await;
+    failed("replay next.toml --audit audit --caller agents=a", &["agents=a", "write KEY=VALUE"], 2).await;
+    failed("replay next.toml --audit audit --since yesterday", &["is not a moment"], 2).await;
+    failed("replay next.toml --audit /nowhere", &["/nowhere"], 2).await;
+    let none = past.json("replay next.toml --until 1d").await;
+    assert_eq!(count(&none, "calls"), 0);
+    assert_eq!(count(&past.json("replay next.toml --since 1d --caller agent=b").await, "calls"), 3);
+    run(past.command("replay policy.toml --audit audit --caller subject=session_of_a --fail-on-change")).await.ok();
+
+    // A log that was changed is not asked.
+    let file = past.home.join("audit/log/00000000000000000000.jsonl");
+    let log = fs::read_to_string(&file).expect("log");
+    fs::write(&file, log.replacen("\"agent\":\"b\"", "\"agent\":\"c\"", 1)).expect("write");
+    failed("replay next.toml --audit audit --key gateway.pub", &["NOT verified"], 1).await;
+}
+
+#[tokio::test]
+async fn what_is_learned_is_a_policy_that_decides_as_before() {
+    let past = payments();
+    let learned = past.json("learn --caller agent=a").await;
+    assert_eq!(
+        (learned["calls"].as_u64(), learned["allowed"].as_u64(), learned["denied"].as_u64()),
+        (Some(4), Some(4), Some(1))
+    );
+    past.said("learn --audit audit --write learned.toml").await;
+    let policy = fs::read_to_string(past.home.join("learned.toml")).expect("learned");
+    assert!(
+        policy.contains(
+            r#"where = [
+    { pointer = "/amount", type = "decimal", max = 100 },
+]"#
+        ),
+        "{policy}"
+    );
+    assert!(policy.contains("[[ask]]"), "{policy}");
+    run(past.command("learn --audit audit --write learned.toml")).await.failed(2, &["not there yet"]);
+    past.said("check learned.toml").await;
+    let report = past.json("replay learned.toml --caller agent=a").await;
+    assert_eq!((&report["changed"], &report["unknown"]), (&json!(0), &json!(0)));
+    // Without a policy everything that went on is learned.
+    assert!(policy.contains("tools = \"look\""), "{policy}");
+}
+
+#[tokio::test]
+async fn access_is_reviewed_with_and_without_a_log() {
+    let past = payments();
+    let who = past.said("who --route wiki --tool transfer --policy policy.toml").await;
+    assert!(who.contains("agent a  after approval  -   large"), "{who}");
+    let nobody = past.said("who --route wiki --tool purge --policy policy.toml").await;
+    assert_eq!(nobody, "nobody may call purge of wiki\n");
+    let what = past.json("what --agent a --policy policy.toml").await;
+    assert_eq!(what["verified"], true);
+    let rows = what["data"].as_array().expect("rows");
+    let used: Vec<_> =
+        rows.iter().map(|row| (row["name"].clone(), row["used"].clone(), row["access"].clone())).collect();
+    assert_eq!(
+        used,
+        [(json!("pay"), json!(3), json!("only if")), (json!("transfer"), json!(1), json!("after approval"))]
+    );
+    assert_eq!(rows[0]["conditions"], json!(["/amount: decimal, max 100"]));
+    let config =
+        "policy = \"enforce\"\npolicy_file = \"policy.toml\"\n[routes.wiki]\nupstream = \"http://127.0.0.1:9\"\n";
+    past.home.write("next.toml", config).expect("write");
+    let by_config = past.said("what --agent b --config next.toml").await;
+    assert!(by_config.contains("tool pay  only if"), "{by_config}");
+    assert_eq!(past.said("what --agent z --policy policy.toml").await, "no policy is for it: it may do nothing\n");
+    for (line, said) in [
+        ("what --agent a --policy policy.toml --since 1d", "--audit DIR"),
+        ("what --agent a --policy policy.toml --caller subject=x", "needs issuer="),
+        ("what --agent a --policy policy.toml --caller user=x", "write KEY=VALUE"),
+        ("what --policy policy.toml", "--agent"),
+        ("who --route wiki --tool pay", "--policy"),
+    ] {
+        run(past.command(line)).await.failed(2, &[said]);
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_gateway_answers_for_other_policies() {
+    let world = World::start().await;
+    let tunnel = world.tunnel("setup").await;
+    let echo = EchoServer::start().await.expect("echo");
+    let write =
+        |name: &str, text: &str| world.home.write(name, text).expect("write").to_str().expect("path").to_owned();
+    write(
+        "said.cedar",
+        "permit(principal, action == Action::\"tools/call\", resource) when { context.facts.said != \"no\" };",
+    );
+    let facts = "[facts.said]\nroutes = 'echo'\ntools = 'echo'\npointer = '/text'\ntype = 'string'\n";
+    let old = write("old.toml", &format!("cedar = ['said.cedar']\n{facts}"));
+    let settings = format!("policy = \"enforce\"\npolicy_file = \"{old}\"\n{}", echo_route(&echo));
+    let mut gateway = world.gateway(&tunnel.dir, &settings, &[]).await;
+    world.serves(&tunnel, "echo").await;
+    for (said, status) in [("world", 200), ("no", 403), ("world", 200)] {
+        assert_eq!(world.echo(&tunnel, "echo", said).await.status, status, "{said}");
+    }
+    assert!(gateway.process.stop(SOON).await.expect("it stops").success());
+
+    let audit = world.home.join("setup.data").join("audit");
+    let key = audit.join("key.pub");
+    let policy = |args: &[&str]| {
+        let program = sortie(&world.home).arg("policy").args(args).arg("--audit").arg(&audit);
+        program.arg("--key").arg(&key).args(["--output", "json"])
+    };
+    let one_of =
+        |list: &str| format!("[[allow]]\nroutes='echo'\ntools='echo'\nwhere=[{{pointer='/text',one_of=[{list}]}}]\n");
+    let next = write("next.toml", &one_of("'hello'"));
+    let report = run(policy(&["replay", &next])).await.json();
+    let counts = ["calls", "same", "changed", "unknown"].map(|name| report[name].as_u64());
+    assert_eq!(counts, [Some(4), Some(2), Some(2), Some(0)], "{report}");
+    assert_eq!((&report["data"][0]["was"], &report["data"][0]["now"]), (&json!("allow"), &json!("deny")));
+
+    let learned = run(policy(&["learn"])).await.json();
+    assert!(text(&learned, "/policy").contains("one_of = [\"hello\", \"world\"]"), "{learned}");
+    let learned = write("learned.toml", text(&learned, "/policy"));
+    let report = run(policy(&["replay", &learned, "--fail-on-change"])).await.json();
+    assert_eq!(report["same"], 4, "{report}");
 }
