@@ -122,6 +122,11 @@ impl Audit {
         self.0.as_ref().map(|open| open.dir.as_path())
     }
 
+    /// The log, if there is an audit.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        self.0.as_ref().map(|open| &open.log)
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }

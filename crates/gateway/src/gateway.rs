@@ -30,6 +30,7 @@ use crate::listener::{self, Listener};
 use crate::memory::Memory;
 use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
+use crate::publish::{self, Publishing};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
 use crate::sessions::Sessions;
@@ -236,6 +237,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
     pub(crate) audit: Audit,
+    pub(crate) publishing: Publishing,
     pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) listener: Option<Listener>,
@@ -394,6 +396,7 @@ impl Gateway {
             sessions: Sessions::default(),
             approvals: Approvals::new(unix_now, audit.clone()),
             audit: audit.clone(),
+            publishing: Publishing::default(),
             counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             listener,
@@ -407,6 +410,9 @@ impl Gateway {
         served.log();
         let told = audit.clone();
         let _told = tokio::task::spawn_blocking(move || told.settings_loaded(&served)).await;
+        if let Some(log) = audit.log() {
+            publish::start(&shared, log);
+        }
         tasks.spawn("audit", audit.keep(tasks.clone()));
         let health = match health {
             None => None,
