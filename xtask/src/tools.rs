@@ -13,12 +13,13 @@ use anyhow::{Context, Result, bail};
 use crate::repo::{Repo, cargo, program, run};
 
 /// A Python environment: its name, the variable that tests read, the program in its `bin`.
-const PYTHON: [(&str, &str, &str); 5] = [
+const PYTHON: [(&str, &str, &str); 6] = [
     ("anthropic", "SORTIE_TEST_PYTHON_ANTHROPIC", "python"),
     ("mcp2", "SORTIE_TEST_PYTHON_MCP2", "python"),
     ("mcp1", "SORTIE_TEST_PYTHON_MCP1", "python"),
     ("fastmcp", "SORTIE_TEST_PYTHON_FASTMCP", "python"),
     ("mcp-proxy", "SORTIE_TEST_MCP_PROXY", "mcp-proxy"),
+    ("otlp", "SORTIE_TEST_PYTHON_OTLP", "python"),
 ];
 /// A set of Node packages, the folder of `tests` with its pins; of each program in it the variable that tests read, and
 /// its path below `node_modules`.
@@ -53,6 +54,9 @@ const DEBIAN: [(&str, &str, Option<&str>); 5] = [
     ("nftables", "nft", None),
     ("tcpdump", "tcpdump", None),
 ];
+/// A set of Debian packages that are unpacked beside the other tools, since installed they would become services of this
+/// machine: the file of `tests/debian` with their names, the variable that tests read, and a program in them.
+const UNPACKED: [(&str, &str, &str); 1] = [("rsyslog", "SORTIE_TEST_RSYSLOG", "usr/sbin/rsyslogd")];
 const STAMP: &str = "installed-from";
 
 /// What is there after the installation.
@@ -84,6 +88,12 @@ impl Peers {
             peers.node(repo, name, programs);
         }
         peers.debian();
+        for (name, variable, binary) in UNPACKED {
+            let folder = tools.join(name);
+            let pins = repo.root.join("tests/debian").join(format!("{name}.txt"));
+            let done = once(&folder, &[&pins], || unpacked(&folder, &pins));
+            peers.note(&format!("Debian packages of {name}"), done, variable, folder.join(binary));
+        }
         Ok(peers)
     }
 
@@ -212,6 +222,21 @@ fn apt(packages: &[&str]) -> Result<()> {
     };
     quietly(apt().args(["update", "-q"])).context(by_hand.clone())?;
     quietly(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages)).context(by_hand)
+}
+
+/// Debian packages, unpacked into a folder. Needs no rights.
+fn unpacked(folder: &Path, pins: &Path) -> Result<()> {
+    let text = fs::read_to_string(pins).with_context(|| pins.display().to_string())?;
+    let packages = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    quietly(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(folder))?;
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            quietly(Command::new("dpkg").arg("-x").arg(&path).arg(folder))?;
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a command and shows its output only when it fails.

@@ -91,45 +91,10 @@ fn peak_at(frontier: &Frontier, at: u64) -> Option<Hash> {
     None
 }
 
-/// Whether the tree of `old` leaves with this root is the beginning of that of `new` leaves with that one.
-pub fn is_consistent(old: u64, old_root: &Hash, new: u64, new_root: &Hash, proof: &[Hash]) -> bool {
-    match (old, proof.split_first()) {
-        (0, first) => return first.is_none(),
-        _ if old >= new => return old == new && old_root == new_root && proof.is_empty(),
-        (_, None) => return false,
-        _ => {}
-    }
-    let (mut at, mut last) = (old - 1, new - 1);
-    let shift = at.trailing_ones();
-    (at, last) = (at >> shift, last >> shift);
-    let (mut hashes, first) = match (old.is_power_of_two(), proof) {
-        (true, all) => (all, *old_root),
-        (false, [first, rest @ ..]) => (rest, *first),
-        (false, []) => return false,
-    };
-    let (mut older, mut newer) = (first, first);
-    while let [hash, rest @ ..] = hashes {
-        if last == 0 {
-            return false;
-        }
-        if at & 1 == 1 || at == last {
-            older = Hash::of_node(hash, &older);
-            newer = Hash::of_node(hash, &newer);
-            let zeros = at.trailing_zeros().min(u64::BITS - 1);
-            if at != 0 {
-                (at, last) = (at >> zeros, last >> zeros);
-            }
-        } else {
-            newer = Hash::of_node(&newer, hash);
-        }
-        (at, last, hashes) = (at >> 1, last >> 1, rest);
-    }
-    last == 0 && older == *old_root && newer == *new_root
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proof::is_consistent;
 
     fn tree(leaves: &[Hash]) -> Frontier {
         let mut tree = Frontier::default();
@@ -152,8 +117,8 @@ mod tests {
             for old in 0..=new {
                 let (smaller, old_size) = (tree(&leaves[..old]).root(), old as u64);
                 let proof = prove(&leaves[..new], old);
-                assert!(is_consistent(old_size, &smaller, new_size, &larger, &proof), "{old} in {new}");
-                let holds = |old, root, proof: &[Hash]| is_consistent(old, &root, new_size, &larger, proof);
+                assert!(is_consistent(old_size, smaller, new_size, larger, &proof), "{old} in {new}");
+                let holds = |old, root, proof: &[Hash]| is_consistent(old, root, new_size, larger, proof);
                 if old == 0 {
                     continue;
                 }

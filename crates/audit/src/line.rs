@@ -56,6 +56,11 @@ impl Draft {
         self.kind
     }
 
+    /// What its line takes at most, in bytes, with its end.
+    pub(crate) fn most_bytes(&self) -> usize {
+        self.tail.len() + PREFIX
+    }
+
     /// Appends the line, without its end.
     pub fn write(&self, seq: u64, prev: &Hash, time: jiff::Timestamp, out: &mut Vec<u8>) {
         use std::io::Write as _;

@@ -2,9 +2,10 @@
 //!
 //! A call is recorded before it goes on, and again when its answer has ended. What cannot be recorded does not happen,
 //! unless the settings say otherwise; then it is counted. What is recorded of arguments and answers is their digest, and
-//! of arguments what the settings let be shown.
+//! of arguments what the settings let be shown; whole they are only where they are sealed for a key of the customer's.
 
 mod decided;
+mod payload;
 mod settings;
 mod shown;
 mod unidentified;
@@ -15,12 +16,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sortie_api::{Hop, HopError};
-use sortie_audit::{AppendError, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds};
+use sortie_audit::{
+    AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds,
+};
 use sortie_runtime::TaskSet;
 
 use crate::config::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure};
 
 pub(crate) use decided::{Deciding, Ending};
+pub(crate) use payload::Payloads;
 pub(crate) use shown::Shown;
 
 use unidentified::Unidentified;
@@ -45,16 +49,19 @@ pub(crate) struct Audit(Option<Arc<Open>>);
 struct Open {
     log: Log,
     dir: PathBuf,
-    on_failure: OnFailure,
+    /// Whether what cannot be recorded does not happen. Otherwise the log itself counts what it could not take.
+    denies: bool,
     trouble: Mutex<Option<Trouble>>,
     unidentified: Unidentified,
 }
 
 /// What is wrong with the log, from the first record that it did not take until the next one that it took.
 struct Trouble {
-    since: jiff::Timestamp,
+    first: jiff::Timestamp,
+    last: jiff::Timestamp,
     /// How many records were not taken.
-    records: u64,
+    count: u64,
+    /// Why the first was not.
     reason: String,
 }
 
@@ -65,10 +72,10 @@ pub struct AuditReport {
     pub ok: bool,
     /// The directory of the log.
     pub dir: PathBuf,
-    /// Why the newest record was not taken.
+    /// Why it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many records were not taken since then.
+    /// How many records were lost: since the process began where they are only counted, else since the log failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
 }
@@ -96,6 +103,7 @@ impl Audit {
         }
         let dir = config.dir.clone().unwrap_or_else(|| data_dir.join(DIR));
         let defaults = Options::default();
+        let denies = config.on_failure == OnFailure::Deny;
         let options = Options {
             dir: dir.clone(),
             key_file: data_dir.join(KEY_FILE),
@@ -104,17 +112,18 @@ impl Audit {
                 AuditDurability::Process => Durability::Process,
                 AuditDurability::Power => Durability::Power,
             },
+            on_failure: if denies { sortie_audit::OnFailure::Deny } else { sortie_audit::OnFailure::DropAndCount },
             max_file_bytes: config.max_file_bytes.unwrap_or(defaults.max_file_bytes),
-            checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
-            checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
             keep_bytes: config.keep_bytes,
             keep_days: config.keep_days,
+            checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
+            checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
             ..defaults
         };
         let log = Log::open(options).map_err(|error| (dir.clone(), error))?;
         tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
         let (trouble, unidentified) = (Mutex::default(), Unidentified::default());
-        Ok(Self(Some(Arc::new(Open { log, dir, on_failure: config.on_failure, trouble, unidentified }))))
+        Ok(Self(Some(Arc::new(Open { log, dir, denies, trouble, unidentified }))))
     }
 
     /// Its directory, if there is an audit.
@@ -131,33 +140,28 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// Appends records that something waits for, in this order, and returns the number of the first one.
+    /// Appends records that something waits for, all of them or none, and returns the number of the first one; none where
+    /// they were dropped, as the settings let it be.
     ///
     /// # Errors
-    /// They are not kept: 503. Not so where the settings let it be counted only.
-    async fn append(&self, drafts: Vec<Result<Draft, DraftError>>) -> Result<Option<u64>, HopError> {
+    /// They are not kept: 503.
+    async fn append(&self, drafts: Result<Vec<Draft>, DraftError>) -> Result<Option<u64>, HopError> {
         let Some(open) = &self.0 else { return Ok(None) };
-        let mut first = None;
-        for draft in drafts {
-            let appended = match draft {
-                Ok(draft) => open.log.append(&draft).await,
-                Err(error) => Err(error.into()),
-            };
-            match open.looked_at(appended) {
-                Ok(number) => first = first.or(Some(number)),
-                Err(_) if open.on_failure == OnFailure::DropAndCount => {}
-                Err(error) => {
-                    let reason = match error {
-                        AppendError::Draft(DraftError::TooLong(..)) => {
-                            "the call is too large to be recorded, so it is not forwarded"
-                        }
-                        _ => "the call cannot be recorded, so it is not forwarded; see the gateway's log",
-                    };
-                    return Err(HopError::new(Hop::Audit, reason));
-                }
+        let appended = match &drafts {
+            Ok(drafts) => match drafts.as_slice() {
+                [draft] => open.log.append(draft).await,
+                drafts => open.log.append_all(drafts).await,
+            },
+            Err(_) if !open.denies => return Ok(None),
+            Err(error) => {
+                tracing::error!("a call cannot be recorded: {error}");
+                return Err(HopError::new(Hop::Audit, "the call is too large to be recorded, so it is not forwarded"));
             }
-        }
-        Ok(first)
+        };
+        let number = open.looked_at(appended).map_err(|_| {
+            HopError::new(Hop::Audit, "the call cannot be recorded, so it is not forwarded; see the gateway's log")
+        })?;
+        Ok(Some(number).filter(|number| *number != DROPPED))
     }
 
     /// Appends a record without waiting for a disk.
@@ -175,8 +179,8 @@ impl Audit {
     /// # Errors
     /// It is not kept, and the settings do not let that be counted only.
     pub(crate) fn before<T: Serialize>(&self, kind: Kind, fields: &T) -> Result<(), AppendError> {
-        let counts = self.0.as_ref().is_some_and(|open| open.on_failure == OnFailure::DropAndCount);
-        self.append_now(kind, fields).or_else(|error| if counts { Ok(()) } else { Err(error) })
+        let denies = self.0.as_ref().is_some_and(|open| open.denies);
+        self.append_now(kind, fields).or_else(|error| if denies { Err(error) } else { Ok(()) })
     }
 
     /// The same after something that has happened anyway.
@@ -195,19 +199,19 @@ impl Audit {
     /// What is known of it; `None` without an audit.
     pub(crate) fn report(&self) -> Option<AuditReport> {
         let open = self.0.as_ref()?;
-        let trouble = open.lock();
+        let (failing, status) = (open.failing(), open.log.status());
+        let lost = open.lock().as_ref().map_or(0, |trouble| trouble.count);
         Some(AuditReport {
-            ok: trouble.is_none(),
+            ok: failing.is_none(),
             dir: open.dir.clone(),
-            reason: trouble.as_ref().map(|trouble| trouble.reason.clone()),
-            dropped: trouble.as_ref().map_or(0, |trouble| trouble.records),
+            reason: failing,
+            dropped: status.dropped.saturating_add(lost),
         })
     }
 
     /// Why calls are refused, if they are.
     pub(crate) fn refuses(&self) -> Option<String> {
-        let open = self.0.as_ref().filter(|open| open.on_failure == OnFailure::Deny)?;
-        open.lock().as_ref().map(|trouble| trouble.reason.clone())
+        self.0.as_ref().filter(|open| open.denies).and_then(|open| open.failing())
     }
 
     /// Tells of unknown callers, and tries a log again that has failed, until the gateway is asked to stop.
@@ -260,16 +264,15 @@ impl Open {
             tracing::error!("a record cannot be made: {error}");
             return Err(error);
         }
-        let mut trouble = self.lock();
-        let reason = error.to_string();
+        let (now, mut trouble) = (jiff::Timestamp::now(), self.lock());
         match trouble.as_mut() {
             Some(trouble) => {
-                trouble.records = trouble.records.saturating_add(1);
-                trouble.reason = reason;
+                trouble.count = trouble.count.saturating_add(1);
+                trouble.last = now;
             }
             None => {
                 tracing::error!(dir = %self.dir.display(), "what happens is not recorded: {error}");
-                *trouble = Some(Trouble { since: jiff::Timestamp::now(), records: 1, reason });
+                *trouble = Some(Trouble { first: now, last: now, count: 1, reason: error.to_string() });
             }
         }
         Err(error)
@@ -277,24 +280,18 @@ impl Open {
 
     /// Says in the log itself what it lacks. What cannot be said now is said later.
     fn recovered(&self, trouble: Trouble) {
-        let dropped = RecordsDropped {
-            count: trouble.records,
-            first: format!("{:.6}", trouble.since),
-            last: format!("{:.6}", jiff::Timestamp::now()),
-            reason: trouble.reason.clone(),
-        };
+        let Trouble { first, last, count, reason } = &trouble;
+        let (first, last) = (format!("{first:.6}"), format!("{last:.6}"));
+        let dropped = RecordsDropped { count: *count, first, last, reason: reason.clone() };
         let draft = Draft::new(kinds::RECORDS_DROPPED, &dropped).map_err(AppendError::from);
-        match draft.and_then(|draft| self.log.append_now(&draft)) {
-            Ok(_) => {
-                tracing::warn!(records = trouble.records, "what happens is recorded again; so many records are missing")
-            }
-            Err(error) => {
-                let mut now = self.lock();
-                let newer = now.take();
-                let records = newer.map_or(0, |newer| newer.records).saturating_add(trouble.records);
-                *now = Some(Trouble { records, reason: error.to_string(), ..trouble });
-            }
+        if draft.and_then(|draft| self.log.append_now(&draft)).is_ok() {
+            tracing::warn!(missing = count, "what happens is recorded again");
+            return;
         }
+        let mut now = self.lock();
+        let newer = now.take();
+        let (last, more) = newer.map_or((trouble.last, 0), |newer| (newer.last, newer.count));
+        *now = Some(Trouble { count: trouble.count.saturating_add(more), last, ..trouble });
     }
 
     fn retry(&self) {
@@ -302,6 +299,12 @@ impl Open {
         if let Some(trouble) = trouble {
             self.recovered(trouble);
         }
+    }
+
+    /// Why it does not take records, or sign checkpoints.
+    fn failing(&self) -> Option<String> {
+        let refused = self.lock().as_ref().map(|trouble| trouble.reason.clone());
+        refused.or_else(|| self.log.status().failing)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {

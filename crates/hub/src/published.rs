@@ -242,7 +242,7 @@ fn judge(
         Some(ContinuityProof { from, hashes: Some(hashes) }) if *from == log.size => {
             let hashes: Option<Vec<Hash>> = hashes.iter().take(MAX_PROOF).map(|hash| hash.parse().ok()).collect();
             let old = Hash::from(*log.root.as_bytes());
-            let proven = hashes.is_some_and(|hashes| is_consistent(log.size, &old, new.size, &new.root, &hashes));
+            let proven = hashes.is_some_and(|hashes| is_consistent(log.size, old, new.size, new.root, &hashes));
             match proven {
                 true => Ok(Judged::New { proven }),
                 false => {

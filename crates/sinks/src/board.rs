@@ -211,13 +211,14 @@ impl Board {
 
     pub(crate) fn status(&self, size: u64) -> SinkStatus {
         let facts = self.facts();
+        let lag_records = size.saturating_sub(facts.mark.next);
         SinkStatus {
             name: self.name.clone(),
             kind: self.kind.to_owned(),
             state: facts.state,
             next: facts.mark.next,
-            lag_records: size.saturating_sub(facts.mark.next),
-            lag_bytes: self.lag_bytes(),
+            lag_records,
+            lag_bytes: if lag_records == 0 { 0 } else { self.lag_bytes() },
             spool_bytes: self.spool_bytes,
             denies: self.denies(),
             delivered: facts.delivered,

@@ -202,7 +202,7 @@ fn place(log: &Log, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
     match reader::seek(&dir, kept.next, kept.prev) {
         Ok(mark) => Ok((cursor, mark)),
         // Found again, and recorded, when it is read.
-        Err(SeekError::Read(ReadError::Gone { from, .. })) => Ok((cursor, Mark::at(from))),
+        Err(SeekError::Read(ReadError::Gone { from, .. })) => Ok((cursor, Mark::at_file(from))),
         Err(SeekError::Read(error)) => Err(wrong(error.to_string())),
         Err(error) => Err(damaged(error.to_string())),
     }

@@ -175,11 +175,6 @@ impl Mark {
     }
 
     /// The place before a record whose predecessors are gone.
-    /// A record that is not there any more, whatever the hash before it was.
-    pub(crate) fn at(next: u64) -> Self {
-        Self { next, prev: None, file: next, offset: 0 }
-    }
-
     pub(crate) fn at_file(first: u64) -> Self {
         Self { next: first, prev: (first == 0).then_some(Hash::NONE), file: first, offset: 0 }
     }

@@ -3,7 +3,8 @@
 //! Receivers acknowledge nothing. What TCP has taken is lost when a receiver ends before it has read it, and a sender
 //! does not hear of that. But a receiver that closes a connection of which it has left bytes unread makes its system
 //! send a reset, and one that has read all of them an orderly end. So this side ends the stream from time to time, and
-//! takes the orderly end of the other as its receipt.
+//! takes the orderly end of the other as its receipt. An end that came before ours is none: it may have crossed what
+//! was sent. Therefore nothing is sent for a moment before, which is longer than bytes are on their way.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use sortie_runtime::notice_absence;
 use sortie_tls::{ReloadingIdentity, ServerName, TlsConnector};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::{TlsParts, tls_parts};
 use crate::reader::Record;
@@ -22,6 +23,9 @@ use crate::transport::{Failure, Origin, Sent, Severity, Shown};
 
 /// Most that a receiver may say to us, which is nothing by the RFCs, in bytes.
 const MAX_SAID: usize = 4096;
+
+/// How long nothing was sent before the stream is ended.
+const QUIET: Duration = Duration::from_millis(250);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
@@ -35,6 +39,8 @@ pub(crate) struct Syslog {
     app: String,
     procid: String,
     stream: Option<Box<dyn Stream>>,
+    /// When something was sent last.
+    sent_at: Instant,
 }
 
 impl Syslog {
@@ -59,6 +65,7 @@ impl Syslog {
             step,
             tls,
             stream: None,
+            sent_at: Instant::now(),
         })
     }
 
@@ -85,6 +92,7 @@ impl Syslog {
         written.map_err(|error| Failure::again(told("cannot write", &error)))?;
         is_open(&mut stream).await?;
         self.stream = Some(stream);
+        self.sent_at = Instant::now();
         Ok(match self.spec.confirm {
             Confirm::Closed => Sent::Unconfirmed,
             Confirm::Written => Sent::Taken,
@@ -94,6 +102,8 @@ impl Syslog {
     /// Ends the stream, and waits for the receiver to do the same.
     pub(crate) async fn confirm(&mut self) -> Result<(), Failure> {
         let Some(mut stream) = self.stream.take() else { return Ok(()) };
+        sleep_until(self.sent_at + QUIET).await;
+        is_open(&mut stream).await?;
         let closing = async {
             stream.shutdown().await?;
             let mut said = [0; MAX_SAID];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use sortie_credentials::VaultAuth;
 use sortie_ids::RouteName;
-use sortie_tls::{ReloadingIdentity, TlsError, check_client_ca, covers, upstream_client_config};
+use sortie_tls::{ReloadingIdentity, SealingKey, TlsError, check_client_ca, covers, upstream_client_config};
 
 use super::{GatewayConfig, RouteTls, Server, Upstream};
 use crate::guard::Guard;
@@ -42,7 +42,7 @@ impl GatewayConfig {
             self.check_tls(&mut problems, name, &route.tls);
             for (number, credential) in route.credentials.iter().enumerate() {
                 let setting = format!("routes.{name}.credentials.{number}");
-                problems.note(&format!("{setting}.secret"), credential.spec.source().check());
+                problems.note(&format!("{setting}.secret"), credential.spec.check());
                 if let Some(endpoint) = credential.spec.endpoint() {
                     problems.note(&format!("{setting}.tls.ca_file"), endpoint.trust.check());
                 }
@@ -55,6 +55,11 @@ impl GatewayConfig {
         }
         if let Some(path) = &self.control.policy_file {
             problems.note("policy_file", policies(self.control.policy, path, read_policy).map(drop));
+        }
+        if let Some(payload) = &self.audit.payload
+            && let Some(text) = problems.text("audit.payload.key_file", Some(&payload.key_file))
+        {
+            problems.note("audit.payload.key_file", text.parse::<SealingKey>().map(drop));
         }
         for (name, vault) in &self.vaults {
             let (setting, source) = match &vault.auth {

@@ -1,6 +1,7 @@
 //! Calls that wait for a person: what the person sees and decides at the admin socket, and what the caller gets.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::Response;
 use http_body_util::BodyExt as _;
@@ -24,7 +25,7 @@ permit (principal, action == Action::"tools/call", resource == Tool::"docs/pay")
 const KEEPALIVE: &str = "keepalive = \"1s\"\n[upstream]";
 
 /// A gateway that asks for calls of `pay`, with these further settings at the top of its file.
-async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
+pub(crate) async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str) -> World {
     std::fs::write(dir.join("policy.cedar"), POLICY).expect("write");
     let policy = format!("policy = \"enforce\"\npolicy_file = \"{}/policy.cedar\"\n", dir.display());
     let (routes, settings) = match settings {
@@ -36,7 +37,7 @@ async fn asking(tasks: &TaskSet, dir: &Path, upstream: &Upstream, settings: &str
 }
 
 /// Status and JSON of an answer of the admin socket.
-async fn admin(world: &World, method: &str, path: &str, body: Value) -> (u16, Value) {
+pub(crate) async fn admin(world: &World, method: &str, path: &str, body: Value) -> (u16, Value) {
     let address = AdminAddress::of(world.path()).expect("address");
     let stream = tokio::net::UnixStream::connect(address.path()).await.expect("the socket");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
@@ -56,7 +57,7 @@ async fn waiting(world: &World) -> Vec<Value> {
 }
 
 /// The one approval that waits, once it does.
-async fn one(world: &World) -> Value {
+pub(crate) async fn one(world: &World) -> Value {
     soon(async {
         loop {
             match waiting(world).await.as_slice() {
@@ -69,7 +70,7 @@ async fn one(world: &World) -> Value {
     .await
 }
 
-async fn gone(world: &World) {
+pub(crate) async fn gone(world: &World) {
     soon(async {
         while !waiting(world).await.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -78,13 +79,13 @@ async fn gone(world: &World) {
     .await;
 }
 
-fn pay(amount: u32) -> Value {
+pub(crate) fn pay(amount: u32) -> Value {
     json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
            "params": {"name": "pay", "arguments": {"amount": amount, "to": "secret\u{202e}name"}}})
 }
 
 /// A call that runs by itself.
-fn calling(
+pub(crate) fn calling(
     world: &World,
     body: &Value,
     accept: &str,
@@ -109,11 +110,13 @@ fn calling(
     answer
 }
 
-async fn answered(answer: tokio::sync::oneshot::Receiver<hyper::Result<Response<Incoming>>>) -> Response<Incoming> {
+pub(crate) async fn answered(
+    answer: tokio::sync::oneshot::Receiver<hyper::Result<Response<Incoming>>>,
+) -> Response<Incoming> {
     soon(answer).await.expect("told").expect("answer")
 }
 
-async fn decide(world: &World, approval: &Value, decision: Value) -> (u16, Value) {
+pub(crate) async fn decide(world: &World, approval: &Value, decision: Value) -> (u16, Value) {
     let path = format!("/v1/approvals/{}", approval["id"].as_str().expect("id"));
     admin(world, "POST", &path, decision).await
 }
@@ -323,6 +326,50 @@ async fn a_policy_that_changes_meanwhile_has_the_last_word() {
         until(|| world.gateway.readiness().config.since != since).await;
         assert_eq!(decide(&world, &approval, json!({"decision": "approve"})).await.0, 200);
         assert_eq!(answered(answer).await.status().as_u16(), expected, "{changed}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+/// How far the clock of a gateway is ahead, in seconds.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+fn ahead() -> i64 {
+    jiff::Timestamp::now().as_second() + AHEAD.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_time_that_is_over_when_a_person_approves_is_over() {
+    let tasks = TaskSet::new();
+    let dir = tempfile::tempdir().expect("dir");
+    let upstream = Upstream::ok(&tasks).await;
+    let end = jiff::Timestamp::from_second(ahead() + 20).expect("a time");
+    let policy = format!(
+        "@id(\"careful\") @ask(\"somebody pays\") permit (principal, action == Action::\"tools/call\", \
+         resource == Tool::\"docs/pay\") when {{ context.time < datetime(\"{end}\") }};"
+    );
+    std::fs::write(dir.path().join("policy.cedar"), policy).expect("write");
+    let config =
+        format!("policy = \"enforce\"\npolicy_file = \"{}/policy.cedar\"\n{}", dir.path().display(), upstream.config());
+    let options = sortie_gateway::GatewayOptions { clock: ahead, ..Default::default() };
+    let world = World::start_as(&tasks, &config, options, |_| {}).await;
+    world.link().await;
+    // Approved in time, it runs; approved when the time is over, it does not.
+    for (passed, expected) in [(5, 200), (30, 403)] {
+        AHEAD.store(0, Ordering::SeqCst);
+        let answer = calling(&world, &pay(5), "*/*");
+        let approval = one(&world).await;
+        AHEAD.store(passed, Ordering::SeqCst);
+        assert_eq!(decide(&world, &approval, json!({"decision": "approve"})).await.0, 200);
+        let answer = answered(answer).await;
+        assert_eq!(answer.status().as_u16(), expected, "{passed} s later");
+        if expected == 403 {
+            let (_, hop, body) = refusal(answer).await;
+            assert_eq!(
+                (hop.as_str(), body["error"]["data"]["reason"].as_str()),
+                ("policy", Some("no policy allows it")),
+                "{body}"
+            );
+        }
     }
     assert_eq!(upstream.count(), 1);
 }

@@ -5,6 +5,8 @@ mod fixtures;
 mod support;
 
 mod approvals;
+mod audit;
+mod audit_acts;
 mod calls;
 mod credentials;
 mod failures;
@@ -16,6 +18,7 @@ mod limits;
 mod links;
 mod listener;
 mod lists;
+mod mutual_tls;
 mod policy;
 mod reload;
 mod sealed;

@@ -1,6 +1,7 @@
 //! The program from outside: every test starts the real binary by its documented command line and looks at what comes
 //! through, what fails where, and what must never be seen.
 
+mod audit;
 mod bounds;
 mod canary;
 mod capture;

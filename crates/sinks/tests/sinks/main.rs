@@ -1,0 +1,9 @@
+//! Sinks against receivers: HTTP endpoints of the tests, and the real ones that are installed.
+
+mod crash;
+mod http;
+mod otlp;
+mod splunk;
+mod spool;
+mod support;
+mod syslog;
