@@ -9,8 +9,8 @@
 
 mod call;
 mod consistency;
-mod csv;
 mod continuity;
+mod csv;
 mod events;
 mod exact;
 mod files;
@@ -34,8 +34,8 @@ pub use call::{
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
 pub use consistency::ConsistencyProver;
-pub use csv::{csv, csv_head};
 pub use continuity::Continuity;
+pub use csv::{csv, csv_head};
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};
 pub use files::ReadError;
 pub use hash::Hash;

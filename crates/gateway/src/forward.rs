@@ -86,10 +86,8 @@ where
     record.answered(response.status(), hop);
     let bodiless = head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let payloads = served.payloads.as_ref().filter(|payloads| shared.audit.is_on() && payloads.answers);
-    let sent = Sent::begin(
-        shared.audit.is_on() && served.config.audit.result_digest,
-        payloads.map(|payloads| payloads.most),
-    );
+    let sent =
+        Sent::begin(shared.audit.is_on() && served.config.audit.result_digest, payloads.map(|payloads| payloads.most));
     record.payloads = payloads.cloned();
     response.map(|body| Watched::new(body, bodiless, sent, move |end, sent| record.finish(end, sent)).boxed())
 }

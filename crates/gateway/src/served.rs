@@ -231,7 +231,19 @@ impl Builder {
         let shown = Shown::new(&config.audit.arguments).map_err(GatewayError::Limits)?;
         let payloads = config.audit.payload.as_ref().map(Payloads::open).transpose();
         let payloads = payloads.map_err(|reason| missing(("audit.payload.key_file".to_owned(), reason)))?;
-        Ok(Served { routes, identity, hub_tls, control, shown, payloads: payloads.map(Arc::new), issuers, limits, asserted, vaults, config })
+        Ok(Served {
+            routes,
+            identity,
+            hub_tls,
+            control,
+            shown,
+            payloads: payloads.map(Arc::new),
+            issuers,
+            limits,
+            asserted,
+            vaults,
+            config,
+        })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
