@@ -33,7 +33,7 @@ pub use engine::Engine;
 pub use error::PolicyError;
 pub use explain::{Explanation, Looked, PolicyText, Verdict};
 pub use facts::{FactFault, FactForm, Found};
-pub use learn::{Learner, Proposal, Style as LearnStyle};
+pub use learn::{Learner, Proposal, Trial};
 pub use query::{Act, Counts, Query, Target};
 pub use recorded::{Answer, Recorded, Unknown};
 pub use review::{Access, Grant, Reach, Subject};

@@ -5,12 +5,14 @@
 //! a list of them, many numbers or moments a range.
 
 mod rules;
+mod trial;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sortie_identity::{Assurance, Caller};
 
+pub use self::trial::Trial;
 use self::values::Values;
 use crate::facts::Found;
 use crate::query::{Act, Target};
@@ -44,23 +46,13 @@ pub struct Proposal {
     pub notes: Vec<String>,
 }
 
-impl Proposal {
-    /// Says something more of it, in its head.
-    pub fn add_note(&mut self, note: String) {
-        let (head, rest) = self.text.split_once("\n\n").unwrap_or((&self.text, ""));
-        let title = if self.notes.is_empty() { rules::NOT_AS_SEEN } else { "" };
-        self.text = format!("{head}\n{title}# - {note}\n\n{rest}");
-        self.notes.push(note);
-    }
-}
-
 /// How a policy is proposed.
 #[derive(Clone, Debug, Default)]
-pub struct Style {
+struct Style {
     /// Name every subject, and no group in its place.
-    pub no_groups: bool,
+    no_groups: bool,
     /// Rules to leave out, by name: they would allow what was denied.
-    pub leave_out: BTreeSet<String>,
+    leave_out: BTreeSet<String>,
 }
 
 /// Who calls, by what stays the same.
@@ -142,11 +134,6 @@ impl Learner {
                 group.facts.entry(text).or_insert_with(|| Values::of(form.clone(), bare)).add(found);
             }
         }
-    }
-
-    /// The policy.
-    pub fn propose(&self, style: &Style) -> Proposal {
-        rules::propose(self, style)
     }
 }
 

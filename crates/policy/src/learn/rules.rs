@@ -53,7 +53,7 @@ pub(super) fn propose(learner: &Learner, style: &Style) -> Proposal {
     let mut rules = String::new();
     let mut count = 0;
     for (at, (body, (callers, calls))) in bodies.iter().enumerate() {
-        let id = format!("learned {}", at + 1);
+        let id = name(at + 1);
         let text = writer.rule(&id, body, callers, *calls, style);
         if style.leave_out.contains(&id) {
             writer.note(format!("`{id}` would allow what was denied, and is left out"));
@@ -78,6 +78,15 @@ pub(super) fn propose(learner: &Learner, style: &Style) -> Proposal {
     text.push('\n');
     text.push_str(&rules);
     Proposal { text: format!("{}\n", text.trim_end()), rules: count, notes }
+}
+
+/// The names of this many rules.
+pub(super) fn names(rules: usize) -> BTreeSet<String> {
+    (1..=rules).map(name).collect()
+}
+
+fn name(number: usize) -> String {
+    format!("learned {number}")
 }
 
 struct Writer<'a> {

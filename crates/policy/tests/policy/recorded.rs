@@ -7,7 +7,7 @@ use crate::common::{agent, call, load_all, toml};
 use crate::plain::{FACTS, asked, called};
 
 /// What a record keeps of a decision.
-fn recorded(decision: &Decision, counts: Option<Counts>) -> Recorded {
+pub(crate) fn recorded(decision: &Decision, counts: Option<Counts>) -> Recorded {
     let found = |name: &String| {
         let fact = decision.facts.iter().find(|(known, _)| known == name).map(|(_, fact)| Found::Fact(fact.clone()));
         let fault = decision.faults.iter().find(|(known, _)| known == name).map(|(_, fault)| match fault.code() {

@@ -1,21 +1,17 @@
 //! `sortie policy learn`: a policy from what was done.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 use sortie_audit::Outcome;
-use sortie_policy::{Answer, Effect, Engine, LearnStyle, Learner, Proposal};
+use sortie_policy::{Engine, Learner, Trial};
 
 use super::args::LearnArgs;
 use super::past::{Call, Past, Was};
 use crate::audit::plural;
 use crate::error::Failure;
 use crate::output::{self, Style};
-
-/// Most attempts to leave out rules that would allow what was denied.
-const ATTEMPTS: usize = 8;
 
 pub(crate) fn run(args: &LearnArgs, style: Style) -> Result<(), Failure> {
     let past = Past::open(&args.past, &args.caller)?;
@@ -26,7 +22,7 @@ pub(crate) fn run(args: &LearnArgs, style: Style) -> Result<(), Failure> {
         }
         Ok(())
     })?;
-    let (proposal, tried) = propose(&learner, &past, args.include_shadow)?;
+    let (proposal, tried) = learner.propose(|engine| attempt(engine, &past, args.include_shadow))?;
     if let Some(file) = &args.write {
         write(file, &proposal.text)?;
     }
@@ -71,72 +67,18 @@ fn used(call: &Call, include_shadow: bool) -> Option<bool> {
     }
 }
 
-/// What a proposal says about the calls that it was made from.
-#[derive(Default)]
-struct Tried {
-    used: u64,
-    allowed: u64,
-    denied: u64,
-    /// Rules that allow what was denied.
-    too_wide: BTreeSet<String>,
-    /// Denied calls that it may allow.
-    unknown: u64,
-}
-
-/// Proposes, and leaves out what would allow a call that was denied.
-fn propose(learner: &Learner, past: &Past, include_shadow: bool) -> Result<(Proposal, Tried), Failure> {
-    let mut how = LearnStyle::default();
-    for _ in 0..ATTEMPTS {
-        let mut proposal = learner.propose(&how);
-        let tried = attempt(&proposal, past, include_shadow)?;
-        if tried.too_wide.is_empty() {
-            let missing = tried.used - tried.allowed;
-            if missing > 0 {
-                proposal.add_note(format!("{} that went on would not be allowed", plural(missing, "call")));
-            }
-            if tried.unknown > 0 {
-                let calls = plural(tried.unknown, "denied call");
-                proposal.add_note(format!("{calls} could be allowed: what conditions look at was not recorded"));
-            }
-            return Ok((proposal, tried));
-        }
-        if how.no_groups {
-            how.leave_out.extend(tried.too_wide);
-        }
-        how.no_groups = true;
-    }
-    Err(Failure::failed(
-        "no policy was found that allows nothing of what was denied: learn from fewer callers, by --caller",
-    ))
-}
-
-fn attempt(proposal: &Proposal, past: &Past, include_shadow: bool) -> Result<Tried, Failure> {
-    let engine = Engine::load(&PathBuf::from("learned.toml"), |_| Ok(proposal.text.clone()))
-        .map_err(|error| Failure::failed(format!("what was learned is no policy: {error}")))?;
-    let mut tried = Tried::default();
+/// Asks a policy about all calls of the period.
+fn attempt(engine: &Engine, past: &Past, include_shadow: bool) -> Result<Trial, Failure> {
+    let mut trial = Trial::default();
     past.each(|call| {
-        let was_used = used(&call, include_shadow);
-        let was_denied = was_used.is_none() && call.was() == Some(Was::Deny);
-        if was_used.is_none() && !was_denied {
-            return Ok(());
-        }
-        match (was_used, call.ask(&engine)) {
-            (Some(asked), answer) => {
-                tried.used += 1;
-                let wanted = if asked { Effect::Ask } else { Effect::Allow };
-                tried.allowed += u64::from(matches!(answer, Answer::Decided(decision) if decision.effect == wanted));
-            }
-            (None, Answer::Decided(decision)) if decision.effect == Effect::Deny => tried.denied += 1,
-            (None, Answer::Decided(decision)) => tried.too_wide.extend(decision.policies.iter().map(|policy| {
-                // The parts of a rule are named after it: `learned 1 (base)`.
-                let name = policy.as_str();
-                name.split_once(" (").map_or(name, |(rule, _)| rule).to_owned()
-            })),
-            (None, Answer::Unknown(_)) => tried.unknown += 1,
+        match used(&call, include_shadow) {
+            Some(asked) => trial.used(asked, &call.ask(engine)),
+            None if call.was() == Some(Was::Deny) => trial.denied(&call.ask(engine)),
+            None => {}
         }
         Ok(())
     })?;
-    Ok(tried)
+    Ok(trial)
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
