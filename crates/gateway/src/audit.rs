@@ -314,7 +314,7 @@ impl Open {
 
 /// Warns of what a change of the settings does not change.
 pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
-    if now.log != before.log {
+    if now.log != before.log || now.publish != before.publish {
         tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
     }
 }

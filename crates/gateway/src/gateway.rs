@@ -184,6 +184,9 @@ pub enum GatewayError {
     /// The patterns of limits are too large together.
     #[error("limits: {0}; use fewer or shorter patterns")]
     Limits(globset::Error),
+    /// A place where checkpoints of the audit are to be published cannot be used.
+    #[error("{0}")]
+    Publish(String),
     /// The audit log cannot be opened.
     #[error("audit: {dir}: {cause}", dir = dir.display())]
     Audit {
@@ -413,7 +416,9 @@ impl Gateway {
         let told = audit.clone();
         let _told = tokio::task::spawn_blocking(move || told.settings_loaded(&served)).await;
         if let Some(log) = audit.log() {
-            publish::start(&shared, log);
+            let (publishing, log) = (shared.clone(), log.clone());
+            let started = tokio::task::spawn_blocking(move || publish::start(&publishing, &log)).await;
+            started.map_err(|_| GatewayError::Interrupted)?.map_err(GatewayError::Publish)?;
         }
         tasks.spawn("audit", audit.keep(tasks.clone()));
         let health = match health {

@@ -47,14 +47,23 @@ impl Publishing {
     }
 }
 
-/// Begins to publish what the log of this gateway signs.
-pub(crate) fn start(shared: &Arc<Shared>, log: &Log) {
+/// Begins to publish what the log of this gateway signs. Blocks: reads files.
+///
+/// # Errors
+/// Something that a place of the settings needs is not there.
+pub(crate) fn start(shared: &Arc<Shared>, log: &Log) -> Result<(), String> {
+    let served = shared.served();
+    let places = publish::start(log, served.config.audit.publish.clone(), &served.vaults, &shared.tasks)?;
     let board = PlaceBoard::new(HUB);
-    shared.publishing.boards.lock().unwrap_or_else(PoisonError::into_inner).push(board.clone());
+    let mut boards = shared.publishing.boards.lock().unwrap_or_else(PoisonError::into_inner);
+    boards.push(board.clone());
+    boards.extend(places);
+    drop(boards);
     let continuity = Arc::new(Mutex::new(Continuity::new(&log.dir())));
     let place = ToHub { shared: shared.clone(), key: log.verifying_key().to_string(), continuity };
     let tasks = shared.tasks.clone();
     shared.tasks.spawn("audit-publish", publish::run(place, board, log.checkpoints(), tasks));
+    Ok(())
 }
 
 /// The hub, over the newest link.
