@@ -10,7 +10,7 @@ use sortie_testkit::{EchoServer, Process, Program, skip_host, tool};
 use crate::common::{SOON, Tunnel, World, echo_route, modern, run, send, sortie, text, until};
 
 /// All records of a log, in order.
-fn records(dir: &Path) -> Vec<Value> {
+pub(crate) fn records(dir: &Path) -> Vec<Value> {
     let entries = std::fs::read_dir(dir.join("log")).expect("log");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("entry").path()).collect();
     files.sort();
@@ -95,12 +95,12 @@ async fn on_a_small_disk(world: &World, tunnel: &Tunnel, settings: &str) -> Opti
     Some((process, seen, health))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// Leaves no room at all.
-fn fill(dir: &Path) {
+pub(crate) fn fill(dir: &Path) {
     let mut file = std::fs::File::create(dir.join("filler")).expect("filler");
     for size in [64 * 1024, 4096, 1] {
         while file.write_all(&vec![b'x'; size]).is_ok() {}
