@@ -14,6 +14,7 @@ mod listener;
 mod pinning;
 mod places;
 mod show;
+mod sinks;
 mod span;
 mod upstreams;
 mod yaml;
@@ -288,7 +289,7 @@ impl GatewayConfig {
             issuers,
             identity: raw.identity.check(&source)?,
             control: control::check(raw.policy, raw.policy_file, raw.region, raw.refusals, &source, base)?,
-            audit: raw.audit.check(&source, base)?,
+            audit: raw.audit.check(&source, base, &raw.vault)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,

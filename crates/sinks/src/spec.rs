@@ -52,6 +52,16 @@ impl SinkSpec {
         }
     }
 
+    /// Whom it trusts, and what it shows, where it may be spoken TLS with.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.kind {
+            SinkKind::Syslog(syslog) => syslog.tls.as_ref(),
+            SinkKind::Otlp(otlp) => Some(&otlp.tls),
+            SinkKind::Splunk(splunk) => Some(&splunk.tls),
+            SinkKind::Http(http) => Some(&http.tls),
+        }
+    }
+
     /// The credential that it shows, if it does.
     pub fn credential(&self) -> Option<&CredentialSpec> {
         match &self.kind {

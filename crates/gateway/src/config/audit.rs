@@ -1,12 +1,16 @@
 //! `[audit]`: how what happens is recorded.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sortie_sinks::SinkSpec;
 use toml::Spanned;
 
+use super::credentials::RawVault;
+use super::sinks::{self, RawSink};
 use super::{ConfigError, LimitConfig, Source, Span};
 
 /// Most rules about arguments, and most pointers of one rule.
@@ -29,6 +33,8 @@ pub struct AuditConfig {
     pub result_digest: bool,
     /// `[[audit.arguments]]`: what of the arguments is shown. The first rule that matches a call counts. At most 64.
     pub arguments: Vec<ShownArguments>,
+    /// `[[audit.sinks]]`: where records are delivered: used from the start of the process to its end. At most 16.
+    pub sinks: Vec<SinkSpec>,
 }
 
 /// Where and how the log is kept.
@@ -102,7 +108,7 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self { log, facts: true, result_digest: true, arguments: Vec::new() }
+        Self { log, facts: true, result_digest: true, arguments: Vec::new(), sinks: Vec::new() }
     }
 }
 
@@ -148,6 +154,10 @@ pub(super) struct RawAudit {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<RawShown>")]
     arguments: Vec<Spanned<RawShown>>,
+    /// Where records are delivered, beside the log itself. At most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawSink>")]
+    sinks: Vec<Spanned<RawSink>>,
 }
 
 impl Default for RawAudit {
@@ -175,7 +185,12 @@ pub(super) struct RawShown {
 }
 
 impl RawAudit {
-    pub(super) fn check(self, source: &Source<'_>, base: &Path) -> Result<AuditConfig, ConfigError> {
+    pub(super) fn check(
+        self,
+        source: &Source<'_>,
+        base: &Path,
+        vaults: &BTreeMap<String, Spanned<RawVault>>,
+    ) -> Result<AuditConfig, ConfigError> {
         let at_least = |least: u64, value: Option<Spanned<u64>>, name: &str| match value {
             Some(given) if *given.get_ref() < least => {
                 Err(source.wrong(Some(given.span()), &format!("audit.{name}"), format!("write at least {least}")))
@@ -199,6 +214,7 @@ impl RawAudit {
         });
         Ok(AuditConfig {
             arguments: arguments.collect::<Result<_, _>>()?,
+            sinks: sinks::check(self.sinks, source, base, &|name| vaults.contains_key(name))?,
             facts: self.facts,
             result_digest: self.result_digest,
             log: AuditLogConfig {
@@ -251,7 +267,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments } = config;
+        let AuditConfig { log, facts, result_digest, arguments, sinks } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),
@@ -264,6 +280,7 @@ impl From<&AuditConfig> for RawAudit {
             keep_days: placed(log.keep_days),
             facts: *facts,
             result_digest: *result_digest,
+            sinks: sinks.iter().map(|sink| Spanned::new(0..0, sink.into())).collect(),
             arguments: arguments
                 .iter()
                 .map(|ShownArguments { route, tool, show, hide }| {

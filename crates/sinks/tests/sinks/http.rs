@@ -25,7 +25,8 @@ async fn every_record_arrives_once_and_in_order_as_it_is_in_the_log() {
     let seen = receiver.seen();
     assert!(seen.len() >= 3 && seen.len() < 20, "{} requests", seen.len());
     assert!(seen.iter().all(|seen| seen.headers["content-type"] == "application/x-ndjson"));
-    let metrics: serde_json::Value = serde_json::from_slice(&std::fs::read(audit.cursor("siem")).expect("cursor")).expect("json");
+    let metrics: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(audit.cursor("siem")).expect("cursor")).expect("json");
     assert_eq!(metrics["next"].as_u64(), Some(audit.lines().len() as u64));
 }
 
@@ -125,7 +126,12 @@ async fn one_poisonous_record_stops_the_sink_or_is_skipped_and_told() {
         let now = status(&sinks, |now| now.next == size + 1).await;
         assert_eq!((now.dropped, now.state), (1, SinkState::Delivering));
         let told = audit.lines().pop().expect("a record");
-        assert!(told.contains(r#""event":"sink_dropped","sink":"siem","first":78,"last":78,"records":1,"reason":"refused""#), "{told}");
+        assert!(
+            told.contains(
+                r#""event":"sink_dropped","sink":"siem","first":78,"last":78,"records":1,"reason":"refused""#
+            ),
+            "{told}"
+        );
         let taken: Vec<u64> = receiver
             .seen()
             .iter()

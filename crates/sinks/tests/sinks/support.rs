@@ -83,7 +83,8 @@ pub(crate) fn open(home: &Path, change: impl FnOnce(&mut Options)) -> Log {
 }
 
 pub(crate) fn lines(dir: &Path) -> Vec<String> {
-    let mut files: Vec<_> = std::fs::read_dir(dir.join("log")).expect("log").map(|file| file.expect("file").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir.join("log")).expect("log").map(|file| file.expect("file").path()).collect();
     files.sort();
     let texts = files.iter().map(|file| std::fs::read_to_string(file).expect("text"));
     texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
