@@ -3,6 +3,7 @@
 //! Pure: no I/O. The shapes are a contract with SDKs that we do not own: fields are added, never renamed.
 
 mod approval;
+mod checkpoint;
 mod discovery;
 mod error;
 mod headers;
@@ -19,6 +20,7 @@ mod workspace;
 pub use approval::{
     Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice, DecideApproval,
 };
+pub use checkpoint::PublishedCheckpoint;
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
 pub use headers::{

@@ -198,6 +198,13 @@ pub struct Decision {
     /// The facts that were taken from the arguments: by name, as the policy's own type writes them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, Value>,
+    /// What each fact is that was looked for, found or not: by name, where it lies in the arguments, its type, and what is
+    /// asked of it. Names mean nothing to another policy, forms do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fact_forms: BTreeMap<String, Value>,
+    /// The facts that were needed and could not be taken: by name, with the code of why, such as `absent`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fact_faults: BTreeMap<String, String>,
     /// When it was asked, in seconds since 1970.
     pub now: i64,
     /// How often the caller had done the same in the last minute, hour and day. Absent where the policy does not count.
@@ -229,6 +236,9 @@ pub struct CallDone {
     /// The SHA-256 of the answer's body as it was passed on, 64 hexadecimal digits. Absent where it broke off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_sha256: Option<String>,
+    /// What was answered, sealed for a key of the customer's. Only where the settings ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
 }
 
 /// A management event: who, in which request, and the fields of the event beside them.

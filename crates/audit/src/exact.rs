@@ -19,6 +19,9 @@ impl<'a> Line<'a> {
     /// It is not.
     pub fn exact(line: &'a [u8]) -> Result<Self, LineError> {
         let (head, _) = Self::head(line)?;
+        if !line.ends_with(b"}") {
+            return Err(malformed("it does not end with the object"));
+        }
         let text = std::str::from_utf8(line).map_err(|_| malformed("not UTF-8"))?;
         let Members = serde_json::from_str(text).map_err(|error| LineError::Malformed(error.to_string()))?;
         Ok(head)
@@ -181,6 +184,7 @@ mod tests {
             line(&format!(r#"{many},"m3":1}}"#)),
             line(",\"id\":\"a\tb\"}"),
             line(r#","id":"a"},"#),
+            line(r#","id":"a"} "#),
             line(r#","id":NaN}"#),
             good.replacen("7", "07", 1),
             good.replacen("7", "-7", 1),

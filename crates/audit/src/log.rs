@@ -371,8 +371,8 @@ impl Log {
     }
 
     /// Where the log is: an absolute path without links.
-    pub fn dir(&self) -> &Path {
-        &self.0.core.dir
+    pub fn dir(&self) -> PathBuf {
+        self.0.core.dir.clone()
     }
 
     /// What its checkpoints are verified with.
@@ -394,10 +394,10 @@ impl Log {
         let core = &self.0.core;
         let closed = Draft::new(kinds::LOG_CLOSED, &LogClosed {})?;
         let last = core.close(&closed)?;
-        if let Some(ticket) = last
-            && let Fate::Failed(reason) = ticket.settled_now()
-        {
-            return Err(AppendError::Io(reason.to_string()));
+        match last.map(|ticket| ticket.settled_now()) {
+            Some(Fate::Failed(reason)) => return Err(AppendError::Io(reason.to_string())),
+            None | Some(Fate::Dropped) => return Err(AppendError::Io("its last record was dropped".to_owned())),
+            Some(_) => {}
         }
         let mut head = core.head();
         head.desk.closing = true;

@@ -17,7 +17,7 @@ use crate::scan::{Chunk, Chunks, End, in_order, length};
 use crate::tree::Frontier;
 
 /// Largest checkpoint that is read, in bytes.
-const MAX_CHECKPOINT: u64 = 16 * 1024;
+pub(crate) const MAX_CHECKPOINT: u64 = 16 * 1024;
 /// The version of the format that is understood.
 const FORMAT: u32 = 1;
 
@@ -324,14 +324,16 @@ impl Wanted {
             // One that was thinned out meanwhile is not there any more; the newest never is.
             let Some(note) = small_text(&path, MAX_CHECKPOINT)? else { continue };
             let name = path.display().to_string();
-            let checkpoint = believed(&note, keys).map_err(|error| VerifyError::Checkpoint(name.clone(), error))?;
+            let checkpoint =
+                Checkpoint::open_any(&note, keys).map_err(|error| VerifyError::Checkpoint(name.clone(), error))?;
             if checkpoint.size != size {
                 return Err(VerifyError::Renamed { name, size: checkpoint.size });
             }
             all.push(Signed { checkpoint, name, elsewhere: false });
         }
         for (name, note) in &trusted.checkpoints {
-            let checkpoint = believed(note, keys).map_err(|error| VerifyError::Checkpoint(name.clone(), error))?;
+            let checkpoint =
+                Checkpoint::open_any(note, keys).map_err(|error| VerifyError::Checkpoint(name.clone(), error))?;
             all.push(Signed { checkpoint, name: name.clone(), elsewhere: true });
         }
         all.sort_by_key(|signed| signed.checkpoint.size);
@@ -354,18 +356,6 @@ fn own_key(dir: &Path, trusted: &Trusted, unneeded: bool) -> Result<Vec<Verifyin
         return Err(VerifyError::OtherKey { path, found: key.to_string() });
     }
     Ok(vec![key])
-}
-
-/// Reads a checkpoint that one of these keys has signed.
-fn believed(note: &str, keys: &[VerifyingKey]) -> Result<Checkpoint, NoteError> {
-    let mut refused = NoteError::NoKey;
-    for key in keys {
-        match Checkpoint::open(note, key) {
-            Err(NoteError::OtherKey(key)) => refused = NoteError::OtherKey(key),
-            decided => return decided,
-        }
-    }
-    Err(refused)
 }
 
 /// A log as far as it was looked at.

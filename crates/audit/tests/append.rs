@@ -100,10 +100,10 @@ async fn checkpoints_are_signed_by_number_and_by_time() {
 #[tokio::test]
 async fn old_checkpoints_go_but_for_the_last_of_each_file() {
     let home = Home::new();
-    let often = Options { checkpoint_records: 1, max_file_bytes: 64 * 1024, ..home.options() };
+    let often = Options { checkpoint_records: 1, max_file_bytes: 32 * 1024, ..home.options() };
     let log = Log::open(often).expect("opens");
     let mut checkpoints = log.checkpoints();
-    for at in 0..700u64 {
+    for at in 0..300u64 {
         checkpoints.mark_unchanged();
         log.append(&draft(&format!("{at} {}", "x".repeat(100)))).await.expect("kept");
         tokio::time::timeout(DEADLINE, checkpoints.changed()).await.expect("in time").expect("open");
@@ -259,6 +259,7 @@ async fn old_files_go_when_nobody_needs_them() {
     until(&|| files().len() <= 6).await;
     log.close().expect("closes");
     let first = files()[0];
+    home.check();
     let text =
         fs::read_to_string(home.dir().join(format!("log/{:020}.jsonl", files().last().expect("one")))).expect("file");
     assert!(text.contains("log_closed"));
@@ -335,6 +336,6 @@ fn a_thread_that_only_appends_needs_no_runtime() {
     stop.store(true, Ordering::Relaxed);
     let count: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
     log.close().expect("closes");
-    assert_eq!(check(log.dir()).len(), count + 2);
+    assert_eq!(check(&log.dir()).len(), count + 2);
     assert_eq!(kinds::LOG_CLOSED.event, "log_closed");
 }

@@ -1,7 +1,9 @@
 //! Credentials: what is put on a request, by whose secret.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
@@ -10,6 +12,7 @@ use sortie_runtime::TaskSet;
 use sortie_tls::Secret;
 use tokio::sync::watch;
 
+use crate::certificate::{Certificate, CertificateAt, read_certificate};
 use crate::echo::Prepared;
 use crate::live::{Fetched, Keep, Live, Want};
 use crate::oauth::{Slot, Slots, SubjectToken, TokenEndpoint, Tokens, basic};
@@ -64,6 +67,13 @@ pub enum CredentialKind {
         /// The client's secret.
         secret: Source,
     },
+    /// A certificate that is shown in TLS: no header.
+    ClientCertificate {
+        /// The certificate.
+        certificate: CertificateAt,
+        /// The private key.
+        secret: Source,
+    },
 }
 
 /// The name in `Authorization: Basic`.
@@ -83,7 +93,8 @@ impl CredentialSpec {
             | CredentialKind::Bearer { secret }
             | CredentialKind::Basic { secret, .. }
             | CredentialKind::ClientCredentials { secret, .. }
-            | CredentialKind::TokenExchange { secret, .. } => secret,
+            | CredentialKind::TokenExchange { secret, .. }
+            | CredentialKind::ClientCertificate { secret, .. } => secret,
         }
     }
 
@@ -102,12 +113,28 @@ impl CredentialSpec {
         matches!(self.kind, CredentialKind::TokenExchange { .. })
     }
 
-    /// The header that it puts on requests.
-    pub fn header(&self) -> &HeaderName {
+    /// The header that it puts on requests, if it does.
+    pub fn header(&self) -> Option<&HeaderName> {
         match &self.kind {
-            CredentialKind::Header { header, .. } => header,
-            _ => &AUTHORIZATION,
+            CredentialKind::Header { header, .. } => Some(header),
+            CredentialKind::ClientCertificate { .. } => None,
+            _ => Some(&AUTHORIZATION),
         }
+    }
+
+    /// What is missing for it, as far as that shows without asking anybody. Blocks.
+    ///
+    /// # Errors
+    /// The file, variable or program by its name; of a certificate also what is wrong with it or its key.
+    pub fn check(&self) -> Result<(), String> {
+        self.source().check()?;
+        let CredentialKind::ClientCertificate { certificate, secret } = &self.kind else { return Ok(()) };
+        let beside = match certificate {
+            CertificateAt::File(path) => Some(read_certificate(path).map_err(|problem| problem.private)?),
+            CertificateAt::WithKey | CertificateAt::Field(_) => None,
+        };
+        let Some(key) = secret.at_hand() else { return Ok(()) };
+        Certificate::new(&key, beside.as_ref()).map(drop).map_err(|(_, private)| private)
     }
 }
 
@@ -157,6 +184,7 @@ pub struct Credential {
 
 enum Kept {
     Static(Live<Prepared>),
+    Certificate(Live<Certificate>),
     Client(Live<Secret>, Box<Tokens>, Arc<Slot>),
     Exchange(Live<Secret>, Box<Tokens>, Slots),
 }
@@ -178,7 +206,7 @@ impl Credential {
         vaults: &BTreeMap<String, Arc<Vault>>,
         tasks: &TaskSet,
     ) -> Result<Self, StartError> {
-        spec.source().check().map_err(StartError::Missing)?;
+        spec.check().map_err(StartError::Missing)?;
         let vault = match spec.source() {
             Source::Vault(VaultSecret { server, .. }) => {
                 let missing = || StartError::Missing(format!("there is no [vault.{server}]"));
@@ -190,13 +218,18 @@ impl Credential {
         let name: Arc<str> = spec.name.as_str().into();
         let keeper = Keeper::new(&spec, vault.clone());
         let kept = match tokens {
+            None if matches!(spec.kind, CredentialKind::ClientCertificate { .. }) => {
+                Kept::Certificate(Live::start(keeper.making(certified), tasks))
+            }
             None => {
                 let kind = spec.kind.clone();
-                let prepare = move |secret: &Secret, username: Option<&Secret>| prepared(&kind, secret, username);
+                let prepare = move |secret: &Secret, username: Option<&Secret>| {
+                    prepared(&kind, secret, username).map(Made::lasting).map_err(unusable)
+                };
                 Kept::Static(Live::start(keeper.making(prepare), tasks))
             }
             Some(tokens) => {
-                let same = |secret: &Secret, _: Option<&Secret>| Ok(secret.clone());
+                let same = |secret: &Secret, _: Option<&Secret>| Ok(Made::lasting(secret.clone()));
                 let secret = Live::start(keeper.making(same), tasks);
                 if spec.exchanges() {
                     Kept::Exchange(secret, Box::new(tokens), Slots::default())
@@ -227,14 +260,14 @@ impl Credential {
             _ => true,
         };
         let current = match &self.kept {
-            Kept::Static(_) => true,
+            Kept::Static(_) | Kept::Certificate(_) => true,
             Kept::Client(_, tokens, _) | Kept::Exchange(_, tokens, _) => tokens.are_current(),
         };
         self.spec == *spec && same_vault && current
     }
 
-    /// Puts the credential on a request, in place of whatever the caller has sent by that name. Waits only where the
-    /// first value is yet to come, or a token has to be fetched.
+    /// Puts the credential on a request, in place of whatever the caller has sent by that name; a certificate is given
+    /// with what this returns. Waits only where the first value is yet to come, or a token has to be fetched.
     ///
     /// # Errors
     /// See [`CredentialError`]; the request must not be sent then.
@@ -245,6 +278,10 @@ impl Credential {
     ) -> Result<Applied<'_>, CredentialError> {
         let unavailable = |reason| CredentialError::Unavailable { name: self.name.clone(), reason };
         let (prepared, slot) = match &self.kept {
+            Kept::Certificate(live) => {
+                let certificate = live.get().await.map_err(unavailable)?;
+                return Ok(Applied { credential: self, put: Put::Certificate(certificate) });
+            }
             Kept::Static(live) => (live.get().await.map_err(unavailable)?, None),
             Kept::Client(secret, tokens, slot) => {
                 let secret = secret.get().await.map_err(unavailable)?;
@@ -260,13 +297,14 @@ impl Credential {
             }
         };
         prepared.put(headers);
-        Ok(Applied { credential: self, prepared, slot })
+        Ok(Applied { credential: self, put: Put::Header(prepared, slot) })
     }
 
     /// Ends its task, and waits until its lease was given back: at most some seconds.
     pub async fn close(&self) {
         match &self.kept {
             Kept::Static(live) => live.close().await,
+            Kept::Certificate(live) => live.close().await,
             Kept::Client(live, ..) | Kept::Exchange(live, ..) => live.close().await,
         }
     }
@@ -280,8 +318,12 @@ impl Credential {
 /// A credential that was put on a request, for what is done with the answer.
 pub struct Applied<'a> {
     credential: &'a Credential,
-    prepared: Arc<Prepared>,
-    slot: Option<Arc<Slot>>,
+    put: Put,
+}
+
+enum Put {
+    Header(Arc<Prepared>, Option<Arc<Slot>>),
+    Certificate(Arc<Certificate>),
 }
 
 impl Applied<'_> {
@@ -290,19 +332,32 @@ impl Applied<'_> {
         &self.credential.name
     }
 
-    /// To be called when the upstream has answered 401: a token is dropped, and other secrets are looked at again, so
-    /// that the next call may get a new one. At most once in ten seconds.
+    /// The certificate that the request's connection has to show, if the credential is one. Connections that have shown
+    /// it are for those calls only that get this very value.
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        match &self.put {
+            Put::Certificate(certificate) => Some(certificate),
+            Put::Header(..) => None,
+        }
+    }
+
+    /// To be called when the upstream has answered 401, or has not accepted the certificate: a token is dropped, and other
+    /// secrets are looked at again, so that the next call may get a new one. At most once in ten seconds.
     pub fn refused(&self) {
-        match (&self.credential.kept, &self.slot) {
+        match (&self.credential.kept, &self.put) {
             (Kept::Static(live), _) => live.ask(),
-            (_, Some(slot)) => slot.refused(&self.prepared),
+            (Kept::Certificate(live), _) => live.ask(),
+            (_, Put::Header(prepared, Some(slot))) => slot.refused(prepared),
             _ => {}
         }
     }
 
     /// Takes the secret out of an answer's headers, where the upstream repeats it; how many headers did.
     pub fn redact(&self, headers: &mut HeaderMap) -> usize {
-        self.prepared.redact(headers)
+        match &self.put {
+            Put::Header(prepared, _) => prepared.redact(headers),
+            Put::Certificate(_) => 0,
+        }
     }
 }
 
@@ -324,41 +379,75 @@ fn prepared(kind: &CredentialKind, secret: &Secret, username: Option<&Secret>) -
     }
 }
 
+fn unusable(what: &'static str) -> Problem {
+    Problem::passing("it cannot be put into a header", format!("the secret {what}"))
+}
+
+fn certified(key: &Secret, beside: Option<&Secret>) -> Result<Made<Certificate>, Problem> {
+    let certificate = Certificate::new(key, beside);
+    let value = certificate.map_err(|(public, private)| Problem::passing(public, private))?;
+    let ends = Some(value.not_after_unix());
+    Ok(Made { value, ends })
+}
+
+/// What a secret was made into.
+struct Made<T> {
+    value: T,
+    /// When it ends by itself, in seconds since 1970.
+    ends: Option<i64>,
+}
+
+impl<T> Made<T> {
+    fn lasting(value: T) -> Self {
+        Self { value, ends: None }
+    }
+}
+
+/// What belongs to a secret, and where it is.
+enum Beside {
+    Nothing,
+    Field(String),
+    Certificate(CertificateAt),
+}
+
 /// What one credential's task keeps.
 struct Keeper<M> {
     name: String,
     source: Source,
-    username: Option<String>,
+    beside: Beside,
     vault: Option<(Arc<Inner>, watch::Receiver<u64>)>,
     make: M,
     last: Option<Secret>,
+    /// When what was last made ends by itself, in seconds since 1970.
+    ends: Option<i64>,
     lease: Option<Lease>,
 }
 
 impl Keeper<()> {
     fn new(spec: &CredentialSpec, vault: Option<Arc<Inner>>) -> Self {
-        let username = match &spec.kind {
-            CredentialKind::Basic { username: Username::Field(name), .. } => Some(name.clone()),
-            _ => None,
+        let beside = match &spec.kind {
+            CredentialKind::Basic { username: Username::Field(name), .. } => Beside::Field(name.clone()),
+            CredentialKind::ClientCertificate { certificate, .. } => Beside::Certificate(certificate.clone()),
+            _ => Beside::Nothing,
         };
         let vault = vault.map(|vault| {
             let generations = vault.generations();
             (vault, generations)
         });
         let (name, source) = (spec.name.clone(), spec.source().clone());
-        Self { name, source, username, vault, make: (), last: None, lease: None }
+        Self { name, source, beside, vault, make: (), last: None, ends: None, lease: None }
     }
 
     fn making<M>(self, make: M) -> Keeper<M> {
-        let Self { name, source, username, vault, last, lease, make: () } = self;
-        Keeper { name, source, username, vault, make, last, lease }
+        let Self { name, source, beside, vault, last, ends, lease, make: () } = self;
+        Keeper { name, source, beside, vault, make, last, ends, lease }
     }
 }
 
 impl<T, M> Keep for Keeper<M>
 where
     T: Send + Sync + 'static,
-    M: Fn(&Secret, Option<&Secret>) -> Result<T, &'static str> + Send + Sync + 'static,
+    M: Fn(&Secret, Option<&Secret>) -> Result<Made<T>, Problem> + Send + Sync + 'static,
 {
     type Value = T;
 
@@ -372,8 +461,12 @@ where
         }
         let (Source::Vault(place), Some((vault, generations))) = (&self.source, &mut self.vault) else {
             let found = self.source.read().await?;
-            let value = self.made(&found.secret, None)?;
-            return Ok(Fetched { value, until: found.until, again: found.again });
+            let beside = match &self.beside {
+                Beside::Certificate(CertificateAt::File(path)) => Some(certificate_of(path.clone()).await?),
+                _ => None,
+            };
+            let value = self.made(&found.secret, beside.as_ref())?;
+            return Ok(Fetched { value, until: self.until(found.until), again: found.again });
         };
         let vault = vault.clone();
         let generation = *generations.borrow_and_update();
@@ -388,19 +481,24 @@ where
                 Err(problem) => tracing::debug!(credential = self.name, "not renewed: {}", problem.private),
             }
         }
-        let mut reading = vault.read(&place.path).await?;
-        let field = |name: &str| {
+        let mut reading = vault.read(place).await?;
+        let there = |name: &str, found: Option<Secret>| {
             let told = format!("`{}` has no field `{name}`", place.path);
-            reading.field(name).ok_or_else(|| Problem::withdrawn("the vault does not have it", told))
+            found.ok_or_else(|| Problem::withdrawn("the vault does not have it", told))
         };
         let (until, again) = match &reading.lease {
             Some(lease) => (Some(lease.life), Some(lease.life * 2 / 3)),
             None => (None, Some(place.refresh)),
         };
-        let secret = field(&place.field);
-        let username = self.username.as_deref().map(field).transpose();
-        let value = match (secret, username) {
-            (Ok(secret), Ok(username)) => self.made(&secret, username.as_ref()),
+        let issued = reading.lease.is_none() && !place.parameters.is_empty();
+        let secret = there(&place.field, reading.field(&place.field));
+        let beside = match &self.beside {
+            Beside::Field(name) => there(name, reading.field(name)).map(Some),
+            Beside::Certificate(CertificateAt::Field(name)) => there(name, reading.certificate(name)).map(Some),
+            _ => Ok(None),
+        };
+        let value = match (secret, beside) {
+            (Ok(secret), Ok(beside)) => self.made(&secret, beside.as_ref()),
             (Err(problem), _) | (_, Err(problem)) => Err(problem),
         };
         // What was given has to be given back, of use or not.
@@ -408,7 +506,11 @@ where
         if let Some(before) = before {
             vault.replaced(before);
         }
-        Ok(Fetched { value: value?, until, again })
+        let value = value?;
+        let until = self.until(until);
+        // What is made anew by each look is not looked at before its time.
+        let again = if issued { until.map(|until| until * 2 / 3).or(again) } else { again };
+        Ok(Fetched { value, until, again })
     }
 
     async fn disturbed(&mut self) {
@@ -431,16 +533,36 @@ where
     }
 }
 
-impl<T, M: Fn(&Secret, Option<&Secret>) -> Result<T, &'static str>> Keeper<M> {
+impl<M> Keeper<M> {
     /// The value of a secret; `None` where it is the one that it was.
-    fn made(&mut self, secret: &Secret, username: Option<&Secret>) -> Result<Option<T>, Problem> {
-        let whole = Secret::new(format!("{}\0{}", username.map_or("", Secret::expose), secret.expose()));
+    fn made<T>(&mut self, secret: &Secret, beside: Option<&Secret>) -> Result<Option<T>, Problem>
+    where
+        M: Fn(&Secret, Option<&Secret>) -> Result<Made<T>, Problem>,
+    {
+        let whole = Secret::new(format!("{}\0{}", beside.map_or("", Secret::expose), secret.expose()));
         if self.last.as_ref().is_some_and(|last| last.expose() == whole.expose()) {
             return Ok(None);
         }
-        let unusable = |what| Problem::passing("it cannot be put into a header", format!("the secret {what}"));
-        let value = (self.make)(secret, username).map_err(unusable)?;
+        let made = (self.make)(secret, beside)?;
         self.last = Some(whole);
-        Ok(Some(value))
+        self.ends = made.ends;
+        Ok(Some(made.value))
     }
+
+    /// How long a value may be used for which its source says this much.
+    fn until(&self, said: Option<Duration>) -> Option<Duration> {
+        let left = self.ends.map(left_until);
+        [said, left].into_iter().flatten().min()
+    }
+}
+
+/// None where it is past.
+fn left_until(unix: i64) -> Duration {
+    let end = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or(0));
+    end.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+async fn certificate_of(path: PathBuf) -> Result<Secret, Problem> {
+    let read = tokio::task::spawn_blocking(move || read_certificate(&path)).await;
+    read.map_err(|_| Problem::passing("it cannot be read", "the program is ending"))?
 }

@@ -8,6 +8,7 @@
 //! knows nothing of routes, callers or policy. Tasks run in the [`sortie_runtime::TaskSet`] that is passed in; each ends
 //! when the [`Credential`] or [`Vault`] that it is for is closed or dropped, and gives back its lease first.
 
+mod certificate;
 mod command;
 mod credential;
 mod echo;
@@ -18,6 +19,7 @@ mod problem;
 mod source;
 mod vault;
 
+pub use certificate::{Certificate, CertificateAt};
 pub use credential::{
     Applied, Credential, CredentialError, CredentialKind, CredentialSpec, StartError, Subject, Username,
 };

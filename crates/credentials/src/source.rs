@@ -1,5 +1,6 @@
 //! The places that secrets live in.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,9 @@ pub struct VaultSecret {
     pub field: String,
     /// How often a value without a lease is looked at again.
     pub refresh: Duration,
+    /// What is written to the path to have the secret made, as `common_name` for `pki/issue/agents`; where there is
+    /// nothing, the path is read.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -81,6 +85,15 @@ impl Source {
                 if is_there(name) { Ok(()) } else { Err(format!("there is no program `{name}`")) }
             }
             Self::Vault(_) => Ok(()),
+        }
+    }
+
+    /// The secret, where it can be had without asking a server or running a program. Blocks.
+    pub(crate) fn at_hand(&self) -> Option<Secret> {
+        match self {
+            Self::File(path) => read_file(path).ok(),
+            Self::Env(name) => read_env(name).ok(),
+            Self::Command(_) | Self::Vault(_) => None,
         }
     }
 
@@ -153,8 +166,8 @@ pub(crate) fn secret_of(bytes: Zeroizing<Vec<u8>>) -> Result<Secret, &'static st
     if text.is_empty() {
         return Err("is empty");
     }
-    // Keys in PEM have lines; whatever goes into a header has one.
-    if text.contains(['\n', '\r']) && !text.starts_with("-----BEGIN ") {
+    // Keys in PEM have lines, and may have words before them; whatever goes into a header has one.
+    if text.contains(['\n', '\r']) && !text.contains("-----BEGIN ") {
         return Err("has more than one line");
     }
     Ok(Secret::new(text.to_owned()))

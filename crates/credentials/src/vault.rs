@@ -20,7 +20,7 @@ use url::Url;
 use crate::http_client::{Answer, HttpClient, Trust};
 use crate::live::random;
 use crate::problem::Problem;
-use crate::source::Source;
+use crate::source::{Source, VaultSecret};
 
 /// How long a lease that was replaced is left alone, for calls that were begun with it.
 const GRACE: Duration = Duration::from_secs(5);
@@ -182,6 +182,14 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// A certificate, and after it what is said of the chain to its CA (`ca_chain` of PKI).
+    pub(crate) fn certificate(&self, name: &str) -> Option<Secret> {
+        let leaf = self.field(name)?;
+        let chain = self.data.get("ca_chain").and_then(Value::as_array).into_iter().flatten();
+        let chain = chain.filter_map(Value::as_str).flat_map(|link| ["\n", link]);
+        Some(Secret::new(std::iter::once(leaf.expose()).chain(chain).collect()))
+    }
+
     pub(crate) fn field(&self, name: &str) -> Option<Secret> {
         match self.data.get(name)? {
             Value::String(text) if !text.is_empty() => Some(Secret::new(text.clone())),
@@ -225,12 +233,16 @@ impl Inner {
         self.generation.subscribe()
     }
 
-    /// Reads a secret. Logs in where that is needed, and anew where the token has ended before its time.
-    pub(crate) async fn read(&self, path: &str) -> Result<Reading, Problem> {
+    /// Reads a secret, or has one made. Logs in where that is needed, and anew where the token has ended before its time.
+    pub(crate) async fn read(&self, place: &VaultSecret) -> Result<Reading, Problem> {
+        let path = place.path.as_str();
+        let making = !place.parameters.is_empty();
+        let (method, right) = if making { (Method::PUT, "update") } else { (Method::GET, "read") };
         let mut fresh = false;
         loop {
             let (token, generation) = self.token().await?;
-            let answer = self.ask(Method::GET, path, Some(&token), None).await?;
+            let body = making.then(|| json!(place.parameters));
+            let answer = self.ask(method.clone(), path, Some(&token), body).await?;
             match answer.status {
                 StatusCode::OK => return reading(&answer, generation),
                 StatusCode::FORBIDDEN if !fresh && !self.is_alive(&token).await? => {
@@ -238,7 +250,7 @@ impl Inner {
                     fresh = true;
                 }
                 StatusCode::FORBIDDEN => {
-                    let told = format!("{}: 403 for `{path}`; its policies must allow `read` on it", self.name());
+                    let told = format!("{}: 403 for `{path}`; its policies must allow `{right}` on it", self.name());
                     return Err(Problem::withdrawn(REFUSED, told));
                 }
                 StatusCode::NOT_FOUND => {

@@ -9,12 +9,13 @@ use base64::Engine as _;
 use http::HeaderMap;
 use serde_json::json;
 use sortie_credentials::{
-    Applied, Credential, CredentialError, CredentialKind, CredentialSpec, Source, Trust, Username, Vault, VaultAuth,
-    VaultSecret, VaultSpec,
+    Applied, Certificate, CertificateAt, Credential, CredentialError, CredentialKind, CredentialSpec, Source, Trust,
+    Username, Vault, VaultAuth, VaultSecret, VaultSpec,
 };
 use sortie_runtime::TaskSet;
 use sortie_testkit::VaultServer;
 use sortie_testkit::vault::ROLE_ID;
+use sortie_tls::{Authority, ReloadingIdentity, ServerIdentity};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -57,7 +58,19 @@ impl World {
     fn credential(&self, kind: impl FnOnce(Source) -> CredentialKind, path: &str, field: &str) -> Credential {
         let refresh = Duration::from_millis(300);
         let (server, path, field) = ("corp".to_owned(), path.to_owned(), field.to_owned());
-        let kind = kind(Source::Vault(VaultSecret { server, path, field, refresh }));
+        let kind = kind(Source::Vault(VaultSecret { server, path, field, refresh, parameters: BTreeMap::new() }));
+        let vaults = BTreeMap::from([("corp".to_owned(), self.vault.clone())]);
+        Credential::start(CredentialSpec { name: "wiki".to_owned(), kind }, &vaults, &self.tasks).expect("credential")
+    }
+
+    /// A certificate of this path; made there, where there are parameters.
+    fn certificate(&self, path: &str, parameters: &[(&str, &str)]) -> Credential {
+        let parameters = parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let (server, path, field) = ("corp".to_owned(), path.to_owned(), "private_key".to_owned());
+        let secret =
+            Source::Vault(VaultSecret { server, path, field, refresh: Duration::from_millis(300), parameters });
+        let certificate = CertificateAt::Field("certificate".to_owned());
+        let kind = CredentialKind::ClientCertificate { certificate, secret };
         let vaults = BTreeMap::from([("corp".to_owned(), self.vault.clone())]);
         Credential::start(CredentialSpec { name: "wiki".to_owned(), kind }, &vaults, &self.tasks).expect("credential")
     }
@@ -285,4 +298,64 @@ async fn a_dropped_credential_gives_its_lease_back() {
     let World { server, vault, dir: _dir, tasks: _tasks } = world;
     drop(vault);
     until("given back", async || server.state().live_tokens() == 0).await;
+}
+
+fn issue(seconds: u64) -> (ServerIdentity, i64) {
+    let issued = Authority::generate("Vault CA", 30).expect("authority");
+    let issued = issued.issue_client("agents", Duration::from_secs(seconds)).expect("certificate");
+    let read = ReloadingIdentity::from_pem(&issued.cert_pem, issued.key_pem.expose()).expect("identity");
+    (issued, read.not_after_unix())
+}
+
+fn data(issued: &ServerIdentity) -> serde_json::Value {
+    json!({"certificate": issued.cert_pem, "private_key": issued.key_pem.expose()})
+}
+
+async fn shown(credential: &Credential) -> Result<Arc<Certificate>, CredentialError> {
+    let mut headers = HeaderMap::new();
+    let applied = credential.apply(&mut headers, None).await?;
+    assert!(headers.is_empty(), "a certificate is no header");
+    Ok(applied.certificate().expect("a certificate").clone())
+}
+
+#[tokio::test]
+async fn a_certificate_of_kv_follows_changes_and_a_pair_that_does_not_fit_replaces_none() {
+    let ((first, ends), (second, later)) = (issue(1_000), issue(2_000));
+    let world = World::start(|server| server.state().put_kv2("secret/data/cert", data(&first))).await;
+    let credential = world.certificate("secret/data/cert", &[]);
+    let one = shown(&credential).await.expect("a certificate");
+    assert_eq!(one.not_after_unix(), ends);
+    let mixed = json!({"certificate": second.cert_pem, "private_key": first.key_pem.expose()});
+    world.server.state().put_kv2("secret/data/cert", mixed);
+    let asked = world.server.state().count("GET secret/data/cert");
+    until("it is looked at", async || world.server.state().count("GET secret/data/cert") > asked + 1).await;
+    assert!(Arc::ptr_eq(&one, &shown(&credential).await.expect("the same")), "what is the same stays the very same");
+    world.server.state().put_kv2("secret/data/cert", data(&second));
+    let replaced = async || shown(&credential).await.is_ok_and(|shown| shown.not_after_unix() == later);
+    until("the new one", replaced).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_vault_makes_is_made_anew_before_its_end_and_not_at_each_look() {
+    let ((first, ends), (second, later)) = (issue(9), issue(3_600));
+    let chain = Authority::generate("Root", 30).expect("authority").cert_pem().to_owned();
+    let mut with_chain = data(&first);
+    with_chain["ca_chain"] = json!([chain]);
+    let world = World::start(|server| {
+        server.state().made.insert("pki/issue/agents".to_owned(), vec![with_chain, data(&second)]);
+    })
+    .await;
+    let parameters = [("common_name", "agents.corp.example"), ("ttl", "9s")];
+    let credential = world.certificate("pki/issue/agents", &parameters);
+    assert_eq!(shown(&credential).await.expect("a certificate").not_after_unix(), ends);
+    assert_eq!(world.server.state().written, [json!({"common_name": "agents.corp.example", "ttl": "9s"})]);
+    // Many looks of what is only read would fit into this time.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.server.state().written.len(), 1);
+    let replaced = async || shown(&credential).await.expect("never without one").not_after_unix() == later;
+    until("the next one", replaced).await;
+    assert_eq!(world.server.state().written.len(), 2);
+    let mut headers = HeaderMap::new();
+    credential.apply(&mut headers, None).await.expect("applied").refused();
+    until("one that was refused is replaced", async || world.server.state().written.len() == 3).await;
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use sortie_ids::{BaseDomain, Digest, RouteName, TunnelId, TunnelLabel};
 use sortie_link::EdgeLink;
-use sortie_link::protos::ProbeFailure;
+use sortie_link::protos::{CheckpointVerdict, ProbeFailure, PublishedNote};
 use sortie_tls::{Prefixed, ResolvesServerCert, ServerStream};
 use tokio::net::TcpStream;
 
@@ -74,6 +74,14 @@ pub trait Terminator: Send + Sync + 'static {
 
     /// A link of this tunnel was retired: connections that are kept in it for later are to be closed.
     fn retire(&self, label: &TunnelLabel);
+
+    /// Takes the checkpoint of a gateway's audit log that came over this link.
+    fn checkpoint<'a>(
+        &'a self,
+        tunnel: &'a TunnelId,
+        link: &'a EdgeLink,
+        published: PublishedNote,
+    ) -> BoxFuture<'a, CheckpointVerdict>;
 
     /// Makes a call over this very link to one of its routes, for a gateway that wants to know whether it is reached.
     fn probe<'a>(

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use sortie_ids::{LinkId, TunnelToken};
 use sortie_link::Welcome;
-use sortie_link::protos::{EdgeHello, FromEdge, FromGateway, Kind, RouteMode, VERSION};
+use sortie_link::protos::{CHECKPOINTS, CheckpointVerdict, EdgeHello, FromEdge, FromGateway, Kind, RouteMode, VERSION};
 use sortie_runtime::{NoPlace, Place, Places, TaskSet, notice_absence};
 use sortie_tls::{Hello, MAX_HELLO, Prefixed, TlsAcceptor, TlsError, Versions, read_hello, server_config};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use crate::{Directory, EdgeConfig, Links, NotAdmitted, Terminator};
 
@@ -17,6 +18,8 @@ use crate::{Directory, EdgeConfig, Links, NotAdmitted, Terminator};
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a link may publish a checkpoint: each costs the hub a signature's check and a write.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that a sealed connection holds in each direction, beside the windows of its stream.
 const COPY_BUFFER: usize = 16 * 1024;
 
@@ -198,7 +201,7 @@ impl Shared {
             .map_err(|error| sortie_tls::explain_io(&error))?;
         let hello = EdgeHello {
             version: VERSION,
-            features: Vec::new(),
+            features: vec![CHECKPOINTS.to_owned()],
             edge_instance: self.instance.clone(),
             link_id: LinkId::random(),
         };
@@ -241,13 +244,26 @@ impl Shared {
             }
             Ok(_) => {}
         }
-        let mut draining = false;
+        let (mut draining, mut next_checkpoint) = (false, Instant::now());
         loop {
             tokio::select! {
                 message = said.recv() => match message {
                     Some(FromGateway::Probe { id, route }) => {
                         let failure = self.terminator.probe(&tunnel.label, &link, &route).await;
                         link.tell(FromEdge::ProbeResult { id, failure });
+                    }
+                    Some(FromGateway::Checkpoint(published)) => {
+                        let verdict = if next_checkpoint <= Instant::now() {
+                            let verdict = self.terminator.checkpoint(&tunnel.tunnel, &link, published).await;
+                            // The proof that is asked for may come at once.
+                            if !matches!(verdict, CheckpointVerdict::Prove { .. }) {
+                                next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
+                            }
+                            verdict
+                        } else {
+                            CheckpointVerdict::Later
+                        };
+                        link.tell(FromEdge::CheckpointResult { verdict });
                     }
                     Some(FromGateway::Draining) => {
                         link.retire();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sortie_edge::{Admitted, ClientConnection, Directory, Edge, EdgeConfig, Links, NotAdmitted, Terminator};
 use sortie_ids::{Digest, RouteName, TunnelId, TunnelLabel, TunnelToken};
-use sortie_link::protos::{GatewayHello, ProbeFailure, VERSION};
+use sortie_link::protos::{CheckpointVerdict, GatewayHello, ProbeFailure, PublishedNote, VERSION};
 use sortie_link::{EdgeLink, EstablishError, GatewayLink};
 use sortie_runtime::TaskSet;
 use sortie_tls::{Authority, ClientStream, EdgeIdentity, ServerName, TlsConnector, Versions, client_config};
@@ -31,6 +31,15 @@ impl Directory for Hub {
 }
 
 impl Terminator for Hub {
+    fn checkpoint<'a>(
+        &'a self,
+        _: &'a TunnelId,
+        _: &'a EdgeLink,
+        _: PublishedNote,
+    ) -> BoxFuture<'a, CheckpointVerdict> {
+        Box::pin(async { CheckpointVerdict::Later })
+    }
+
     fn serve(self: Arc<Self>, connection: ClientConnection, _: String, _: SocketAddr) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let mut connection = connection;

@@ -2,10 +2,11 @@
 //!
 //! A call is recorded before it goes on, and again when its answer has ended. What cannot be recorded does not happen,
 //! unless the settings say otherwise; then it is counted. What is recorded of arguments and answers is their digest, and
-//! of arguments what the settings let be shown.
+//! of arguments what the settings let be shown; whole they are only where they are sealed for a key of the customer's.
 
 mod decided;
 mod delivery;
+mod payload;
 mod settings;
 mod shown;
 mod unidentified;
@@ -25,6 +26,7 @@ use crate::config::{AuditConfig, AuditDurability, GatewayConfig, OnFailure};
 
 pub(crate) use decided::{Deciding, Ending};
 pub(crate) use delivery::OPERATIONS;
+pub(crate) use payload::Payloads;
 pub(crate) use shown::Shown;
 
 use delivery::Delivery;

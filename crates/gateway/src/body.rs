@@ -311,12 +311,14 @@ pub(crate) struct Sent {
     /// Bytes of the body.
     pub(crate) bytes: u64,
     hash: Option<Hashing>,
+    /// The beginning of the body, and how long it may be.
+    kept: Option<(Vec<u8>, usize)>,
 }
 
 impl Sent {
-    /// Nothing yet; with `hashed`, a digest is made of what follows.
-    pub(crate) fn begin(hashed: bool) -> Self {
-        Self { bytes: 0, hash: hashed.then(|| Hashing::new(&SHA256)) }
+    /// Nothing yet; with `hashed`, a digest is made of what follows, and of its beginning so many bytes are kept.
+    pub(crate) fn begin(hashed: bool, kept: Option<usize>) -> Self {
+        Self { bytes: 0, hash: hashed.then(|| Hashing::new(&SHA256)), kept: kept.map(|most| (Vec::new(), most)) }
     }
 
     fn add(&mut self, data: &[u8]) {
@@ -324,6 +326,14 @@ impl Sent {
         if let Some(hash) = &mut self.hash {
             hash.update(data);
         }
+        if let Some((kept, most)) = &mut self.kept {
+            kept.extend(data.iter().take(most.saturating_sub(kept.len())));
+        }
+    }
+
+    /// The beginning of what went by, if it was kept.
+    pub(crate) fn kept(&self) -> Option<&[u8]> {
+        self.kept.as_ref().map(|(kept, _)| kept.as_slice())
     }
 
     /// The SHA-256 of all of it, if one was made: 64 hexadecimal digits.
@@ -392,6 +402,10 @@ where
                     this.sent.add(data);
                     if let Some(left) = &mut this.left {
                         *left = left.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                    }
+                    // Before the caller can have all of it: what was answered is on record.
+                    if this.left == Some(0) {
+                        this.tell(End::Complete);
                     }
                 }
                 Poll::Ready(Some(Ok(clean(frame))))
@@ -494,7 +508,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let watch = |body, bodiless| {
             let told = told.clone();
-            Watched::new(body, bodiless, Sent::begin(true), move |end, _| told.lock().expect("lock").push(end))
+            Watched::new(body, bodiless, Sent::begin(true, None), move |end, _| told.lock().expect("lock").push(end))
         };
         drop(watch(pieces(&["a"]), false).collect().await);
         drop(watch(pieces(&["a"]), false));

@@ -51,9 +51,9 @@ use span::{Span, span_text};
 use upstreams::{Keepalive, RawRouteTls, RawUpstream};
 
 pub use approvals::{ApprovalSource, ApprovalSources, ApprovalsConfig};
-pub use audit::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure, ShownArguments};
+pub use audit::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure, PayloadConfig, ShownArguments};
 pub use control::{ControlConfig, PolicyMode, Refusals};
-pub use credentials::RouteCredential;
+pub use credentials::{RouteCredential, SubjectToken};
 pub use identity::{IdentityConfig, TellUpstream};
 pub(crate) use issuers::fetchable;
 pub use issuers::{IssuerConfig, KeysAt};
@@ -324,7 +324,8 @@ impl GatewayConfig {
             };
             trusted.into_iter().chain(keys)
         });
-        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).cloned();
+        let payload = self.audit.payload.as_ref().map(|payload| &payload.key_file);
+        let whole = self.upstream.ca_file.iter().chain(&self.control.policy_file).chain(payload).cloned();
         whole.chain(routes).chain(issuers).collect()
     }
 }
@@ -581,7 +582,7 @@ impl RawRoute {
             let reason = "the built-in server is part of the gateway and asks for no credential; remove it";
             return Err(source.wrong(Some(first.span()), &field("credentials"), reason));
         }
-        let credentials = credentials::check_all(self.credentials, self.authorization, vaults, base);
+        let credentials = credentials::check_all(self.credentials, self.authorization, (&upstream, &tls), vaults, base);
         let credentials =
             credentials.map_err(|(at, setting, reason)| source.wrong(Some(at), &field(&setting), reason))?;
         Ok(RouteConfig {

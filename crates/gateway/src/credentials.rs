@@ -10,12 +10,28 @@ use sortie_identity::Caller;
 use sortie_ids::{Digest, RouteName};
 use sortie_runtime::TaskSet;
 
-use crate::config::RouteCredential;
+use crate::config::{RouteCredential, SubjectToken};
+use crate::upstream_identity::CallerTokens;
 
 /// The credentials of one route, in the order of the settings.
 pub(crate) struct RouteCredentials {
     route: RouteName,
-    all: Vec<(RouteCredential, Arc<Credential>)>,
+    all: Vec<Ready>,
+}
+
+/// One credential of a route.
+pub(crate) struct Ready {
+    setting: RouteCredential,
+    credential: Arc<Credential>,
+    /// What says who is calling where a token is exchanged; `None` for the hub's word.
+    subject: Option<CallerTokens>,
+}
+
+impl Ready {
+    /// Its name, for records.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        self.credential.name()
+    }
 }
 
 impl RouteCredentials {
@@ -27,11 +43,19 @@ impl RouteCredentials {
         route: &RouteName,
         settings: &[RouteCredential],
         vaults: &BTreeMap<String, Arc<Vault>>,
+        signed: &dyn Fn(String) -> Option<CallerTokens>,
         before: Option<&Self>,
         tasks: &TaskSet,
     ) -> Result<Self, (String, String)> {
         let mut all = Vec::with_capacity(settings.len());
         for (number, setting) in settings.iter().enumerate() {
+            let subject = match &setting.subject {
+                SubjectToken::Hub => None,
+                SubjectToken::Gateway { audience } => Some(signed(audience.clone()).ok_or_else(|| {
+                    let what = "gateway needs a data directory for the gateway's key; name one with --data-dir";
+                    (format!("routes.{route}.credentials.{number}.subject"), what.to_owned())
+                })?),
+            };
             let kept = before.and_then(|before| before.kept(setting, vaults));
             let credential = match kept {
                 Some(credential) => credential,
@@ -41,23 +65,23 @@ impl RouteCredentials {
                     Arc::new(started.map_err(|StartError::Missing(what)| (place, what))?)
                 }
             };
-            all.push((setting.clone(), credential));
+            all.push(Ready { setting: setting.clone(), credential, subject });
         }
         Ok(Self { route: route.clone(), all })
     }
 
     fn kept(&self, setting: &RouteCredential, vaults: &BTreeMap<String, Arc<Vault>>) -> Option<Arc<Credential>> {
-        let same = self.all.iter().find(|(_, credential)| credential.is_as(&setting.spec, vaults));
-        same.map(|(_, credential)| credential.clone())
+        let same = self.all.iter().find(|ready| ready.credential.is_as(&setting.spec, vaults));
+        same.map(|ready| ready.credential.clone())
     }
 
     /// The credential that calls of this caller go on with; `None` where the route has none at all.
     ///
     /// # Errors
     /// 403 where the route has credentials, and none is for the caller.
-    pub(crate) fn of(&self, caller: &Caller) -> Result<Option<&Credential>, HopError> {
-        match self.all.iter().find(|(setting, _)| is_for(setting, caller)) {
-            Some((_, credential)) => Ok(Some(credential)),
+    pub(crate) fn of(&self, caller: &Caller) -> Result<Option<&Ready>, HopError> {
+        match self.all.iter().find(|ready| is_for(&ready.setting, caller)) {
+            Some(ready) => Ok(Some(ready)),
             None if self.all.is_empty() => Ok(None),
             None => {
                 let reason = format!("route `{}` has no credential for this caller", self.route);
@@ -68,23 +92,30 @@ impl RouteCredentials {
 
     /// Ends them, and waits until leases were given back.
     pub(crate) async fn close(&self) {
-        futures_util::future::join_all(self.all.iter().map(|(_, credential)| credential.close())).await;
+        futures_util::future::join_all(self.all.iter().map(|ready| ready.credential.close())).await;
     }
 }
 
 /// Puts a credential on the head of a call, in place of what the caller has sent by that name; the last thing before the
-/// call is sent. `inbound` is the caller's own token, for exchange. Waits only where a secret or token is yet to come.
+/// call is sent. `inbound` is the hub's word for the caller, for exchange; `now` in seconds since 1970. Waits only where a
+/// secret or token is yet to come.
 ///
 /// # Errors
 /// 502 where its secret cannot be had.
 pub(crate) async fn apply<'a>(
-    credential: Option<&'a Credential>,
-    caller: &Caller,
+    ready: Option<&'a Ready>,
+    caller: &Arc<Caller>,
     headers: &mut HeaderMap,
     inbound: Option<&str>,
+    now: i64,
 ) -> Result<Option<Applied<'a>>, HopError> {
-    let Some(credential) = credential else { return Ok(None) };
-    let subject = match inbound {
+    let Some(Ready { credential, subject, .. }) = ready else { return Ok(None) };
+    let signed = subject.as_ref().and_then(|tokens| tokens.of(caller, now));
+    let token = match subject {
+        Some(_) => signed.as_ref().and_then(|token| token.to_str().ok()),
+        None => inbound,
+    };
+    let subject = match token {
         Some(token) if credential.spec().exchanges() => Some(Subject { key: principal(caller), token }),
         _ => None,
     };
@@ -178,7 +209,8 @@ mod tests {
         let list = |list: Option<&[&str]>| list.map(|list| list.iter().map(ToString::to_string).collect());
         let kind = CredentialKind::Bearer { secret: Source::Env("X".to_owned()) };
         let spec = CredentialSpec { name: "x".to_owned(), kind };
-        RouteCredential { spec, callers: list(callers), agents: list(agents), workspaces: list(workspaces) }
+        let subject = SubjectToken::default();
+        RouteCredential { spec, callers: list(callers), agents: list(agents), workspaces: list(workspaces), subject }
     }
 
     #[test]

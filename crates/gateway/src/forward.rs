@@ -9,6 +9,7 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use sortie_api::{HOP_HEADER, Hop, HopError, IDENTITY_HEADER, REQUEST_ID_HEADER, is_framed_once, is_plainly_framed};
+use sortie_credentials::Applied;
 use sortie_identity::{Assurance, Caller};
 use sortie_ids::RequestId;
 use sortie_link::protos::RouteMode;
@@ -84,7 +85,10 @@ where
     };
     record.answered(response.status(), hop);
     let bodiless = head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let sent = Sent::begin(shared.audit.is_on() && served.config.audit.result_digest);
+    let payloads = served.payloads.as_ref().filter(|payloads| shared.audit.is_on() && payloads.answers);
+    let sent =
+        Sent::begin(shared.audit.is_on() && served.config.audit.result_digest, payloads.map(|payloads| payloads.most));
+    record.payloads = payloads.cloned();
     response.map(|body| Watched::new(body, bodiless, sent, move |end, sent| record.finish(end, sent)).boxed())
 }
 
@@ -468,11 +472,13 @@ impl Onward<'_> {
 
         let answering = async {
             // The last thing before the call goes out: nothing else sees the secret.
-            let applied = credentials::apply(credential, caller, &mut head.headers, inbound).await?;
+            let applied = credentials::apply(credential, caller, &mut head.headers, inbound, (shared.clock)()).await?;
             match &route.target {
                 Target::Servers(servers) => {
-                    let answered = servers.send(head, || body.clone().boxed()).await;
-                    let answered = answered.map_err(|error| failure(&error, route, body, request_id))?;
+                    let certificate = applied.as_ref().and_then(Applied::certificate);
+                    let answered = servers.send(head, || body.clone().boxed(), certificate).await;
+                    let answered =
+                        answered.map_err(|error| failure(&error, route, body, request_id, applied.as_ref()))?;
                     let response = answered.response.map(|body| body.map_err(Into::into).boxed());
                     Ok((response, Some((servers.as_ref(), answered.server)), applied))
                 }
@@ -525,7 +531,13 @@ impl Onward<'_> {
 }
 
 /// A failure before the head of the response. The log has the addresses, the caller does not.
-fn failure<B>(error: &SendError, route: &Route, body: &RequestBody<B>, request_id: &RequestId) -> HopError
+fn failure<B>(
+    error: &SendError,
+    route: &Route,
+    body: &RequestBody<B>,
+    request_id: &RequestId,
+    applied: Option<&Applied<'_>>,
+) -> HopError
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
@@ -546,6 +558,16 @@ where
         }
         SendError::Interim => {
             HopError::new(Hop::Upstream, format!("the upstream of route `{name}` sent too many interim answers"))
+        }
+        SendError::ClientCertificate(_) => {
+            let whose = match applied.filter(|applied| applied.certificate().is_some()) {
+                Some(applied) => {
+                    applied.refused();
+                    format!("the client certificate of credential `{}`", applied.name())
+                }
+                None => "this call without a client certificate that it knows".to_owned(),
+            };
+            HopError::new(Hop::UpstreamConnect, format!("the upstream of route `{name}` does not accept {whose}"))
         }
         SendError::Broke(_) | SendError::NoServer => {
             HopError::new(Hop::Upstream, format!("the upstream of route `{name}` broke off before it answered"))

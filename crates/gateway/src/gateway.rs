@@ -299,18 +299,20 @@ pub struct GatewayOptions {
     /// Where the gateway keeps what it must remember, and its admin socket. Whoever starts it holds a lock on the
     /// directory. Default: nothing outlives the process, and nobody can ask it anything.
     pub data_dir: Option<PathBuf>,
+    /// The time, in seconds since 1970, by which identities, policies and sessions are judged. Default: the machine's.
+    pub clock: fn() -> i64,
 }
 
 impl Default for GatewayOptions {
     fn default() -> Self {
         let local: OpenLocal = Arc::new(|_, _| Err("it is not part of this program".to_owned()));
-        Self { edges: Vec::new(), health: None, local, data_dir: None }
+        Self { edges: Vec::new(), health: None, local, data_dir: None, clock: unix_now }
     }
 }
 
 impl std::fmt::Debug for GatewayOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { edges, health, local: _, data_dir } = self;
+        let Self { edges, health, local: _, data_dir, clock: _ } = self;
         let mut debug = f.debug_struct("GatewayOptions");
         debug.field("edges", edges).field("health", health).field("data_dir", data_dir).finish_non_exhaustive()
     }
@@ -342,7 +344,7 @@ impl Gateway {
         options: GatewayOptions,
         tasks: TaskSet,
     ) -> Result<Self, GatewayError> {
-        let GatewayOptions { edges, health, local, data_dir } = options;
+        let GatewayOptions { edges, health, local, data_dir, clock } = options;
         let metrics = Metrics::install();
         let tasks = tasks.child();
         let edges = match edges.as_slice() {
@@ -411,7 +413,7 @@ impl Gateway {
             listener,
             link: LinkBoard::new(),
             prober: Prober::default(),
-            clock: unix_now,
+            clock,
             draining: AtomicBool::new(false),
             tasks: tasks.clone(),
         });

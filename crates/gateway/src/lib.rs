@@ -58,8 +58,9 @@ pub use body::{BodyError, CallBody};
 pub use config::{
     ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, AuditConfig, AuditDurability, AuditLogConfig,
     Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt,
-    LimitConfig, ListenerConfig, OnFailure, Per, Pinning, PolicyMode, Protocol, Rate, Refusals, RouteConfig,
-    RouteCredential, RouteTls, Server, ShownArguments, TellUpstream, Trust, Upstream, UpstreamConfig,
+    LimitConfig, ListenerConfig, OnFailure, PayloadConfig, Per, Pinning, PolicyMode, Protocol, Rate, Refusals,
+    RouteConfig, RouteCredential, RouteTls, Server, ShownArguments, SubjectToken, TellUpstream, Trust, Upstream,
+    UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, ListenerReport, Readiness};
@@ -68,5 +69,6 @@ pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
+pub use sortie_sinks::{SinkState, SinkStatus};
 pub use upstream::{LocalUpstream, OpenLocal};
 pub use upstream_identity::{IdentityKeysError, rotate_identity_keys};

@@ -10,7 +10,7 @@ use sortie_api::{Hop, HopError};
 use sortie_identity::Caller;
 use sortie_ids::RequestId;
 
-use crate::audit::{Audit, Ending};
+use crate::audit::{Audit, Ending, Payloads};
 use crate::body::{End, Sent};
 use crate::control::Verdict;
 use crate::routes::Route;
@@ -31,6 +31,8 @@ pub(crate) struct Record {
     began: Instant,
     end: End,
     sent: Sent,
+    /// Where answers are recorded, sealed.
+    pub(crate) payloads: Option<Arc<Payloads>>,
 }
 
 /// What becomes known of a call while others have it.
@@ -69,6 +71,7 @@ impl Record {
             began: Instant::now(),
             end: End::Abandoned,
             sent: Sent::default(),
+            payloads: None,
         }
     }
 
@@ -127,6 +130,7 @@ impl Drop for Record {
             end: self.end,
             sent: std::mem::take(&mut self.sent),
             duration: elapsed,
+            payloads: self.payloads.as_deref(),
         });
         let hop = self.hop.map_or("none", Hop::as_str);
         tracing::info!(

@@ -15,7 +15,7 @@ use sortie_policy::{Engine, PolicyError};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ReloadingIdentity, ServerConfig, Versions, covers, server_config};
 
-use crate::audit::{self, Shown};
+use crate::audit::{self, Payloads, Shown};
 use crate::config::{
     Authorization, GatewayConfig, IssuerConfig, KeysAt, Pinning, PolicyMode, Protocol, RouteConfig, Server,
     TellUpstream, Trust, Upstream,
@@ -30,7 +30,7 @@ use crate::pins::PinBoard;
 use crate::routes::{Route, RouteTable, Target};
 use crate::setup::Setup;
 use crate::upstream::{OpenLocal, Servers, Spec};
-use crate::upstream_identity::{Signer, UpstreamIdentity};
+use crate::upstream_identity::{CallerTokens, Signer, UpstreamIdentity};
 
 /// Largest file of settings, and largest one that they name, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -49,6 +49,8 @@ pub(crate) struct Served {
     pub(crate) control: Control,
     /// What records show of arguments.
     pub(crate) shown: Shown,
+    /// What they hold whole, sealed.
+    pub(crate) payloads: Option<Arc<Payloads>>,
     /// Who calls by the gateway's own listener.
     pub(crate) asserted: Option<Arc<Caller>>,
     /// Servers that secrets are read from, by name.
@@ -194,7 +196,8 @@ impl Builder {
                 Some(path) => Some(read_ca(&format!("routes.{name}.client_ca_file"), path)?),
             };
             let kept = before.map(|route| &route.credentials);
-            let credentials = RouteCredentials::start(name, &settings.credentials, &vaults, kept, &self.tasks);
+            let tokens = |audience: String| self.caller_tokens(&config, audience);
+            let credentials = RouteCredentials::start(name, &settings.credentials, &vaults, &tokens, kept, &self.tasks);
             let proved = before.filter(|route| same_identity.is_some() && route.client_ca == client_ca);
             routes.push(Route {
                 name: name.clone(),
@@ -226,7 +229,21 @@ impl Builder {
         let asserted = config.listener.as_ref().map(|listener| Arc::new(listener.caller.caller()));
         let routes = RouteTable::new(routes);
         let shown = Shown::new(&config.audit.arguments).map_err(GatewayError::Limits)?;
-        Ok(Served { routes, identity, hub_tls, control, shown, issuers, limits, asserted, vaults, config })
+        let payloads = config.audit.payload.as_ref().map(Payloads::open).transpose();
+        let payloads = payloads.map_err(|reason| missing(("audit.payload.key_file".to_owned(), reason)))?;
+        Ok(Served {
+            routes,
+            identity,
+            hub_tls,
+            control,
+            shown,
+            payloads: payloads.map(Arc::new),
+            issuers,
+            limits,
+            asserted,
+            vaults,
+            config,
+        })
     }
 
     /// The certificate that the settings name, or else that of the set-up directory.
@@ -299,14 +316,19 @@ impl Builder {
         if settings.identity == TellUpstream::None {
             return Ok(None);
         }
-        let signer = self.signer.clone().ok_or_else(|| GatewayError::NoSigner { route: name.clone() })?;
         let audience = match &settings.upstream {
             Upstream::Servers(servers) => servers.first().map(Server::url).unwrap_or_default(),
             Upstream::Files => format!("https://{host}"),
         };
+        let no_signer = || GatewayError::NoSigner { route: name.clone() };
+        let tokens = self.caller_tokens(config, audience).ok_or_else(no_signer)?;
+        Ok(Some(UpstreamIdentity::new(config.identity.header.clone(), tokens)))
+    }
+
+    /// What is signed about callers for this audience; `None` without a key to sign with.
+    fn caller_tokens(&self, config: &GatewayConfig, audience: String) -> Option<CallerTokens> {
         let issuer = issuer_name(config, &self.domain);
-        let (header, lifetime) = (config.identity.header.clone(), config.identity.lifetime);
-        Ok(Some(UpstreamIdentity::new(signer, issuer, header, audience, lifetime)))
+        Some(CallerTokens::new(self.signer.clone()?, issuer, audience, config.identity.lifetime))
     }
 
     fn target(

@@ -4,6 +4,7 @@ mod dial;
 mod pool;
 mod servers;
 mod sessions;
+mod shown;
 mod stream;
 
 use std::sync::Arc;

@@ -115,13 +115,17 @@ fn write(path: &Path, ring: &KeyRing) -> Result<(), IdentityKeysError> {
 
 /// How one upstream is told.
 pub(crate) struct UpstreamIdentity {
+    header: HeaderName,
+    tokens: CallerTokens,
+}
+
+/// What this gateway signs about callers for one audience.
+pub(crate) struct CallerTokens {
     signer: Arc<Signer>,
-    pub(crate) issuer: String,
-    pub(crate) header: HeaderName,
-    /// The upstream's URL.
-    pub(crate) audience: String,
+    issuer: String,
+    audience: String,
     /// In seconds.
-    pub(crate) lifetime: i64,
+    lifetime: i64,
     /// By the address of a caller, which the entry keeps from being used for another.
     signed: Remembered<usize, Signed>,
 }
@@ -136,26 +140,28 @@ struct Signed {
 }
 
 impl UpstreamIdentity {
-    pub(crate) fn new(
-        signer: Arc<Signer>,
-        issuer: String,
-        header: HeaderName,
-        audience: String,
-        lifetime: Duration,
-    ) -> Self {
-        let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(MAX_LIFETIME);
-        Self { signer, issuer, header, audience, lifetime, signed: Remembered::default() }
+    pub(crate) fn new(header: HeaderName, tokens: CallerTokens) -> Self {
+        Self { header, tokens }
     }
 
     /// Puts the caller's identity in place of whatever is under that name.
     pub(crate) fn put(&self, headers: &mut HeaderMap, caller: &Arc<Caller>, now: i64) {
         headers.remove(&self.header);
-        if let Some(value) = self.value(caller, now) {
+        if let Some(value) = self.tokens.of(caller, now) {
             headers.insert(self.header.clone(), value);
         }
     }
+}
 
-    fn value(&self, caller: &Arc<Caller>, now: i64) -> Option<HeaderValue> {
+impl CallerTokens {
+    /// `audience` is an upstream's URL, or what an authorization server is called.
+    pub(crate) fn new(signer: Arc<Signer>, issuer: String, audience: String, lifetime: Duration) -> Self {
+        let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(MAX_LIFETIME);
+        Self { signer, issuer, audience, lifetime, signed: Remembered::default() }
+    }
+
+    /// The token about a caller; made once for half of its life.
+    pub(crate) fn of(&self, caller: &Arc<Caller>, now: i64) -> Option<HeaderValue> {
         let place = Arc::as_ptr(caller).addr();
         let ring = self.signer.ring.load_full();
         if let Some(signed) = self.signed.get(&place)
@@ -211,7 +217,8 @@ mod tests {
     fn told(dir: &Path) -> (Arc<Signer>, UpstreamIdentity) {
         let signer = Arc::new(Signer::open(dir).expect("keys"));
         let (issuer, header) = ("https://gw.test".to_owned(), HeaderName::from_static("sortie-identity"));
-        let identity = UpstreamIdentity::new(signer.clone(), issuer, header, UP.to_owned(), Duration::from_secs(120));
+        let tokens = CallerTokens::new(signer.clone(), issuer, UP.to_owned(), Duration::from_secs(120));
+        let identity = UpstreamIdentity::new(header, tokens);
         (signer, identity)
     }
 
@@ -243,22 +250,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let (_, identity) = told(dir.path());
         let (one, two) = (caller(), caller());
-        let first = identity.value(&one, NOW);
-        assert_eq!(identity.value(&one, NOW + 59), first);
-        assert_ne!(identity.value(&two, NOW), first, "another caller");
-        assert_ne!(identity.value(&one, NOW + 60), first, "half of its life is over");
-        assert_ne!(identity.value(&one, NOW - 1), first, "the clock was set back");
+        let first = identity.tokens.of(&one, NOW);
+        assert_eq!(identity.tokens.of(&one, NOW + 59), first);
+        assert_ne!(identity.tokens.of(&two, NOW), first, "another caller");
+        assert_ne!(identity.tokens.of(&one, NOW + 60), first, "half of its life is over");
+        assert_ne!(identity.tokens.of(&one, NOW - 1), first, "the clock was set back");
     }
 
     #[test]
     fn keys_rotate_with_an_overlap_in_the_running_gateway() {
         let dir = tempfile::tempdir().expect("dir");
         let (signer, identity) = told(dir.path());
-        let old = identity.value(&caller(), NOW).expect("signed");
+        let old = identity.tokens.of(&caller(), NOW).expect("signed");
         let rotation = rotate_identity_keys(dir.path(), Duration::ZERO, NOW + 1).expect("rotated");
         assert!(rotate_identity_keys(dir.path(), Duration::ZERO, NOW + 2).is_err(), "one is changing already");
         signer.reload().expect("read");
-        let new = identity.value(&caller(), NOW + 1).expect("signed");
+        let new = identity.tokens.of(&caller(), NOW + 1).expect("signed");
         let keys = |now| KeySet::parse(&signer.jwks(now).to_string()).expect("keys");
         for token in [&old, &new] {
             assert!(rules().verify(token.as_bytes(), &keys(NOW + 1), NOW + 1).is_ok());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use sortie_audit::{AppendError, Draft, Durability, Kind, Log, OpenError, Options, kinds};
+use sortie_audit::{AppendError, Draft, Durability, Kind, Log, OnFailure, OpenError, Options, kinds};
 use sortie_ids::{KeyId, RequestId};
 use sortie_runtime::TaskSet;
 
@@ -23,7 +23,7 @@ pub struct AuditConfig {
     pub dir: Option<PathBuf>,
     /// When a record counts as kept.
     pub durability: Durability,
-    /// What happens to operations whose records cannot be kept.
+    /// Whether operations are done whose records cannot be kept.
     pub on_failure: OnFailure,
 }
 
@@ -34,25 +34,13 @@ impl Default for AuditConfig {
     }
 }
 
-/// What happens when a record cannot be kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The operation is refused.
-    #[default]
-    Deny,
-    /// The operation is done; the records that are missing are counted.
-    DropAndCount,
-}
-
 /// The hub's records. Clones share them.
 #[derive(Clone)]
 pub struct Audit(Arc<Inner>);
 
 struct Inner {
     log: Log,
-    on_failure: OnFailure,
     refused: Mutex<BTreeMap<(Surface, Refused), Tally>>,
-    trouble: Mutex<Option<String>>,
 }
 
 /// The address that a request came from.
@@ -86,7 +74,7 @@ struct Tally {
 
 impl std::fmt::Debug for Audit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Audit").field("on_failure", &self.0.on_failure).finish_non_exhaustive()
+        f.debug_struct("Audit").finish_non_exhaustive()
     }
 }
 
@@ -97,9 +85,9 @@ impl Audit {
     /// The log cannot be read or made, or is not what its newest checkpoint says.
     pub fn open(dir: PathBuf, key_file: PathBuf, config: &AuditConfig) -> Result<Self, OpenError> {
         let origin = "sortie-hub".to_owned();
-        let log = Log::open(Options { dir, key_file, origin, durability: config.durability, ..Options::default() })?;
-        let (refused, trouble) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { log, on_failure: config.on_failure, refused, trouble })))
+        let AuditConfig { durability, on_failure, .. } = *config;
+        let log = Log::open(Options { dir, key_file, origin, durability, on_failure, ..Options::default() })?;
+        Ok(Self(Arc::new(Inner { log, refused: Mutex::default() })))
     }
 
     /// Keeps records; returns when they are kept, or, where the settings say so, counted as missing.
@@ -107,19 +95,12 @@ impl Audit {
     /// # Errors
     /// They are not kept, and what they tell of must not be done.
     pub(crate) async fn append(&self, drafts: &[Draft]) -> Result<(), AppendError> {
-        for draft in drafts {
-            let kept = self.0.log.append(draft).await;
-            *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
-                kept.as_ref().err().map(ToString::to_string);
-            if let Err(error) = kept {
-                metrics::counter!("sortie_hub_audit_failures_total").increment(1);
-                tracing::error!(%error, event = draft.kind().event, "a record could not be kept");
-                if self.0.on_failure == OnFailure::Deny {
-                    return Err(error);
-                }
-            }
+        let kept = self.0.log.append_all(drafts).await;
+        if let Err(error) = &kept {
+            let events: Vec<_> = drafts.iter().map(|draft| draft.kind().event).collect();
+            tracing::error!(%error, ?events, "records could not be kept");
         }
-        Ok(())
+        kept.map(drop)
     }
 
     /// Keeps a record of what the hub did on its own, as far as that can be done.
@@ -155,9 +136,9 @@ impl Audit {
         }
     }
 
-    /// Why records could not be kept when it was last tried; `None` when they could.
+    /// Why records cannot be kept at the moment; `None` when they can.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.log.status().failing
     }
 
     /// Records counted refusals until the set is stopped.

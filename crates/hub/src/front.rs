@@ -19,9 +19,9 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sortie_api::{Hop, HopError};
 use sortie_edge::{ClientConnection, Terminator};
-use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelLabel};
+use sortie_ids::{BaseDomain, RequestId, RouteName, TunnelId, TunnelLabel};
 use sortie_link::EdgeLink;
-use sortie_link::protos::ProbeFailure;
+use sortie_link::protos::{CheckpointVerdict, ProbeFailure, PublishedNote};
 use sortie_runtime::http::{
     CONNECTION_WINDOW, HEAD_DEADLINE, InTasks, MAX_FRAME, MAX_HEAD, MAX_HEAD_U32, MAX_MISTAKES, MAX_SEND_BUFFER,
     MAX_STREAMS, MAX_UNSEEN_RESETS, STREAM_WINDOW,
@@ -38,6 +38,7 @@ use crate::body::{Answering, ResponseBody};
 use crate::call::{Calls, Refusal, Target, own_response};
 use crate::hosts::Hosts;
 use crate::idle::Requests;
+use crate::published::Published;
 use crate::request;
 
 /// Connections held at once on the health listener: the operator's own machinery needs few.
@@ -53,6 +54,7 @@ const PEEK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) struct Front {
     pub(crate) calls: Arc<Calls>,
     pub(crate) api: Router,
+    pub(crate) published: Published,
     pub(crate) base: BaseDomain,
     pub(crate) api_hosts: Hosts,
     pub(crate) edge_hosts: Hosts,
@@ -336,6 +338,15 @@ impl Terminator for Front {
 
     fn retire(&self, label: &TunnelLabel) {
         self.calls.pool.retire(label);
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        tunnel: &'a TunnelId,
+        link: &'a EdgeLink,
+        published: PublishedNote,
+    ) -> BoxFuture<'a, CheckpointVerdict> {
+        Box::pin(async move { self.published.take(tunnel, link.is_proved(), &published).await })
     }
 
     fn probe<'a>(

@@ -20,13 +20,14 @@ mod hosts;
 mod identity;
 mod idle;
 mod inner;
+mod published;
 mod request;
 mod start;
 mod tunnels;
 
-pub use audit::{Audit, AuditConfig, OnFailure};
+pub use audit::{Audit, AuditConfig};
 pub use config::HubConfig;
 pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
-pub use sortie_audit::Durability;
+pub use sortie_audit::{Durability, OnFailure};
 pub use start::{Hub, HubError};

@@ -26,6 +26,7 @@ use crate::gateways::Gateways;
 use crate::hosts::Hosts;
 use crate::identity::{Signer, SignerError};
 use crate::inner::Pool;
+use crate::published::Published;
 use crate::tunnels::Tunnels;
 
 /// Validity of the CA of the edge's own certificates, in days.
@@ -186,6 +187,7 @@ impl Hub {
         let front = Arc::new(Front {
             calls,
             api: router,
+            published: Published::new(store.clone(), audit.clone()),
             base: config.base_domain.clone(),
             api_hosts: Hosts::new(api_addr.ip(), &config.names, &config.allowed_origins),
             edge_hosts: Hosts::new(edge_addr.ip(), &config.names, &config.allowed_origins),

@@ -49,7 +49,7 @@ pub enum Unknown {
     #[error("for another route")]
     Audience,
     /// It has ended.
-    #[error("expired")]
+    #[error("expired; check the clocks of its issuer and of the gateway")]
     Expired,
     /// It is good for too long.
     #[error("valid for longer than is accepted from its issuer")]

@@ -75,6 +75,7 @@ pub enum Event {
 pub struct GatewayLink {
     id: LinkId,
     edge_instance: String,
+    features: Vec<String>,
     domain: String,
     identity_keys: Vec<String>,
     calls: mpsc::Receiver<Call>,
@@ -190,6 +191,7 @@ where
     Ok(GatewayLink {
         id: edge.link_id,
         edge_instance: edge.edge_instance,
+        features: edge.features,
         domain,
         identity_keys,
         calls,
@@ -305,6 +307,11 @@ impl GatewayLink {
     /// Which edge process this is.
     pub fn edge_instance(&self) -> &str {
         &self.edge_instance
+    }
+
+    /// Whether the edge names this optional behaviour.
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature == name)
     }
 
     /// The tunnel's domain, as the edge says.

@@ -14,6 +14,9 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// Most routes that a gateway may announce.
 pub const MAX_ROUTES: usize = 1024;
 
+/// The feature of an edge that takes [`FromGateway::Checkpoint`].
+pub const CHECKPOINTS: &str = "checkpoints";
+
 /// Header of a stream: its number on this link, from 1.
 pub(crate) const STREAM_ID: &str = "sortie-stream-id";
 /// Header of a stream: how many bytes of it the sender has had already. Always 0 until streams are resumed.
@@ -151,6 +154,11 @@ pub enum FromEdge {
         /// `None` when it came through.
         failure: Option<ProbeFailure>,
     },
+    /// What became of a published checkpoint.
+    CheckpointResult {
+        /// What the hub says.
+        verdict: CheckpointVerdict,
+    },
     /// No new streams will come; connect elsewhere.
     Draining,
     /// Said by a newer edge.
@@ -165,6 +173,51 @@ pub struct ProbeFailure {
     pub hop: String,
     /// The reason.
     pub reason: String,
+}
+
+/// What the hub says to a published checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum CheckpointVerdict {
+    /// It is kept, or was before.
+    Kept,
+    /// The hub has one of so many records, and wants the proof that this one continues it.
+    Prove {
+        /// How many.
+        from: u64,
+    },
+    /// It is not kept, and never will be.
+    Refused {
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// It cannot be kept now.
+    Later,
+    /// Said by a newer hub.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The newest signed checkpoint of a gateway's audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedNote {
+    /// What it is verified with: NAME+HASH+KEY (C2SP signed-note).
+    pub key: String,
+    /// The note (C2SP tlog-checkpoint).
+    pub note: String,
+    /// That it continues an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ContinuityProof>,
+}
+
+/// That a log continues an earlier checkpoint of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinuityProof {
+    /// How many records the earlier one stands for.
+    pub from: u64,
+    /// The hashes of the proof (RFC 9162 section 2.1.4), 64 hexadecimal digits each, at most 64. `None` when there can be
+    /// no proof any more, since the records behind the earlier one were moved away.
+    pub hashes: Option<Vec<String>>,
 }
 
 /// What the gateway says after the hellos.
@@ -183,6 +236,9 @@ pub enum FromGateway {
         /// All of them.
         routes: Vec<Route>,
     },
+    /// Publishes a checkpoint of its audit log. Only for an edge with the feature [`CHECKPOINTS`]; at most one that was
+    /// not answered yet.
+    Checkpoint(PublishedNote),
     /// It is stopping: what runs may end, and nothing more should be begun on this link or on connections in it.
     Draining,
     /// Said by a newer gateway.

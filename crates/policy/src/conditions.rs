@@ -191,7 +191,7 @@ impl Condition {
         Some(out)
     }
 
-    fn is_when(&self) -> bool {
+    pub(crate) fn is_when(&self) -> bool {
         self.json.get("kind").and_then(Value::as_str) == Some("when")
     }
 }

@@ -84,6 +84,16 @@ impl Declared {
         fits(&self.patterns.0, tool.map(|(route, _)| route)) && fits(&self.patterns.1, tool.map(|(_, tool)| tool))
     }
 
+    /// The routes and the tools that it is for, with stars; empty for all.
+    pub(crate) fn reach(&self) -> (&[String], &[String]) {
+        (&self.routes, &self.tools)
+    }
+
+    /// Whether it comes from a condition of a rule.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written
+    }
+
     /// Its name with its type in the schema, and whether it may be absent.
     pub(crate) fn kind(&self) -> (String, (&'static str, bool)) {
         (self.name.clone(), (self.matcher.cedar_type(), self.matcher.optional))

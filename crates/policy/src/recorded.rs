@@ -68,7 +68,7 @@ impl Engine {
         }
         let query = Query { arguments: None, counts: recorded.counts.unwrap_or_default(), ..*query };
         missing.counts &= open.context & conditions::COUNTS != 0;
-        if !taken.faults.is_empty() || !(missing.counts || !missing.facts.is_empty()) {
+        if !taken.faults.is_empty() || !missing.counts && missing.facts.is_empty() {
             return Answer::Decided(self.decide_on(&slice, open, &query, taken).0);
         }
         self.weigh(open, &query, &taken.facts, &missing)

@@ -14,6 +14,7 @@ mod cursor;
 mod delivery;
 mod http;
 mod otlp;
+pub mod publish;
 mod reader;
 mod spec;
 mod splunk;

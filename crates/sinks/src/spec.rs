@@ -212,6 +212,8 @@ pub enum Format {
     /// The line of the log, byte for byte.
     #[default]
     Sortie,
+    /// An event of OCSF, made from it.
+    Ocsf,
 }
 
 /// With which record a sink begins that has no cursor.

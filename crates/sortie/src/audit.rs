@@ -1,25 +1,35 @@
 //! `sortie audit`: what was recorded, and the proof of it. Needs no server.
 
 mod args;
+mod find;
+mod sinks;
 mod verify;
 
 use std::path::{Path, PathBuf};
 
 use sortie_audit::ReadError;
 
-pub(crate) use self::args::AuditCommand;
+pub(crate) use self::args::{AuditCommand, TrustArgs};
+pub(crate) use self::verify::{check, plural};
 use crate::error::Failure;
 use crate::output::Style;
 use crate::profile;
 
-pub(crate) fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
+pub(crate) async fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
     match command {
         AuditCommand::Verify(args) => verify::run(&args, style),
+        AuditCommand::Tail(args) => find::tail(&args, style).await,
+        AuditCommand::Search(args) => find::find(&args, style),
+        AuditCommand::Export(args) => find::export(&args),
+        AuditCommand::Show { place } => find::show(&place, style),
+        AuditCommand::Prove { place } => verify::prove(&place, style),
+        AuditCommand::Sinks { data_dir } => sinks::run(data_dir.as_deref(), style).await,
+        AuditCommand::Key { dir } => verify::key(dir.as_deref()),
     }
 }
 
 /// The directory that was named, or that of `sortie up`.
-fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(crate) fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
     match named {
         Some(dir) => Ok(dir.to_owned()),
         None => profile::audit_dir()?.ok_or_else(|| {
@@ -31,7 +41,7 @@ fn dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// A directory that is none is wrong use; all else that goes wrong is not.
-fn unread(error: ReadError) -> Failure {
+pub(crate) fn unread(error: ReadError) -> Failure {
     match error {
         ReadError::NotALog(_) | ReadError::Beyond { .. } => Failure::usage(error),
         error => Failure::failed(error),

@@ -9,6 +9,7 @@ use sortie_hub::{AuditConfig, Durability, OnFailure};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
+use crate::policy::PolicyCommand;
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
@@ -681,73 +682,6 @@ pub(crate) enum ConfigCommand {
     Schema,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Say what is wrong with a policy file, and with the files that it names. Exit code 2 if anything is.
-    Check {
-        /// TOML, or Cedar (`.cedar`).
-        file: PathBuf,
-        /// The gateway's settings: warn of routes that it does not have.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Print all policies as Cedar, those of the short form written out.
-        #[arg(long)]
-        show_cedar: bool,
-    },
-    /// Decide one call, and say which policies were looked at and why it came out so.
-    Explain(Box<ExplainArgs>),
-    /// Run the cases in a policy file and beside it. Exit code 1 if one fails.
-    Test {
-        /// TOML, or Cedar (`.cedar`).
-        file: PathBuf,
-        /// Files of cases [default: NAME.test.toml beside the policy file, if it is there].
-        cases: Vec<PathBuf>,
-    },
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ExplainArgs {
-    /// TOML, or Cedar (`.cedar`).
-    pub(crate) file: PathBuf,
-    /// Who calls: issuer, subject, assurance, organization, workspace, key, user, agent, agent_version, session, tool_use,
-    /// region, group, actor or claim.NAME; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) caller: Vec<String>,
-    /// The route.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) route: String,
-    /// The tool that is called.
-    #[arg(long, value_name = "NAME", group = "target")]
-    pub(crate) tool: Option<String>,
-    /// The resource that is read.
-    #[arg(long, value_name = "URI", group = "target")]
-    pub(crate) resource: Option<String>,
-    /// The prompt that is got.
-    #[arg(long, value_name = "NAME", group = "target")]
-    pub(crate) prompt: Option<String>,
-    /// The request, of a route that is not MCP: "GET /path".
-    #[arg(long, value_name = "REQUEST", group = "target", conflicts_with = "method")]
-    pub(crate) http: Option<String>,
-    /// The method of MCP [default: the one that goes with the target].
-    #[arg(long, value_name = "METHOD")]
-    pub(crate) method: Option<String>,
-    /// The arguments of the call.
-    #[arg(long, value_name = "JSON")]
-    pub(crate) arguments: Option<String>,
-    /// When: 2026-01-05T12:00:00Z [default: now].
-    #[arg(long, value_name = "TIME")]
-    pub(crate) time: Option<String>,
-    /// The region of the gateway.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) region: Option<String>,
-    /// How often the caller did this before: minute=N, hour=N or day=N; may be repeated.
-    #[arg(long = "count", value_name = "SPAN=N")]
-    pub(crate) counts: Vec<String>,
-    /// Print all policies as Cedar, too.
-    #[arg(long)]
-    pub(crate) show_cedar: bool,
-}
-
 #[derive(Args, Debug)]
 pub(crate) struct McpAt {
     /// The tunnel, when several have a route of this name.
@@ -777,7 +711,7 @@ fn region(text: &str) -> Result<String, String> {
 }
 
 /// Reads `720h`, `90m`, `30s`, `10d` or `0`.
-fn hours(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn hours(text: &str) -> Result<std::time::Duration, String> {
     let bad = || format!("`{text}` is not a duration like 2160h, 90m, 30s or 10d");
     if text == "0" {
         return Ok(std::time::Duration::ZERO);

@@ -1,5 +1,11 @@
 //! `sortie policy`: policy files, without a gateway.
 
+mod args;
+mod learn;
+mod past;
+mod replay;
+mod review;
+
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +16,8 @@ use sortie_gateway::GatewayConfig;
 use sortie_identity::{Assurance, Caller};
 use sortie_policy::{Act, Case, CaseResult, Counts, Decision, Engine, Explanation, Fact, Query, Target};
 
-use crate::cli::{ExplainArgs, PolicyCommand};
+use self::args::ExplainArgs;
+pub(crate) use self::args::PolicyCommand;
 use crate::error::Failure;
 use crate::output::{self, Style, printable};
 
@@ -19,6 +26,10 @@ pub(crate) fn run(command: PolicyCommand, style: Style) -> Result<(), Failure> {
         PolicyCommand::Check { file, config, show_cedar } => check(&file, config.as_deref(), show_cedar, style),
         PolicyCommand::Explain(args) => explain(&args, style),
         PolicyCommand::Test { file, cases } => test(&file, &cases, style),
+        PolicyCommand::Replay(args) => replay::run(&args, style),
+        PolicyCommand::Learn(args) => learn::run(&args, style),
+        PolicyCommand::Who(args) => review::who(&args, style),
+        PolicyCommand::What(args) => review::what(&args, style),
     }
 }
 

@@ -8,6 +8,7 @@
 //! [`Store::changes`] after its commit. Its task ends with the write; [`Store::close`] waits for it.
 
 mod certificates;
+mod checkpoints;
 mod error;
 mod keys;
 mod meta;
@@ -22,6 +23,7 @@ mod tunnels;
 mod workspaces;
 
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
+pub use checkpoints::{NewCheckpoint, PublishedLog};
 pub use error::{Object, StoreError};
 pub use keys::{ArchivedKey, KnownKey};
 pub use open::Clock;

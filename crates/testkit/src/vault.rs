@@ -2,7 +2,8 @@
 //!
 //! It answers as they do: AppRole logins, tokens that end, secrets of KV versions 1 and 2, secrets with leases
 //! (`database/creds/...`) that are renewed up to a longest life and revoked, 403 for a token that is unknown, ended, or
-//! has no policy for a path, 404 for what is not there, 503 while sealed. It leaves out everything that writes.
+//! has no policy for a path, 404 for what is not there, 503 while sealed. Of what writes it has only secrets that are made by
+//! it, as certificates of PKI are.
 //!
 //! | Path | Answers |
 //! |---|---|
@@ -10,6 +11,7 @@
 //! | `GET auth/token/lookup-self`, `PUT auth/token/renew-self`, `PUT auth/token/revoke-self` | about the token itself |
 //! | `GET <any path>` | a secret that was put there |
 //! | `GET database/creds/<role>` | a fresh user name and password with a lease |
+//! | `PUT <any path>` | what a test has put there to be made, one after the other |
 //! | `PUT sys/leases/renew`, `PUT sys/leases/revoke` | about one lease |
 
 use std::collections::BTreeMap;
@@ -55,6 +57,10 @@ pub struct VaultState {
     pub lease_ttl: (Duration, Duration),
     /// Secrets by path, as `data` has them; the caller writes KV v2 with its own `data` and `metadata`.
     pub secrets: BTreeMap<String, Value>,
+    /// What writing to a path makes (`pki/issue/...`), as `data` has it: each time the next, and the last for ever.
+    pub made: BTreeMap<String, Vec<Value>>,
+    /// What was written to these paths, in order.
+    pub written: Vec<Value>,
     /// Paths that no policy allows.
     pub forbidden: Vec<String>,
     /// Every secret text that was given out: tokens, user names and passwords.
@@ -101,6 +107,8 @@ impl Default for VaultState {
             token_ttl: (hour, hour * 24),
             lease_ttl: (hour, hour * 24),
             secrets: BTreeMap::new(),
+            made: BTreeMap::new(),
+            written: Vec::new(),
             forbidden: Vec::new(),
             given: Vec::new(),
             requests: Vec::new(),
@@ -198,6 +206,13 @@ impl VaultState {
             ("PUT" | "POST", "sys/leases/revoke") => {
                 self.leases.remove(lease);
                 (StatusCode::NO_CONTENT, Value::Null)
+            }
+            ("PUT" | "POST", path) if self.made.contains_key(path) => {
+                self.written.push(body.clone());
+                let made = self.made.get_mut(path);
+                let data =
+                    made.and_then(|made| if made.len() > 1 { Some(made.remove(0)) } else { made.first().cloned() });
+                (StatusCode::OK, envelope(json!({"data": data})))
             }
             ("GET", path) if self.forbidden.iter().any(|forbidden| forbidden == path) => {
                 (StatusCode::FORBIDDEN, json!({"errors": ["1 error occurred:\n\t* permission denied\n\n"]}))

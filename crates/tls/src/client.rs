@@ -36,9 +36,35 @@ pub fn api_client_config(ca_pem: Option<&str>, https: bool) -> Result<Arc<Client
 
 /// Whether an error, or one of its causes, is that a peer's certificate was not acceptable.
 pub fn is_certificate_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    comes_of(error, |error| matches!(error, rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether an error, or one of its causes, is that a server did not accept our certificate, or that we showed none.
+pub fn is_client_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::AlertDescription as Alert;
+    comes_of(error, |error| {
+        matches!(
+            error,
+            rustls::Error::AlertReceived(
+                Alert::AccessDenied
+                    | Alert::BadCertificate
+                    | Alert::CertificateExpired
+                    | Alert::CertificateRequired
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateUnknown
+                    | Alert::DecryptError
+                    | Alert::NoCertificate
+                    | Alert::UnknownCA
+                    | Alert::UnsupportedCertificate
+            )
+        )
+    })
+}
+
+fn comes_of(error: &(dyn std::error::Error + 'static), is: impl Fn(&rustls::Error) -> bool) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+        if error.downcast_ref().is_some_and(&is) {
             return true;
         }
         // An I/O error passes over what it wraps when asked for its source.
@@ -76,6 +102,15 @@ pub fn upstream_client_config(
     // A resumed session would go on under the certificate that it began with.
     config.resumption = Resumption::disabled();
     Ok(finished(config, alpn))
+}
+
+/// The same with a certificate of its own, which is shown to servers that ask for one.
+pub fn with_client_identity(config: &ClientConfig, identity: Arc<ReloadingIdentity>) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.client_auth_cert_resolver = identity;
+    // A session of the other configuration would go on under the certificate that it began with.
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 fn build(

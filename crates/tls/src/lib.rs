@@ -16,6 +16,7 @@ mod fixtures;
 mod hello;
 mod inner;
 mod registered;
+mod seal;
 mod secret;
 mod server;
 mod setup;
@@ -27,13 +28,14 @@ use rustls::crypto::CryptoProvider;
 pub use authority::{Authority, IssueError, MAX_LIFETIME, ServerIdentity};
 pub use client::{
     api_client_config, check_client_ca, client_config, client_config_with_identity, is_certificate_refusal,
-    upstream_client_config,
+    is_client_refusal, upstream_client_config, with_client_identity,
 };
 pub use edge::EdgeIdentity;
 pub use files::{write_private, write_public};
 pub use hello::{Hello, HelloError, MAX_HELLO, Prefixed, read_hello};
 pub use inner::{covers, explain, explain_io, inner_client_config, issuer_fingerprint};
 pub use registered::{CaError, MAX_CA_PEM, RegisteredCa};
+pub use seal::{OpeningKey, SealError, Sealed, SealingKey};
 pub use secret::Secret;
 pub use server::{IdentityError, ReloadingIdentity, TlsError, Versions, server_config};
 pub use setup::{SetupDir, SetupError, SetupFile};

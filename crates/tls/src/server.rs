@@ -195,6 +195,17 @@ impl ReloadingIdentity {
         }
     }
 
+    /// Like [`ReloadingIdentity::from_pem`], for the certificate of a client: an expired one is refused.
+    pub fn client_from_pem(cert: &str, key: &str) -> Result<Self, IdentityError> {
+        let identity = Self::from_pem(cert, key)?;
+        let not_after = identity.not_after_unix();
+        if not_after < unix_now() {
+            let certificate = "the given certificate".to_owned();
+            return Err(IdentityError::Expired { certificate, date: date(not_after) });
+        }
+        Ok(identity)
+    }
+
     /// Reads the files again; `true` when they hold something new, which is then in force.
     ///
     /// On any error (a file is gone, damaged, already expired, or does not fit the other) what was loaded before

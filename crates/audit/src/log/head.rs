@@ -209,6 +209,7 @@ impl Head {
 
     /// Goes on with a log: the first records of this process. Returns whom to ask for their fate.
     pub(super) fn restart(&mut self, rules: &Rules, recovered: Option<&LogRecovered>, time: Timestamp) -> Arc<Ticket> {
+        let last = self.now.time;
         match self.now.file_bytes >= rules.max_file_bytes {
             true => self.begin_file(rules, "restarted", time),
             false => self.push(&opened(rules, &self.now.tree, "restarted"), time),
@@ -216,7 +217,7 @@ impl Head {
         if let Some(recovered) = recovered {
             self.push(&Draft::new(kinds::LOG_RECOVERED, recovered).expect("our own record is small"), time);
         }
-        self.tell_of_itself(time);
+        self.tell_of_clock(last, time);
         self.batch().ticket.clone()
     }
 
@@ -311,12 +312,7 @@ impl Head {
 
     /// Adds the records with which the log tells of itself, where there is something to tell.
     pub(super) fn tell_of_itself(&mut self, time: Timestamp) {
-        if let Ok(back) = Duration::try_from(self.now.time.duration_since(time))
-            && back > CLOCK_SLACK
-        {
-            let fields = ClockSteppedBack { from: text(self.now.time), to: text(time) };
-            self.push(&Draft::new(kinds::CLOCK_STEPPED_BACK, &fields).expect("our own record is small"), time);
-        }
+        self.tell_of_clock(self.now.time, time);
         if let Some(lost) = self.lost.take() {
             // Apart from what may tell of other losses.
             self.close_batch();
@@ -324,6 +320,14 @@ impl Head {
             let fields = RecordsDropped { count, first: text(first), last: text(last), reason: reason.to_string() };
             self.push(&Draft::new(kinds::RECORDS_DROPPED, &fields).expect("our own record is small"), time);
             self.batch().reports = Some(lost);
+        }
+    }
+
+    /// Tells of a clock that went back.
+    fn tell_of_clock(&mut self, from: Timestamp, to: Timestamp) {
+        if Duration::try_from(from.duration_since(to)).is_ok_and(|back| back > CLOCK_SLACK) {
+            let fields = ClockSteppedBack { from: text(from), to: text(to) };
+            self.push(&Draft::new(kinds::CLOCK_STEPPED_BACK, &fields).expect("our own record is small"), to);
         }
     }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use sortie_api::{Hop, HopError};
 use sortie_audit::{Arguments, CallDone, DecidedAct, Draft, DraftError, Kind, Outcome, kinds};
 use sortie_identity::Caller;
 use sortie_ids::{ApprovalId, Digest, RequestId};
 use sortie_mcp::message::Body;
-use sortie_policy::{Act, Fact, PolicyName, Target};
+use sortie_policy::{Act, Fact, FactFault, FactForm, PolicyName, Target};
 
-use super::{Audit, Shown, cut};
+use super::payload::Part;
+use super::{Audit, Payloads, Shown, cut};
 use crate::body::{End, Sent};
 use crate::control::{self, Asking, Control, Judged, Verdict};
 use crate::intake::Intake;
@@ -36,6 +38,7 @@ pub(crate) struct Deciding {
     trace: Option<String>,
     region: Option<Arc<str>>,
     tally: Arc<Tally>,
+    payloads: Option<Arc<Payloads>>,
     facts: bool,
     batch: bool,
     /// One for each message. Empty as long as none was read.
@@ -51,6 +54,8 @@ pub(crate) struct Deciding {
 struct Noted {
     act: DecidedAct,
     arguments: Option<Arguments>,
+    /// The arguments, sealed.
+    payload: Option<Value>,
 }
 
 impl Deciding {
@@ -73,6 +78,7 @@ impl Deciding {
             trace: trace(headers),
             region: served.control.region.clone(),
             tally: tally.clone(),
+            payloads: served.payloads.clone(),
             facts: served.config.audit.facts,
             batch: false,
             acts: Vec::new(),
@@ -99,16 +105,19 @@ impl Deciding {
             return;
         }
         self.acts = match intake {
-            Intake::Opaque => vec![Noted { act: act(&control::opaque(asking)), arguments: None }],
+            Intake::Opaque => vec![Noted::opaque(&control::opaque(asking))],
             Intake::Messages(body) => {
                 self.batch = matches!(body, Body::Batch(_));
-                let messages = body.messages().iter();
-                let noted = messages.map(|message| {
+                let messages = body.messages().iter().enumerate();
+                let noted = messages.map(|(at, message)| {
                     let act = act(&control::act(message));
-                    let arguments = message.arguments_text();
-                    let arguments =
-                        arguments.map(|text| shown.of(asking.route.name.as_str(), act.tool.as_deref(), text));
-                    Noted { act, arguments }
+                    let text = message.arguments_text();
+                    let arguments = text.map(|text| shown.of(asking.route.name.as_str(), act.tool.as_deref(), text));
+                    let payload = self.payloads.as_ref().zip(text).map(|(payloads, text)| {
+                        let bytes = arguments.as_ref().map_or(0, |arguments| arguments.bytes);
+                        payloads.seal(&self.id, &Part::Arguments(at), text.as_bytes(), bytes)
+                    });
+                    Noted { act, arguments, payload }
                 });
                 noted.collect()
             }
@@ -163,7 +172,7 @@ impl Deciding {
     fn drafts(&self, outcome: Outcome, error: Option<&HopError>) -> Result<Vec<Draft>, DraftError> {
         let unread = self.acts.is_empty().then(|| {
             let http = Act::Http { method: self.method.as_str(), path: self.uri.path() };
-            Noted { act: act(&http), arguments: None }
+            Noted::opaque(&http)
         });
         let reason = error.map(|error| cut(&error.reason));
         let hop = error.map(|error| error.hop.as_str());
@@ -194,6 +203,8 @@ impl Deciding {
                     reason: &judged.decision.reason,
                     policy_sha256: policy,
                     facts: Facts(if self.facts { &judged.decision.facts } else { &[] }),
+                    fact_forms: Forms(if self.facts { &judged.decision.forms } else { &[] }),
+                    fact_faults: Faults(if self.facts { &judged.decision.faults } else { &[] }),
                     now: self.now,
                     counts: counts(judged),
                 }),
@@ -202,10 +213,18 @@ impl Deciding {
                 mcp_session: session.as_deref(),
                 region: self.region.as_deref(),
                 trace: self.trace.as_deref(),
+                // Once: when it is decided for good.
+                payload: noted.payload.as_ref().filter(|_| outcome != Outcome::Waits),
             };
             Draft::new(kind(outcome), &decided)
         };
         self.acts.iter().chain(&unread).enumerate().map(draft).collect()
+    }
+}
+
+impl Noted {
+    fn opaque(wanted: &Act<'_>) -> Self {
+        Self { act: act(wanted), arguments: None, payload: None }
     }
 }
 
@@ -218,12 +237,14 @@ pub(crate) struct Ending<'a> {
     pub(crate) end: End,
     pub(crate) sent: Sent,
     pub(crate) duration: std::time::Duration,
+    /// Where answers are recorded, sealed.
+    pub(crate) payloads: Option<&'a Payloads>,
 }
 
 impl Audit {
     /// Records how a call ended; nothing for one that never went on.
     pub(crate) fn ended(&self, ending: Ending<'_>) {
-        let Ending { id, tally, status, hop, end, sent, duration } = ending;
+        let Ending { id, tally, status, hop, end, sent, duration, payloads } = ending;
         let Some(decided) = tally.decided.get().filter(|_| self.is_on()) else { return };
         let done = CallDone {
             id: id.to_string(),
@@ -234,6 +255,7 @@ impl Audit {
             request_bytes: tally.request_bytes(),
             response_bytes: sent.bytes,
             duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+            payload: payloads.and_then(|payloads| Some(payloads.seal(id, &Part::Answer, sent.kept()?, sent.bytes))),
             result_sha256: sent.digest().filter(|_| end == End::Complete),
         };
         let kind = match (end, hop) {
@@ -340,6 +362,8 @@ struct Decided<'a> {
     region: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a Value>,
 }
 
 /// [`sortie_audit::Decision`] of references.
@@ -353,6 +377,10 @@ struct Said<'a> {
     policy_sha256: &'a str,
     #[serde(skip_serializing_if = "Facts::is_empty")]
     facts: Facts<'a>,
+    #[serde(skip_serializing_if = "Forms::is_empty")]
+    fact_forms: Forms<'a>,
+    #[serde(skip_serializing_if = "Faults::is_empty")]
+    fact_faults: Faults<'a>,
     now: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     counts: Option<[u32; 3]>,
@@ -386,6 +414,35 @@ impl Serialize for Facts<'_> {
     }
 }
 
+/// What each fact is that was looked for: to another policy its name says nothing.
+struct Forms<'a>(&'a [(String, FactForm)]);
+
+impl Forms<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Forms<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, form)| (name, form)))
+    }
+}
+
+struct Faults<'a>(&'a [(String, FactFault)]);
+
+impl Faults<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Faults<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, fault)| (name, fault.code())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sortie_audit::CallDecided;
@@ -398,7 +455,10 @@ mod tests {
         let caller = Caller::new("issuer", "subject\n\u{202e}", Assurance::Attested, 7);
         let arguments = Arguments { sha256: "00".repeat(32), bytes: 2, shown: Some(serde_json::json!({"/a": "b"})) };
         let facts = [("amount".to_owned(), Fact::Long(7)), ("to".to_owned(), Fact::String("eve".to_owned()))];
+        let form = serde_json::from_str(r#"{"pointer":"/amount","type":"long"}"#).expect("form");
+        let (forms, faults) = ([("amount".to_owned(), form)], [("iban".to_owned(), FactFault::Absent)]);
         let digits = "11".repeat(32);
+        let payload = serde_json::json!({"enc": "x"});
         let written = Decided {
             id: "req_1",
             message: Some(3),
@@ -421,6 +481,8 @@ mod tests {
                 reason: "because",
                 policy_sha256: &digits,
                 facts: Facts(&facts),
+                fact_forms: Forms(&forms),
+                fact_faults: Faults(&faults),
                 now: 9,
                 counts: Some([1, 2, 3]),
             }),
@@ -429,6 +491,7 @@ mod tests {
             mcp_session: Some(&digits),
             region: Some("eu"),
             trace: Some("abc"),
+            payload: Some(&payload),
         };
         let text = serde_json::to_string(&written).expect("json");
         assert!(!text.contains('\n'));
@@ -438,6 +501,8 @@ mod tests {
         assert_eq!(again, serde_json::from_str::<serde_json::Value>(&text).expect("json"), "nothing is lost");
         let decision = read.decision.expect("decision");
         assert_eq!(decision.facts["amount"], serde_json::json!({"long": 7}));
+        assert_eq!(decision.fact_forms["amount"], serde_json::json!({"pointer": "/amount", "type": "long"}));
+        assert_eq!(decision.fact_faults["iban"], "absent");
     }
 
     #[test]

@@ -19,6 +19,10 @@ const MOST: usize = 64;
 const MAX_POINTER: usize = 256;
 /// Smallest size of a file of the log, in bytes.
 const LEAST_FILE: u64 = 1024 * 1024;
+/// How much of a payload is recorded, in bytes, and how much at most: with base64, and all else in the record, less than
+/// the longest line.
+const PAYLOAD: usize = 16 * 1024;
+const MOST_PAYLOAD: usize = 64 * 1024;
 /// Longest time that records are kept, in days.
 const MOST_DAYS: u32 = 36_500;
 
@@ -35,6 +39,19 @@ pub struct AuditConfig {
     pub arguments: Vec<ShownArguments>,
     /// `[[audit.sinks]]`: where records are delivered: used from the start of the process to its end. At most 16.
     pub sinks: Vec<SinkSpec>,
+    /// `[audit.payload]`: what is recorded whole, sealed for a key of yours. Default: nothing.
+    pub payload: Option<PayloadConfig>,
+}
+
+/// What is recorded whole, sealed for a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadConfig {
+    /// `key_file`: the public key, as `sortie audit keygen` writes it.
+    pub key_file: PathBuf,
+    /// `answers`: whether answers are recorded, too. Default false.
+    pub answers: bool,
+    /// `max_bytes`: how much of each is recorded, 1 to 65536 bytes; the rest is cut. Default 16384.
+    pub max_bytes: usize,
 }
 
 /// Where and how the log is kept.
@@ -108,7 +125,7 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self { log, facts: true, result_digest: true, arguments: Vec::new(), sinks: Vec::new() }
+        Self { log, facts: true, result_digest: true, arguments: Vec::new(), sinks: Vec::new(), payload: None }
     }
 }
 
@@ -158,6 +175,25 @@ pub(super) struct RawAudit {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<RawSink>")]
     sinks: Vec<Spanned<RawSink>>,
+    /// What is recorded whole, sealed for a key whose other half is not here. Default: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<RawPayload>,
+}
+
+/// What is recorded whole, sealed for a key.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "AuditPayload")]
+pub(super) struct RawPayload {
+    /// The public key, as sortie audit keygen writes it.
+    key_file: PathBuf,
+    /// Whether answers are recorded beside the arguments of calls.
+    #[serde(default)]
+    answers: bool,
+    /// How much of each is recorded, 1 to 65536 bytes. Default 16384.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<usize>")]
+    max_bytes: Option<Spanned<usize>>,
 }
 
 impl Default for RawAudit {
@@ -212,7 +248,19 @@ impl RawAudit {
             let rule = rule.into_inner().check();
             rule.map_err(|(name, reason)| source.wrong(Some(at), &format!("audit.arguments.{name}"), reason))
         });
+        let payload = self.payload.map(|payload| {
+            let max_bytes = match payload.max_bytes {
+                None => PAYLOAD,
+                Some(given) if (1..=MOST_PAYLOAD).contains(given.get_ref()) => given.into_inner(),
+                Some(given) => {
+                    let reason = format!("write 1 to {MOST_PAYLOAD}");
+                    return Err(source.wrong(Some(given.span()), "audit.payload.max_bytes", reason));
+                }
+            };
+            Ok(PayloadConfig { key_file: base.join(payload.key_file), answers: payload.answers, max_bytes })
+        });
         Ok(AuditConfig {
+            payload: payload.transpose()?,
             arguments: arguments.collect::<Result<_, _>>()?,
             sinks: sinks::check(self.sinks, source, base, &|name| vaults.contains_key(name))?,
             facts: self.facts,
@@ -267,7 +315,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments, sinks } = config;
+        let AuditConfig { log, facts, result_digest, arguments, sinks, payload } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),
@@ -278,6 +326,11 @@ impl From<&AuditConfig> for RawAudit {
             checkpoint_every: log.checkpoint_every.map(Span),
             keep_bytes: placed(log.keep_bytes),
             keep_days: placed(log.keep_days),
+            payload: payload.as_ref().map(|payload| RawPayload {
+                key_file: payload.key_file.clone(),
+                answers: payload.answers,
+                max_bytes: placed(Some(payload.max_bytes)),
+            }),
             facts: *facts,
             result_digest: *result_digest,
             sinks: sinks.iter().map(|sink| Spanned::new(0..0, sink.into())).collect(),
@@ -317,13 +370,17 @@ mod tests {
         let text = "[audit]\nenabled = false\ndir = \"log\"\ndurability = \"power\"\non_failure = \"drop-and-count\"\n\
                     max_file_bytes = 2000000\ncheckpoint_records = 5\ncheckpoint_every = \"2s\"\nkeep_bytes = 5000000\n\
                     keep_days = 30\nfacts = false\nresult_digest = false\n\
-                    [[audit.arguments]]\nroute = \"docs\"\ntool = \"se*\"\nshow = [\"/query\", \"\"]\nhide = [\"/a~1b\"]\n";
+                    [[audit.arguments]]\nroute = \"docs\"\ntool = \"se*\"\nshow = [\"/query\", \"\"]\nhide = [\"/a~1b\"]\n\
+                    [audit.payload]\nkey_file = \"key\"\nanswers = true\n";
         let audit = parse(text).expect("settings");
         assert_eq!(audit.log.dir.as_deref(), Some(Path::new("/etc/sortie/log")));
         assert_eq!((audit.log.durability, audit.log.on_failure), (AuditDurability::Power, OnFailure::DropAndCount));
         assert_eq!((audit.log.keep_days, audit.log.keep_bytes), (Some(30), Some(5_000_000)));
         assert!(!audit.log.enabled && !audit.facts && !audit.result_digest);
         assert_eq!(audit.arguments[0].hide, ["/a~1b"]);
+        let payload = audit.payload.clone().expect("payload");
+        assert_eq!(payload.key_file, Path::new("/etc/sortie/key"));
+        assert_eq!((payload.answers, payload.max_bytes), (true, 16_384));
         let path = Path::new("/etc/sortie/gateway.toml");
         let whole = GatewayConfig::parse(&format!("{ROUTE}{text}"), path).expect("settings");
         let again = GatewayConfig::parse(&whole.to_toml().expect("toml"), path).expect("the same");
@@ -342,6 +399,8 @@ mod tests {
             ("[[audit.arguments]]\nshow = [\"path\"]\n", ":3: audit.arguments.show: `path` is not a JSON pointer"),
             ("[[audit.arguments]]\nshow = []\n", ":3: audit.arguments.show: nothing is shown"),
             ("[[audit.arguments]]\nshow = [\"\"]\ntool = \"[\"\n", ":3: audit.arguments.tool: it is not a pattern"),
+            ("[audit.payload]\nkey_file = \"k\"\nmax_bytes = 65537\n", ":5: audit.payload.max_bytes: write 1 to 65536"),
+            ("[audit.payload]\n", ":3: missing field `key_file`"),
             ("audit = false\n", ":3: audit: unknown field `audit`"),
         ] {
             let error = parse(text).expect_err(text);

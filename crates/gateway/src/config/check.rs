@@ -9,7 +9,7 @@ use http::HeaderValue;
 use sortie_credentials::VaultAuth;
 use sortie_ids::RouteName;
 use sortie_sinks::{SinkKind, SinkSpec};
-use sortie_tls::{ReloadingIdentity, TlsError, check_client_ca, covers, upstream_client_config};
+use sortie_tls::{ReloadingIdentity, SealingKey, TlsError, check_client_ca, covers, upstream_client_config};
 
 use super::{GatewayConfig, RouteTls, Server, Upstream};
 use crate::guard::Guard;
@@ -43,7 +43,7 @@ impl GatewayConfig {
             self.check_tls(&mut problems, name, &route.tls);
             for (number, credential) in route.credentials.iter().enumerate() {
                 let setting = format!("routes.{name}.credentials.{number}");
-                problems.note(&format!("{setting}.secret"), credential.spec.source().check());
+                problems.note(&format!("{setting}.secret"), credential.spec.check());
                 if let Some(endpoint) = credential.spec.endpoint() {
                     problems.note(&format!("{setting}.tls.ca_file"), endpoint.trust.check());
                 }
@@ -59,6 +59,11 @@ impl GatewayConfig {
         }
         for (number, sink) in self.audit.sinks.iter().enumerate() {
             check_sink(&mut problems, number, sink);
+        }
+        if let Some(payload) = &self.audit.payload
+            && let Some(text) = problems.text("audit.payload.key_file", Some(&payload.key_file))
+        {
+            problems.note("audit.payload.key_file", text.parse::<SealingKey>().map(drop));
         }
         for (name, vault) in &self.vaults {
             let (setting, source) = match &vault.auth {

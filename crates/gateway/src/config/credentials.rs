@@ -13,13 +13,13 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use sortie_credentials::{
-    ClientAuth, Command, CredentialKind, CredentialSpec, Source, TokenEndpoint, Trust, Username, VaultAuth,
-    VaultSecret, VaultSpec, is_private_url,
+    CertificateAt, ClientAuth, Command, CredentialKind, CredentialSpec, Source, TokenEndpoint, Trust, Username,
+    VaultAuth, VaultSecret, VaultSpec, is_private_url,
 };
 use toml::Spanned;
 use url::Url;
 
-use super::{Authorization, ConfigError, Span};
+use super::{Authorization, ConfigError, RouteTls, Server, Span, Upstream};
 
 /// Most credentials of one route.
 const MAX_CREDENTIALS: usize = 64;
@@ -60,6 +60,21 @@ pub struct RouteCredential {
     pub agents: Option<Vec<String>>,
     /// `workspaces`: workspaces whose calls it is for. Default: everybody's.
     pub workspaces: Option<Vec<String>>,
+    /// `subject`: of token exchange, what is exchanged.
+    pub subject: SubjectToken,
+}
+
+/// What a token exchange says of the caller with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SubjectToken {
+    /// The hub's word for the caller, as it came.
+    #[default]
+    Hub,
+    /// What this gateway signs about the caller anew.
+    Gateway {
+        /// `subject_audience`: for whom. Default: the URL of the token endpoint.
+        audience: String,
+    },
 }
 
 /// One credential of a route. Calls get the first one that is for them; where there are some and none is, they are
@@ -80,9 +95,10 @@ pub(super) struct RawCredential {
     #[serde(skip_serializing_if = "Option::is_none")]
     workspaces: Option<Vec<String>>,
     /// What it puts on calls: a header with the secret, Authorization with Bearer or Basic, or with a token by OAuth 2.0
-    /// client credentials (RFC 6749) or token exchange (RFC 8693).
+    /// client credentials (RFC 6749) or token exchange (RFC 8693); client-certificate shows a certificate in TLS.
     kind: RawKind,
-    /// Where the secret is: of oauth and token-exchange the client's.
+    /// Where the secret is: of oauth and token-exchange the client's, of client-certificate the private key in PEM, and
+    /// with it the certificate with its chain where that is nowhere else.
     #[serde(deserialize_with = "place")]
     secret: RawSource,
     /// For header: the name of the header.
@@ -97,9 +113,24 @@ pub(super) struct RawCredential {
     /// For basic with a secret of a vault: the field that holds the user name.
     #[serde(skip_serializing_if = "Option::is_none")]
     username_field: Option<String>,
+    /// For client-certificate with a file for the key: the file of the certificate, with its chain, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_file: Option<PathBuf>,
+    /// For client-certificate with a secret of a vault: the field that holds the certificate, such as certificate. What
+    /// the vault gives as ca_chain is sent along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_field: Option<String>,
     /// For oauth and token-exchange: the token endpoint; https, or http within this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_url: Option<String>,
+    /// For token-exchange: whose token about the caller is exchanged. hub: the one that came with the call. gateway: one
+    /// that the gateway signs with the key by which it tells upstreams who is calling. Default hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<RawSubject>,
+    /// For token-exchange with subject = "gateway": the audience of that token, such as the authorization server's issuer.
+    /// Default: token_url.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_audience: Option<String>,
     /// For oauth and token-exchange: the client's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
@@ -129,6 +160,15 @@ enum RawKind {
     Basic,
     Oauth,
     TokenExchange,
+    ClientCertificate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "SubjectToken")]
+enum RawSubject {
+    Hub,
+    Gateway,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -175,6 +215,10 @@ pub(super) struct RawSource {
     /// For vault: how often a secret without a lease is looked at again. Default 1m.
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh: Option<Span>,
+    /// For vault and client-certificate: what is written to the path to have a certificate made, such as { common_name =
+    /// "agents.corp.example", ttl = "24h" } for pki/issue/agents. Another is made when two thirds of its life have passed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    parameters: BTreeMap<String, String>,
 }
 
 /// Reads where a secret is. Whoever has written the secret itself is told so without it: errors end in logs.
@@ -273,6 +317,7 @@ fn wrong<T>(setting: &str, reason: impl Into<String>) -> Result<T, Wrong> {
 pub(super) fn check_all(
     raw: Vec<Spanned<RawCredential>>,
     authorization: Authorization,
+    (upstream, tls): (&Upstream, &RouteTls),
     vaults: &BTreeMap<String, Spanned<RawVault>>,
     base: &Path,
 ) -> Result<Vec<RouteCredential>, (std::ops::Range<usize>, String, String)> {
@@ -293,7 +338,10 @@ pub(super) fn check_all(
                 format!("it is never used, since `{}` before it is for every call; put it first", all.spec.name);
             return Err(at((String::new(), reason)));
         }
-        if authorization == Authorization::Forward && *credential.spec.header() == http::header::AUTHORIZATION {
+        if matches!(credential.spec.kind, CredentialKind::ClientCertificate { .. }) {
+            check_tls(upstream, tls).or_else(|reason| wrong("kind", reason)).map_err(at)?;
+        }
+        if authorization == Authorization::Forward && credential.spec.header() == Some(&http::header::AUTHORIZATION) {
             let reason = "the upstream cannot get both the caller's Authorization and this one; remove authorization = \
                           \"forward\", or use kind = \"header\" with another header";
             return Err(at(("kind".to_owned(), reason.to_owned())));
@@ -301,6 +349,22 @@ pub(super) fn check_all(
         checked.push(credential);
     }
     Ok(checked)
+}
+
+/// Whether a caller's certificate can be shown to this upstream.
+fn check_tls(upstream: &Upstream, tls: &RouteTls) -> Result<(), String> {
+    if let Upstream::Servers(servers) = upstream
+        && let Some(plain) = servers.iter().find(|server| !Server::tls(server))
+    {
+        return Err(format!(
+            "a certificate is shown in TLS, which `{plain}` does not speak; dial it by https://, or use another kind"
+        ));
+    }
+    if tls.client.is_some() {
+        let reason = "a connection shows one certificate, and all calls of this route show that of                       tls.client_cert_file; remove it, or this credential";
+        return Err(reason.to_owned());
+    }
+    Ok(())
 }
 
 /// The vaults of the settings.
@@ -368,20 +432,30 @@ impl RawCredential {
             RawKind::Basic => CredentialKind::Basic { username: self.check_username(&secret)?, secret },
             RawKind::Oauth => CredentialKind::ClientCredentials { endpoint: self.check_endpoint(base)?, secret },
             RawKind::TokenExchange => CredentialKind::TokenExchange { endpoint: self.check_endpoint(base)?, secret },
+            RawKind::ClientCertificate => {
+                CredentialKind::ClientCertificate { certificate: self.check_certificate(&secret, base)?, secret }
+            }
         };
+        let subject = self.check_subject(&kind)?;
         let Self { name, callers, agents, workspaces, .. } = self;
-        Ok(RouteCredential { spec: CredentialSpec { name, kind }, callers, agents, workspaces })
+        Ok(RouteCredential { spec: CredentialSpec { name, kind }, callers, agents, workspaces, subject })
     }
 
     /// Whether each setting is one of this kind.
     fn check_fitting(&self) -> Result<(), Wrong> {
         let token = matches!(self.kind, RawKind::Oauth | RawKind::TokenExchange);
         let (header, basic) = (self.kind == RawKind::Header, self.kind == RawKind::Basic);
+        let (certificate, exchange) = (self.kind == RawKind::ClientCertificate, self.kind == RawKind::TokenExchange);
         for (setting, set, fits, kinds) in [
             ("header", self.header.is_some(), header, "header"),
             ("prefix", self.prefix.is_some(), header, "header"),
             ("username", self.username.is_some(), basic, "basic"),
             ("username_field", self.username_field.is_some(), basic, "basic"),
+            ("subject", self.subject.is_some(), exchange, "token-exchange"),
+            ("subject_audience", self.subject_audience.is_some(), exchange, "token-exchange"),
+            ("certificate_file", self.certificate_file.is_some(), certificate, "client-certificate"),
+            ("certificate_field", self.certificate_field.is_some(), certificate, "client-certificate"),
+            ("secret.parameters", !self.secret.parameters.is_empty(), certificate, "client-certificate"),
             ("token_url", self.token_url.is_some(), token, "oauth and token-exchange"),
             ("client_id", self.client_id.is_some(), token, "oauth and token-exchange"),
             ("client_auth", self.client_auth.is_some(), token, "oauth and token-exchange"),
@@ -406,6 +480,35 @@ impl RawCredential {
             (None, Some(field)) if matches!(secret, Source::Vault(_)) => Ok(Username::Field(field.clone())),
             (None, Some(_)) => wrong("username_field", "only a vault has fields; set username"),
             _ => wrong("username", "a credential of kind basic needs one of username and username_field"),
+        }
+    }
+
+    fn check_subject(&self, kind: &CredentialKind) -> Result<SubjectToken, Wrong> {
+        match (self.subject, &self.subject_audience, kind) {
+            (Some(RawSubject::Gateway), audience, CredentialKind::TokenExchange { endpoint, .. }) => {
+                let audience = audience.clone().unwrap_or_else(|| endpoint.url.to_string());
+                match audience.is_empty() {
+                    true => wrong("subject_audience", "an audience is not empty; without it, it is token_url"),
+                    false => Ok(SubjectToken::Gateway { audience }),
+                }
+            }
+            (_, Some(_), _) => wrong("subject_audience", "this is for subject = \"gateway\"; remove it, or set that"),
+            _ => Ok(SubjectToken::Hub),
+        }
+    }
+
+    fn check_certificate(&self, secret: &Source, base: &Path) -> Result<CertificateAt, Wrong> {
+        match (&self.certificate_file, &self.certificate_field) {
+            (None, None) => Ok(CertificateAt::WithKey),
+            (Some(file), None) if matches!(secret, Source::File(_)) => Ok(CertificateAt::File(base.join(file))),
+            (None, Some(field)) if matches!(secret, Source::Vault(_)) => Ok(CertificateAt::Field(field.clone())),
+            (Some(_), _) => wrong(
+                "certificate_file",
+                "only a key in a file has its certificate in another; put both into the secret, the certificate first",
+            ),
+            (None, Some(_)) => {
+                wrong("certificate_field", "only a vault has fields; put both into the secret, the certificate first")
+            }
         }
     }
 
@@ -447,6 +550,7 @@ impl RawSource {
             ("path", self.path.is_some(), "vault"),
             ("field", self.field.is_some(), "vault"),
             ("refresh", self.refresh.is_some(), "vault"),
+            ("parameters", !self.parameters.is_empty(), "vault"),
         ] {
             if set && kind != of {
                 return wrong(setting, format!("this is for a secret of {of}; remove it"));
@@ -487,7 +591,8 @@ impl RawSource {
             return wrong("field", "a secret of a vault needs the name of the field that holds it");
         };
         let refresh = self.refresh.map_or(VAULT_REFRESH, |span| span.0);
-        Ok(Source::Vault(VaultSecret { server: self.vault.unwrap_or_default(), path, field, refresh }))
+        let (server, parameters) = (self.vault.unwrap_or_default(), self.parameters);
+        Ok(Source::Vault(VaultSecret { server, path, field, refresh, parameters }))
     }
 }
 
@@ -577,169 +682,4 @@ fn check_url(text: &str, trust: &Trust) -> Result<Url, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::GatewayConfig;
-    use super::*;
-
-    const VAULT: &str = "[vault.corp]\naddress = \"https://vault.internal:8200\"\ntls.ca_file = \"ca.pem\"\n\
-                         approle = { role_id = \"r\", secret_id = { file = \"id\" } }\n";
-
-    fn parse(text: &str) -> Result<GatewayConfig, String> {
-        let config = GatewayConfig::parse(text, Path::new("/etc/sortie/gateway.toml"));
-        config.map_err(|error| error.to_string())
-    }
-
-    /// A route with one credential.
-    fn with(credential: &str) -> Result<RouteCredential, String> {
-        let route = "[routes.wiki]\nupstream = \"http://10.0.0.5:80\"\n";
-        let text = format!("{route}[[routes.wiki.credentials]]\nname = \"w\"\n{credential}\n{VAULT}");
-        let config = parse(&text)?;
-        let again = parse(&config.to_toml().expect("toml")).expect("what is shown can be read");
-        assert_eq!((&again.routes, &again.vaults), (&config.routes, &config.vaults), "what is shown says the same");
-        Ok(config.routes.into_values().next().expect("a route").credentials.remove(0))
-    }
-
-    #[test]
-    fn the_documented_examples_are_accepted() {
-        let page = include_str!("../../../../docs/credentials.md");
-        let examples: Vec<_> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        assert_eq!(examples.len(), 8);
-        for example in examples {
-            let config = parse(example).expect(example);
-            assert!(config.routes.values().all(|route| !route.credentials.is_empty()), "{example}");
-            let again = parse(&config.to_toml().expect("toml")).expect("what is shown can be read");
-            assert_eq!((&again.routes, &again.vaults), (&config.routes, &config.vaults), "{example}");
-        }
-    }
-
-    #[test]
-    fn every_kind_and_every_place_is_read() {
-        let kind = |text: &str| with(text).expect(text).spec.kind;
-        let file = Source::File("/etc/sortie/t".into());
-        assert_eq!(
-            kind("kind = \"header\"\nheader = \"X-Api-Key\"\nprefix = \"Token \"\nsecret.file = \"t\""),
-            CredentialKind::Header {
-                header: HeaderName::from_static("x-api-key"),
-                prefix: "Token ".to_owned(),
-                secret: file
-            }
-        );
-        assert_eq!(
-            kind("kind = \"bearer\"\nsecret.env = \"T\""),
-            CredentialKind::Bearer { secret: Source::Env("T".to_owned()) }
-        );
-        let text = "kind = \"basic\"\nusername = \"u\"\nsecret = { command = [\"pass\", \"show\"], timeout = \"2s\", \
-                    cache = \"1h\", environment = [\"X\"] }";
-        let command = Command {
-            argv: vec!["pass".to_owned(), "show".to_owned()],
-            timeout: Duration::from_secs(2),
-            cache: Duration::from_secs(3600),
-            environment: vec!["X".to_owned()],
-        };
-        let username = Username::Is("u".to_owned());
-        assert_eq!(kind(text), CredentialKind::Basic { username, secret: Source::Command(command) });
-        let text = "kind = \"basic\"\nusername_field = \"username\"\nsecret = { vault = \"corp\", \
-                    path = \"database/creds/reader\", field = \"password\" }";
-        let CredentialKind::Basic { username: Username::Field(field), secret: Source::Vault(place) } = kind(text)
-        else {
-            panic!("{text}")
-        };
-        assert_eq!((field.as_str(), place.refresh), ("username", VAULT_REFRESH));
-
-        let oauth = "token_url = \"https://idp.example/token\"\nclient_id = \"c\"\nscope = \"read\"\naudience = \"a\"\n\
-                     resource = \"r\"\nclient_auth = \"client_secret_post\"\ntls.include_system_cas = true\n\
-                     secret.env = \"T\"";
-        let CredentialKind::ClientCredentials { endpoint, .. } = kind(&format!("kind = \"oauth\"\n{oauth}")) else {
-            panic!("{oauth}")
-        };
-        assert_eq!((endpoint.client_auth, endpoint.scope.as_deref()), (ClientAuth::Post, Some("read")));
-        assert!(with(&format!("kind = \"token-exchange\"\n{oauth}")).expect("exchange").spec.exchanges());
-        let for_some = with("kind = \"bearer\"\nsecret.env = \"T\"\ncallers = [\"user:*\"]\nagents = [\"a\"]");
-        assert!(!for_some.expect("accepted").is_for_all());
-    }
-
-    #[test]
-    fn wrong_credentials_are_named_with_their_line_and_the_way_out() {
-        let oauth = "kind = \"oauth\"\nclient_id = \"c\"\nsecret.env = \"T\"\ntoken_url = ";
-        for (text, said) in [
-            ("kind = \"bearer\"\nsecret = {}", ":3: routes.wiki.credentials.0.secret: a secret is at one place"),
-            ("kind = \"bearer\"\nsecret = { env = \"A\", file = \"b\" }", "a secret is at one place"),
-            ("kind = \"bearer\"\nsecret = \"hush\"", "invalid type: text, expected the place of a secret"),
-            ("kind = \"bearer\"\nsecret.env = \"A=b\"", "secret.env: it is the name of a variable"),
-            ("kind = \"bearer\"\nsecret.command = []", "secret.command: it is a program with its arguments"),
-            (
-                "kind = \"bearer\"\nsecret = { env = \"A\", cache = \"1s\" }",
-                "secret.cache: this is for a secret of command",
-            ),
-            ("kind = \"bearer\"\nsecret = { vault = \"x\", path = \"a\", field = \"f\" }", "add [vault.x]"),
-            ("kind = \"bearer\"\nsecret = { vault = \"corp\", path = \"a/../b\", field = \"f\" }", "secret.path: "),
-            ("kind = \"bearer\"\nsecret = { vault = \"corp\", path = \"/v1/a\", field = \"f\" }", "secret.path: "),
-            ("kind = \"bearer\"\nsecret = { vault = \"corp\", path = \"a\" }", "secret.field: "),
-            ("kind = \"bearer\"\nsecret.env = \"A\"\nheader = \"X\"", "header: this is for credentials of kind header"),
-            ("kind = \"header\"\nsecret.env = \"A\"", "needs the name of the header"),
-            ("kind = \"header\"\nheader = \"Host\"\nsecret.env = \"A\"", "says something else of a request"),
-            ("kind = \"header\"\nheader = \"Mcp-Session-Id\"\nsecret.env = \"A\"", "says something else"),
-            ("kind = \"header\"\nheader = \"Sortie-Identity\"\nsecret.env = \"A\"", "says something else"),
-            ("kind = \"basic\"\nsecret.env = \"A\"", "needs one of username and username_field"),
-            ("kind = \"basic\"\nusername = \"a:b\"\nsecret.env = \"A\"", "no colon"),
-            ("kind = \"basic\"\nusername_field = \"u\"\nsecret.env = \"A\"", "only a vault has fields"),
-            ("kind = \"bearer\"\nsecret.env = \"A\"\ncallers = []", "callers: a list has 1 to 256 entries"),
-            ("kind = \"bearer\"\nsecret.env = \"A\"\nagents = [\"a*b\"]", "a `*` stands at the end"),
-            ("kind = \"oauth\"\nsecret.env = \"A\"", "token_url: a credential of this kind needs it"),
-            (&format!("{oauth}\"http://idp.example/token\""), "secrets go over https://"),
-            (&format!("{oauth}\"https://idp.example/token\""), "https needs to know whom to trust"),
-            (&format!("{oauth}\"http://u:p@127.0.0.1/token\""), "it holds neither a user"),
-        ] {
-            let error = with(text).expect_err(text);
-            assert!(error.starts_with("/etc/sortie/gateway.toml:") && error.contains(said), "{text}: {error}");
-            assert!(!error.contains("hush"), "{error}");
-        }
-    }
-
-    #[test]
-    fn credentials_of_one_route_have_to_fit_together() {
-        let one = |name: &str, rest: &str| {
-            format!("[[routes.wiki.credentials]]\nname = \"{name}\"\nkind = \"bearer\"\nsecret.env = \"T\"\n{rest}\n")
-        };
-        let route = "[routes.wiki]\nupstream = \"http://10.0.0.5:80\"\n";
-        for (text, said) in [
-            (format!("{route}{}{}", one("a", "agents = [\"x\"]"), one("a", "")), "two credentials `a`"),
-            (format!("{route}{}{}", one("a", ""), one("b", "")), "never used, since `a` before it is for every call"),
-            (format!("{route}authorization = \"forward\"\n{}", one("a", "")), "cannot get both"),
-            (
-                format!(
-                    "[routes.f]\nupstream = \"builtin:files\"\nroot = \"/r\"\n{}",
-                    one("a", "").replace("wiki", "f")
-                ),
-                "asks for no credential",
-            ),
-        ] {
-            let error = parse(&text).expect_err(&text);
-            assert!(error.contains(said), "{text}: {error}");
-        }
-        let forwarded = format!("{route}authorization = \"forward\"\n{}", one("a", "header = \"X-Api-Key\""));
-        assert!(parse(&forwarded.replace("bearer", "header")).is_ok());
-    }
-
-    #[test]
-    fn wrong_vaults_are_named() {
-        let route = "[routes.wiki]\nupstream = \"http://10.0.0.5:80\"\n[vault.corp]\n";
-        for (text, said) in [
-            (
-                "address = \"https://v:1\"\ntoken.env = \"T\"",
-                ":3: vault.corp.address: https needs to know whom to trust",
-            ),
-            ("address = \"http://v:1\"\ntoken.env = \"T\"", "secrets go over https://"),
-            ("address = \"http://127.0.0.1:1\"\ntoken = \"hush\"", "expected the place of a secret"),
-            ("address = \"http://127.0.0.1:1\"", "vault.corp: it needs one of token and approle"),
-            ("address = \"http://127.0.0.1:1\"\ntoken.env = \"T\"\nnamespace = \"\"", "namespace"),
-            (
-                "address = \"http://127.0.0.1:1\"\ntoken = { vault = \"corp\", path = \"a\", field = \"f\" }",
-                "cannot be in a vault",
-            ),
-        ] {
-            let error = parse(&format!("{route}{text}\n")).expect_err(text);
-            assert!(error.contains(said) && !error.contains("hush"), "{text}: {error}");
-        }
-    }
-}
+mod tests;

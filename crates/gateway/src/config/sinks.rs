@@ -1,6 +1,8 @@
 //! `[[audit.sinks]]`: where the records of the audit log are delivered.
 
 mod shown;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,7 +97,7 @@ pub(super) struct RawSink {
     /// For otlp and http: what is shown to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<RawSinkCredential>,
-    /// What a record looks like: its line in the log (sortie).
+    /// What a record looks like: its line in the log (sortie), or an event of OCSF (ocsf).
     #[serde(default)]
     format: RawFormat,
     /// Where a new sink begins: with the first record of the log (start), or with the next one (now).
@@ -203,7 +205,7 @@ names! {
     RawConfirm as "SinkConfirm" in "snake_case" = Confirm { Closed => Confirm::Closed, Written => Confirm::Written }
     RawEncoding as "SinkEncoding" in "snake_case" = Encoding { Protobuf => Encoding::Protobuf, Json => Encoding::Json }
     RawBody as "SinkBody" in "snake_case" = Body { Lines => Body::Lines, Array => Body::Array }
-    RawFormat as "SinkFormat" in "snake_case" = Format { Sortie => Format::Sortie }
+    RawFormat as "SinkFormat" in "snake_case" = Format { Sortie => Format::Sortie, Ocsf => Format::Ocsf }
     RawFrom as "SinkFrom" in "snake_case" = Begin { Start => Begin::Oldest, Now => Begin::Now }
     RawOnFull as "SinkOnFull" in "kebab-case" = OnFull { Deny => OnFull::Deny, DropAndCount => OnFull::DropAndCount }
     RawOnRefused as "SinkOnRefused" in "snake_case" = OnRefused { Stop => OnRefused::Stop, Skip => OnRefused::Skip }

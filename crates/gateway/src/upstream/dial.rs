@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use sortie_credentials::Certificate;
 use sortie_runtime::notice_absence;
-use sortie_tls::{ClientConfig, ServerName, TlsConnector, explain_io};
+use sortie_tls::{ClientConfig, ServerName, TlsConnector, explain_io, is_client_refusal};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::stream::UpstreamStream;
@@ -38,6 +39,8 @@ pub(crate) enum DialError {
     Socket { path: PathBuf, cause: io::Error },
     #[error("TLS with the upstream failed: {0}")]
     Tls(String),
+    #[error("it does not accept the client certificate, or that there is none: {0}")]
+    ClientCertificate(String),
     #[error("no trust is configured for https upstreams; set ca_file or include_system_cas under [upstream.tls]")]
     NoTrust,
 }
@@ -56,6 +59,7 @@ impl DialError {
             }
             DialError::Socket { cause, .. } if cause.kind() == io::ErrorKind::NotFound => "its socket does not exist",
             DialError::Connect { .. } | DialError::Socket { .. } => "it could not be connected",
+            DialError::ClientCertificate(_) => "it does not accept the client certificate, or that there is none",
             DialError::Tls(_) | DialError::NoTrust => "its TLS is not acceptable",
         }
     }
@@ -83,6 +87,13 @@ impl Dialer {
         server_name: Option<String>,
     ) -> Self {
         Self(Arc::new(Dial { server, guard, timeout, tls, server_name }))
+    }
+
+    /// The same, showing this certificate.
+    pub(crate) fn showing(&self, certificate: &Certificate) -> Self {
+        let Dial { server, guard, timeout, tls, server_name } = &*self.0;
+        let tls = tls.as_ref().map(|config| certificate.shown_by(config));
+        Self::new(server.clone(), guard.clone(), *timeout, tls, server_name.clone())
     }
 
     /// A fresh connection, TLS included.
@@ -115,7 +126,11 @@ impl Dial {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(|error| DialError::Tls(error.to_string()))?;
         let stream = TlsConnector::from(config).connect(name, tcp).await;
-        Ok(UpstreamStream::Tls(Box::new(stream.map_err(|error| DialError::Tls(explain_io(&error)))?)))
+        let stream = stream.map_err(|error| match is_client_refusal(&error) {
+            true => DialError::ClientCertificate(explain_io(&error)),
+            false => DialError::Tls(explain_io(&error)),
+        });
+        Ok(UpstreamStream::Tls(Box::new(stream?)))
     }
 }
 

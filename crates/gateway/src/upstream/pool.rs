@@ -9,6 +9,7 @@ use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use sortie_runtime::TaskSet;
 use sortie_runtime::http::{Carrier, Driven, DrivenBody, MAX_HEAD, Outgoing};
+use sortie_tls::is_client_refusal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,10 @@ pub(crate) type UpstreamBody = DrivenBody<Carried>;
 pub(crate) enum SendError {
     /// Nothing was sent.
     #[error("it could not be dialled: {0}")]
-    Dial(#[from] DialError),
+    Dial(DialError),
+    /// The server has not accepted our certificate, or that there is none: it has read nothing of the call.
+    #[error("it does not accept the client certificate, or that there is none: {0}")]
+    ClientCertificate(String),
     /// The connection broke; the call may have run.
     #[error("it broke off: {}", with_cause(.0))]
     Broke(hyper::Error),
@@ -43,6 +47,25 @@ pub(crate) enum SendError {
     /// There is nothing to dial.
     #[error("the route has no server")]
     NoServer,
+}
+
+impl From<DialError> for SendError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::ClientCertificate(told) => Self::ClientCertificate(told),
+            error => Self::Dial(error),
+        }
+    }
+}
+
+impl From<hyper::Error> for SendError {
+    fn from(error: hyper::Error) -> Self {
+        // In TLS 1.3 a server judges our certificate when the connection is open for us already.
+        match is_client_refusal(&error) {
+            true => Self::ClientCertificate(with_cause(&error)),
+            false => Self::Broke(error),
+        }
+    }
 }
 
 fn with_cause(error: &hyper::Error) -> String {
@@ -95,7 +118,7 @@ impl Pool {
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,
                     _ if connection.is_cut() => return Err(SendError::Interim),
-                    _ => return Err(SendError::Broke(failed.into_error())),
+                    _ => return Err(failed.into_error().into()),
                 },
             }
         }
@@ -106,7 +129,7 @@ impl Pool {
         let mut builder = Builder::new();
         // The number of header lines is bounded by hyper, which makes room for each head anew where it is told of one.
         builder.max_buf_size(MAX_HEAD);
-        Driven::open(&builder, io, CancellationToken::new()).await.map_err(SendError::Broke)
+        Ok(Driven::open(&builder, io, CancellationToken::new()).await?)
     }
 
     fn take(&self) -> Option<Connection> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
 use ipnet::IpNet;
+use sortie_credentials::Certificate;
 use sortie_runtime::TaskSet;
 use sortie_tls::{ClientConfig, ReloadingIdentity};
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialer};
 use super::pool::{Pool, SendError, UpstreamBody};
 use super::sessions::{SessionKey, Sessions};
+use super::shown::ShownPools;
 use super::target_of;
 use crate::body::CallBody;
 use crate::config::Server;
@@ -58,6 +60,8 @@ struct Endpoint {
     host: HeaderValue,
     dialer: Dialer,
     pool: Arc<Pool>,
+    /// Of connections that show a caller's certificate.
+    shown: ShownPools,
     down: Arc<Mutex<Down>>,
 }
 
@@ -94,6 +98,7 @@ impl Servers {
                 server: server.clone(),
                 host: spec.host.clone().unwrap_or(own),
                 pool: Pool::new(dialer.clone(), tasks.clone()),
+                shown: ShownPools::default(),
                 dialer,
                 down: Arc::default(),
             }
@@ -132,11 +137,13 @@ impl Servers {
     }
 
     /// Sends a call to the server of its session, or else to the first that can be connected. `body` gives the call's
-    /// body, once for each server that is tried: no byte of it has been read before one was connected.
+    /// body, once for each server that is tried: no byte of it has been read before one was connected. Where there is a
+    /// `certificate`, it goes over connections only that have shown it.
     pub(crate) async fn send(
         &self,
         mut head: request::Parts,
         body: impl Fn() -> CallBody,
+        certificate: Option<&Arc<Certificate>>,
     ) -> Result<Answered, SendError> {
         let target = target_of(&head.uri);
         let mut failure = None;
@@ -150,7 +157,11 @@ impl Servers {
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = target.clone();
             *request.headers_mut() = headers;
-            match endpoint.pool.send(request).await {
+            let sent = match certificate {
+                None => endpoint.pool.send(request).await,
+                Some(certificate) => endpoint.shown.of(certificate, &endpoint.dialer, &self.tasks).send(request).await,
+            };
+            match sent {
                 Ok(response) => {
                     if self.endpoints.len() > 1 {
                         endpoint.is_up();
@@ -163,7 +174,12 @@ impl Servers {
                     endpoint.is_down(&dial);
                     failure = Some(dial);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if let (SendError::ClientCertificate(_), Some(certificate)) = (&error, certificate) {
+                        endpoint.shown.forget(certificate);
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(failure.map_or(SendError::NoServer, SendError::Dial))
@@ -174,7 +190,8 @@ impl Servers {
         let mut failure = None;
         for endpoint in &self.endpoints {
             match endpoint.dialer.dial().await {
-                Ok(_) => return Ok(()),
+                // One that asks for a caller's certificate is there.
+                Ok(_) | Err(DialError::ClientCertificate(_)) => return Ok(()),
                 Err(error) => {
                     failure.get_or_insert(error);
                 }
@@ -228,7 +245,7 @@ impl Endpoint {
             down.looking = true;
             let (dialer, state, server) = (self.dialer.clone(), self.down.clone(), self.server.clone());
             tasks.spawn("upstream-check", async move {
-                let back = dialer.dial().await.is_ok();
+                let back = matches!(dialer.dial().await, Ok(_) | Err(DialError::ClientCertificate(_)));
                 let mut down = lock(&state);
                 *down = Down { since: (!back).then(Instant::now), looking: false };
                 if back {

@@ -1,6 +1,7 @@
 //! Calls that wait for a person: what the person sees and decides at the admin socket, and what the caller gets.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::Response;
 use http_body_util::BodyExt as _;
@@ -325,6 +326,50 @@ async fn a_policy_that_changes_meanwhile_has_the_last_word() {
         until(|| world.gateway.readiness().config.since != since).await;
         assert_eq!(decide(&world, &approval, json!({"decision": "approve"})).await.0, 200);
         assert_eq!(answered(answer).await.status().as_u16(), expected, "{changed}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+/// How far the clock of a gateway is ahead, in seconds.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+fn ahead() -> i64 {
+    jiff::Timestamp::now().as_second() + AHEAD.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_time_that_is_over_when_a_person_approves_is_over() {
+    let tasks = TaskSet::new();
+    let dir = tempfile::tempdir().expect("dir");
+    let upstream = Upstream::ok(&tasks).await;
+    let end = jiff::Timestamp::from_second(ahead() + 20).expect("a time");
+    let policy = format!(
+        "@id(\"careful\") @ask(\"somebody pays\") permit (principal, action == Action::\"tools/call\", \
+         resource == Tool::\"docs/pay\") when {{ context.time < datetime(\"{end}\") }};"
+    );
+    std::fs::write(dir.path().join("policy.cedar"), policy).expect("write");
+    let config =
+        format!("policy = \"enforce\"\npolicy_file = \"{}/policy.cedar\"\n{}", dir.path().display(), upstream.config());
+    let options = sortie_gateway::GatewayOptions { clock: ahead, ..Default::default() };
+    let world = World::start_as(&tasks, &config, options, |_| {}).await;
+    world.link().await;
+    // Approved in time, it runs; approved when the time is over, it does not.
+    for (passed, expected) in [(5, 200), (30, 403)] {
+        AHEAD.store(0, Ordering::SeqCst);
+        let answer = calling(&world, &pay(5), "*/*");
+        let approval = one(&world).await;
+        AHEAD.store(passed, Ordering::SeqCst);
+        assert_eq!(decide(&world, &approval, json!({"decision": "approve"})).await.0, 200);
+        let answer = answered(answer).await;
+        assert_eq!(answer.status().as_u16(), expected, "{passed} s later");
+        if expected == 403 {
+            let (_, hop, body) = refusal(answer).await;
+            assert_eq!(
+                (hop.as_str(), body["error"]["data"]["reason"].as_str()),
+                ("policy", Some("no policy allows it")),
+                "{body}"
+            );
+        }
     }
     assert_eq!(upstream.count(), 1);
 }

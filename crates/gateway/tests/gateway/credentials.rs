@@ -14,13 +14,13 @@ use sortie_tls::{SetupDir, SetupFile};
 use crate::support::*;
 
 /// Writes a file that only we may read beside the settings.
-fn private(dir: &Path, name: &str, text: &str) {
+pub(crate) fn private(dir: &Path, name: &str, text: &str) {
     let path = dir.join(name);
     std::fs::write(&path, text).expect("write");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
 }
 
-fn setup_path(dir: &SetupDir) -> std::path::PathBuf {
+pub(crate) fn setup_path(dir: &SetupDir) -> std::path::PathBuf {
     dir.path(SetupFile::TunnelId).parent().expect("directory").to_owned()
 }
 
@@ -29,7 +29,7 @@ fn credential(name: &str, rest: &str) -> String {
 }
 
 /// A call by this subject.
-async fn call_as(world: &World, subject: &str, extra: &[(&str, &str)]) -> Response<hyper::body::Incoming> {
+pub(crate) async fn call_as(world: &World, subject: &str, extra: &[(&str, &str)]) -> Response<hyper::body::Incoming> {
     let token = world.caller.hub.sign(&world.caller.claims(HOST, subject));
     let mut request = http::Request::builder().uri("/mcp").header("host", HOST).header("sortie-identity", token);
     for (name, value) in extra {

@@ -18,6 +18,7 @@ mod limits;
 mod links;
 mod listener;
 mod lists;
+mod mutual_tls;
 mod policy;
 mod reload;
 mod sealed;

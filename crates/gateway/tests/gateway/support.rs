@@ -340,6 +340,17 @@ impl World {
         local: HashMap<String, Arc<dyn LocalUpstream>>,
         prepare: impl FnOnce(&SetupDir),
     ) -> Self {
+        let local: OpenLocal = Arc::new(move |name, _| local.get(name.as_str()).cloned().ok_or("not here".to_owned()));
+        Self::start_as(tasks, config, GatewayOptions { local, ..Default::default() }, prepare).await
+    }
+
+    /// With these options, but for its places.
+    pub(crate) async fn start_as(
+        tasks: &TaskSet,
+        config: &str,
+        options: GatewayOptions,
+        prepare: impl FnOnce(&SetupDir),
+    ) -> Self {
         let hub = Arc::new(Hub::new());
         let temp = tempfile::tempdir().expect("dir");
         let dir = SetupDir::open(temp.path()).expect("setup");
@@ -364,8 +375,7 @@ impl World {
         let config = GatewayConfig::parse(config, &temp.path().join("gateway.toml")).expect("config");
         let setup = Setup::load(temp.path()).expect("setup");
         let health = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let local: OpenLocal = Arc::new(move |name, _| local.get(name.as_str()).cloned().ok_or("not here".to_owned()));
-        let options = GatewayOptions { health, local, data_dir: Some(temp.path().to_owned()), ..Default::default() };
+        let options = GatewayOptions { health, data_dir: Some(temp.path().to_owned()), ..options };
         let gateway = Gateway::start(config, setup, options, tasks.clone()).await.expect("gateway");
         Self { gateway, edge, caller, setup: temp, tasks: tasks.clone() }
     }

@@ -9,6 +9,7 @@ mod audit;
 mod auth;
 mod betas;
 mod certificates;
+mod checkpoints;
 mod extract;
 mod frame;
 mod identity;

@@ -136,7 +136,9 @@ impl Types {
         }
         if operation.paged {
             all.extend(["limit", "page"].map(reference));
-            if operation.path != "/v1/sortie/workspaces" {
+            if !["/v1/sortie/workspaces", "/v1/sortie/tunnels/{tunnel_id}/checkpoints"]
+                .contains(&operation.path.as_str())
+            {
                 all.push(reference("include_archived"));
             }
         }

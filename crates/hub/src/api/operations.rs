@@ -8,12 +8,14 @@ use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sortie_api::{
     Approval, CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, DecideApproval, Discovery,
-    IdentityRotation, Key, List, OrganizationTunnel, RotateIdentity, RotateToken, Route, Tunnel, TunnelCertificate,
-    TunnelToken, Workspace,
+    IdentityRotation, Key, List, OrganizationTunnel, PublishedCheckpoint, RotateIdentity, RotateToken, Route, Tunnel,
+    TunnelCertificate, TunnelToken, Workspace,
 };
 use sortie_audit::{Kind, kinds};
 
-use super::{ApiState, approvals, certificates, identity, keys, openapi, organization, routes, tunnels, workspaces};
+use super::{
+    ApiState, approvals, certificates, checkpoints, identity, keys, openapi, organization, routes, tunnels, workspaces,
+};
 
 /// Who may ask for an operation. An object outside of what they act on is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +285,11 @@ fn beside() -> Vec<Operation> {
         Operation::get("/v1/sortie/routes", "list_routes", Access::AnyKey, || get(routes::list))
             .says("List the routes of connected gateways that the key may call, in one page.")
             .answers::<List<Route>>(),
+        Operation::get("/v1/sortie/tunnels/{tunnel_id}/checkpoints", "list_checkpoints", Access::Manage, || {
+            get(checkpoints::list)
+        })
+        .says("List the checkpoints that the gateways of a tunnel published of their audit logs, newest first.")
+        .lists::<PublishedCheckpoint>(),
         Operation::get("/v1/sortie/tunnels/{tunnel_id}/approvals", "list_approvals", Access::Manage, || {
             get(approvals::list)
         })

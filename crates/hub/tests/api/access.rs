@@ -23,7 +23,7 @@ type Row = (&'static str, [u16; 6]);
 
 /// `use key` is granted one route; `same workspace` is a second `manage` key of the workspace that holds the objects,
 /// which is not the default one; `administrator` is the `manage` key of the default workspace.
-const ROWS: [Row; 43] = [
+const ROWS: [Row; 44] = [
     ("create_tunnel", [401, 401, 403, 200, 200, 200]),
     ("list_tunnels", [401, 401, 403, 200, 200, 200]),
     ("get_tunnel", [401, 401, 403, 404, 200, 404]),
@@ -50,6 +50,7 @@ const ROWS: [Row; 43] = [
     ("create_workspace", [401, 401, 403, 403, 403, 200]),
     ("list_workspaces", [401, 401, 403, 403, 403, 200]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
+    ("list_checkpoints", [401, 401, 403, 404, 200, 404]),
     ("list_approvals", [401, 401, 403, 404, 200, 404]),
     ("decide_approval", [401, 401, 403, 404, 404, 404]),
     ("get_discovery", [401, 401, 403, 200, 200, 200]),

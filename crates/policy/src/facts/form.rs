@@ -1,6 +1,7 @@
 //! What a fact is, whatever it is called, and what one that was recorded says of another.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,19 @@ impl FactForm {
     /// Whether its operators are written out.
     pub(crate) fn is_whole(&self) -> bool {
         self.0.get("sha256").is_none()
+    }
+}
+
+/// `/amount: decimal, max 100`.
+impl fmt::Display for FactForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let member = |name: &str| self.0.get(name).and_then(Value::as_str).unwrap_or_default();
+        write!(f, "{}: {}", member("pointer"), member("type"))?;
+        let members = self.0.as_object().into_iter().flatten();
+        for (name, value) in members.filter(|(name, _)| !matches!(name.as_str(), "pointer" | "type")) {
+            write!(f, ", {name} {value}")?;
+        }
+        Ok(())
     }
 }
 

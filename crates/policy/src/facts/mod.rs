@@ -12,6 +12,11 @@ pub(crate) use self::form::Recalled;
 pub use self::form::{FactForm, Found};
 pub(crate) use self::matcher::{Kind, Matcher, Spec};
 
+/// A decimal in units of 10^-4; `None` for what is none.
+pub(crate) fn ten_thousandths(text: &str) -> Option<i64> {
+    read::ten_thousandths(text)
+}
+
 /// A moment as facts are read (RFC 3339), in milliseconds since 1970.
 pub(crate) fn moment_of(text: &str) -> Option<i64> {
     read::moment(text)

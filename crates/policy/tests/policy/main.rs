@@ -6,5 +6,6 @@ mod common;
 mod cookbook;
 mod decide;
 mod files;
+mod learn;
 mod plain;
 mod recorded;

@@ -75,7 +75,7 @@ fn fixed() -> impl Strategy<Value = String> {
 }
 
 /// Conditions of calls of tools.
-fn called() -> impl Strategy<Value = String> {
+pub(crate) fn called() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         2 => fixed(),
         1 => (-2i64..3).prop_map(|n| format!("context.facts.n <= {n}")),
@@ -98,7 +98,7 @@ fn tree(leaf: BoxedStrategy<String>) -> impl Strategy<Value = String> {
     })
 }
 
-pub(crate) fn policy() -> impl Strategy<Value = String> {
+fn policy() -> impl Strategy<Value = String> {
     let head = prop::sample::select(vec!["permit", "permit", "@ask(\"?\") permit", "forbid"]);
     let when = prop::sample::select(vec!["when", "unless"]);
     let of_calls =

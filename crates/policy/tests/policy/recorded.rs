@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use sortie_policy::{Answer, Counts, Decision, Effect, Engine, Found, Query, Recorded};
 
 use crate::common::{agent, call, load_all, toml};
-use crate::plain::{FACTS, asked, policy};
+use crate::plain::{FACTS, asked, called};
 
 /// What a record keeps of a decision.
-fn recorded(decision: &Decision, counts: Option<Counts>) -> Recorded {
+pub(crate) fn recorded(decision: &Decision, counts: Option<Counts>) -> Recorded {
     let found = |name: &String| {
         let fact = decision.facts.iter().find(|(known, _)| known == name).map(|(_, fact)| Found::Fact(fact.clone()));
         let fault = decision.faults.iter().find(|(known, _)| known == name).map(|(_, fault)| match fault.code() {
@@ -122,12 +122,22 @@ fn arguments() -> Vec<String> {
     out
 }
 
+/// A policy for every call of a tool, so that little but its conditions decides.
+fn policy() -> impl Strategy<Value = String> {
+    let head = prop::sample::select(vec!["permit", "permit", "permit", "@ask(\"?\") permit", "forbid"]);
+    let when = prop::sample::select(vec!["when", "when", "unless"]);
+    (head, prop::collection::vec((when, called()), 0..3)).prop_map(|(head, conditions)| {
+        let conditions: Vec<String> = conditions.iter().map(|(when, body)| format!("{when} {{ {body} }}")).collect();
+        format!("{head}(principal, action == Action::\"tools/call\", resource) {};", conditions.join(" "))
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_replayed_is_what_would_be_decided(
-        policies in prop::collection::vec(policy(), 1..6),
+        policies in prop::collection::vec(policy(), 1..4),
         asked in prop::collection::vec(asked(), 1..6),
         forgotten in prop::collection::vec(any::<bool>(), 4),
     ) {

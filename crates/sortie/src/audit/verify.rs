@@ -1,18 +1,26 @@
-//! `sortie audit verify`.
+//! `sortie audit verify`, `prove` and `key`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sortie_audit::{Progress, Report, Trust, Trusted, VerifyError, VerifyingKey};
+use serde_json::json;
+use sortie_audit::{Line, Progress, Proof, ProveError, Report, Trust, Trusted, VerifyError, VerifyingKey};
 
-use super::args::{TrustArgs, VerifyArgs};
+use super::args::{TrustArgs, VerifyArgs, place};
 use super::unread;
 use crate::error::Failure;
 use crate::output::{self, Style};
 
+/// Longest proof that is read, in bytes.
+const MAX_PROOF: u64 = 4 * 1024 * 1024;
+
 pub(crate) fn run(args: &VerifyArgs, style: Style) -> Result<(), Failure> {
-    let dir = super::dir(args.dir.as_deref())?;
     let trusted = trusted(&args.trust)?;
+    if let Some(file) = &args.proof {
+        return proof(file, &trusted, style);
+    }
+    let dir = super::dir(args.dir.as_deref())?;
     let mut shown = Shown::new("verified");
     let verified = sortie_audit::verify(&dir, &trusted, |progress| shown.at(progress));
     drop(shown);
@@ -20,11 +28,25 @@ pub(crate) fn run(args: &VerifyArgs, style: Style) -> Result<(), Failure> {
         Ok(report) => print(&report, style),
         Err(error) => {
             if style == Style::Json {
-                output::json(&serde_json::json!({ "ok": false, "error": error.to_string() }))?;
+                output::json(&json!({ "ok": false, "error": error.to_string() }))?;
             }
             Err(failed(error))
         }
     }
+}
+
+/// Verifies a log by what was kept elsewhere; whether anything was.
+///
+/// # Errors
+/// It is not what was written.
+pub(crate) fn check(dir: &Path, args: &TrustArgs) -> Result<bool, Failure> {
+    let trusted = trusted(args)?;
+    if trusted.keys.is_empty() && trusted.checkpoints.is_empty() {
+        return Ok(false);
+    }
+    let mut shown = Shown::new("verified");
+    sortie_audit::verify(dir, &trusted, |progress| shown.at(progress)).map_err(failed)?;
+    Ok(true)
 }
 
 fn failed(error: VerifyError) -> Failure {
@@ -37,7 +59,7 @@ fn failed(error: VerifyError) -> Failure {
 
 /// What was given on the command line.
 pub(crate) fn trusted(args: &TrustArgs) -> Result<Trusted, Failure> {
-    let keys = args.key.iter().map(|text| key(text)).collect::<Result<_, _>>()?;
+    let keys = args.key.iter().map(|text| read_key(text)).collect::<Result<_, _>>()?;
     let checkpoints = args.checkpoint.iter().map(|path| {
         let note = std::fs::read_to_string(path);
         note.map(|note| (path.display().to_string(), note))
@@ -47,7 +69,7 @@ pub(crate) fn trusted(args: &TrustArgs) -> Result<Trusted, Failure> {
 }
 
 /// A key, or the file that has it.
-fn key(text: &str) -> Result<VerifyingKey, Failure> {
+fn read_key(text: &str) -> Result<VerifyingKey, Failure> {
     if let Ok(key) = text.parse() {
         return Ok(key);
     }
@@ -55,6 +77,61 @@ fn key(text: &str) -> Result<VerifyingKey, Failure> {
         Failure::usage(format!("--key `{text}` is neither a key, NAME+HASH+KEY, nor a file that can be read: {error}"))
     })?;
     read.parse().map_err(|error| Failure::usage(format!("--key {text}: {error}")))
+}
+
+/// Verifies a proof of one record, with nothing but the key.
+fn proof(file: &Path, trusted: &Trusted, style: Style) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().lock().take(MAX_PROOF).read_to_end(&mut text).map(|_| ()),
+        false => std::fs::File::open(file).and_then(|file| file.take(MAX_PROOF).read_to_end(&mut text)).map(|_| ()),
+    };
+    read.map_err(|error| Failure::usage(format!("--proof {}: {error}", file.display())))?;
+    let checked =
+        Proof::parse(&text).and_then(|proof| proof.check(&trusted.keys).map(|checkpoint| (proof, checkpoint)));
+    let (proof, checkpoint) = match checked {
+        Ok(proven) => proven,
+        Err(error) => {
+            if style == Style::Json {
+                output::json(&json!({ "ok": false, "error": error.to_string() }))?;
+            }
+            return Err(Failure::failed(format!("NOT proven: {error}")));
+        }
+    };
+    let time = Line::exact(proof.record.as_bytes()).map(|line| line.time.to_owned()).unwrap_or_default();
+    let proven = json!({
+        "ok": true, "index": proof.index, "size": proof.size, "origin": checkpoint.origin,
+        "root": checkpoint.root, "time": time, "record": proof.record,
+    });
+    let rows = [
+        ("proven", format!("record {} is one of {} that {} signed", proof.index, proof.size, checkpoint.origin)),
+        ("time", time),
+        ("record", sortie_gateway::visible(&proof.record)),
+    ];
+    output::one(style, &proven, &rows)
+}
+
+/// Makes a proof. It is a document for programs, however results are printed.
+pub(crate) fn prove(words: &[String], _style: Style) -> Result<(), Failure> {
+    let (dir, seq) = place(words)?;
+    let dir = super::dir(dir.as_deref())?;
+    let mut shown = Shown::new("read");
+    let proof = sortie_audit::prove(&dir, seq, |progress| shown.at(progress));
+    drop(shown);
+    match proof {
+        Ok(proof) => output::json(&proof),
+        Err(ProveError::Read(error)) => Err(unread(error)),
+        Err(error) => Err(Failure::failed(error)),
+    }
+}
+
+pub(crate) fn key(dir: Option<&Path>) -> Result<(), Failure> {
+    let path = super::dir(dir)?.join("key.pub");
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let key: VerifyingKey = text.parse().map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+    println!("{key}");
+    Ok(())
 }
 
 fn print(report: &Report, style: Style) -> Result<(), Failure> {

@@ -37,6 +37,7 @@ pub(crate) async fn gateway(args: GatewayArgs, config: GatewayConfig) -> Result<
         health: args.health,
         local: local_upstreams(),
         data_dir: Some(args.data_dir),
+        ..GatewayOptions::default()
     };
     let started = Gateway::start(config, setup, options, tasks.clone()).await;
     let gateway = started.map_err(|error| match error {

@@ -131,7 +131,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 api_url: hub.api_url.clone(),
                 api_key: hub.api_key.expose().to_owned(),
                 api_ca_file: None,
-                audit_dir: None,
+                audit_dir: gateway.audit_dir().map(Path::to_owned),
             };
             profile.write()?;
             let routes: Vec<Route> = served.iter().map(|served| route(&hub, &report.domain, served)).collect();

@@ -21,8 +21,11 @@ const SECRET_ID: &str = "canary-of-approle/+%8d42fa";
 const CLIENT: &str = "canary-of-client/+%e07b63";
 const TOKEN: &str = "canary-of-token.0a9c55";
 const INBOUND: &str = "canary-of-caller.b81d2e";
+/// What goes through and is kept by nobody.
+const ARGUMENT: &str = "canary-of-argument/+%44c0de";
+const ANSWER: &str = "canary-of-answer.71f3aa";
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 23\r\n\r\ncanary-of-answer.71f3aa";
 
 /// A program whose whole output goes into a file.
 fn logged(home: &TempHome, log: &Path, args: &[&str]) -> Process {
@@ -284,7 +287,7 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
         }
         let post =
             world.request(Method::POST, &tunnel, route, "/mcp").header("authorization", format!("Bearer {INBOUND}"));
-        let answer = send(modern(post, &json!(INBOUND.len()), "echo", &json!({}))).await;
+        let answer = send(modern(post, &json!(INBOUND.len()), "echo", &json!({ "text": ARGUMENT }))).await;
         said.push((format!("the answer of {route} to MCP"), whole(&answer)));
     }
     for path in ["/healthz", "/readyz", "/metrics"] {
@@ -306,6 +309,9 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
         said.push((args.join(" "), done.output.into_bytes()));
     }
     places.got_theirs();
+    let arguments: Vec<u8> = places.file.seen().iter().flat_map(|seen| seen.body.clone()).collect();
+    assert!(holds(&arguments, ARGUMENT), "the argument did not arrive");
+    assert!(said.iter().any(|(_, text)| holds(text, ANSWER)), "the answer did not arrive");
 
     // A core would hold them all.
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).expect("limits");
@@ -328,6 +334,11 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
     let log = |name: &str| said.iter().find(|(place, _)| place.ends_with(name)).map_or(0, |(_, text)| text.len());
     assert!(log("gateway.log") > 5_000 && log("hub.log") > 5_000, "there is something to look through");
 
+    // Its secret part: 32 bytes behind the head of PKCS #8 (RFC 8410).
+    let audit_key = std::fs::read(world.home.join("gateway.data").join("audit.key")).expect("key");
+    let audit_key = audit_key.get(16..48).expect("a key").to_vec();
+    let hex: String = audit_key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let audit_keys = [hex.into_bytes(), STANDARD.encode(&audit_key).into_bytes(), audit_key];
     let planted = [FILE, ENV, COMMAND, KV, SECRET_ID, CLIENT, TOKEN, INBOUND].map(str::to_owned);
     let given = places.vault.state().given.clone();
     // The hub writes its own key where its operators find it, and nowhere else.
@@ -337,7 +348,14 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
             assert!(!holds(text, secret), "{secret} is in {place}: {}", String::from_utf8_lossy(text));
         }
         assert!(own(place) || !holds(text, &world.api_key), "the hub's key is in {place}");
+        assert!(!holds(text, ARGUMENT), "an argument is in {place}");
+        assert!(place.starts_with("the answer of") || !holds(text, ANSWER), "an answer is in {place}");
+        let with_key = audit_keys.iter().any(|key| text.windows(key.len()).any(|window| window == key));
+        assert_eq!(with_key, place.ends_with("/gateway.data/audit.key"), "the key of the audit, and {place}");
     }
+    let audit: Vec<_> = said.iter().filter(|(place, _)| place.contains("/gateway.data/audit/log/")).collect();
+    let records: usize = audit.iter().map(|(_, text)| text.iter().filter(|byte| **byte == b'\n').count()).sum();
+    assert!(records > 40, "{records} records were looked through");
 }
 
 #[test]

@@ -1,16 +1,24 @@
 //! Credentials and vaults as the settings show them.
 
 use sortie_credentials::{
-    ClientAuth, Command, CredentialKind, Source, Trust, Username, VaultAuth, VaultSecret, VaultSpec,
+    CertificateAt, ClientAuth, Command, CredentialKind, Source, Trust, Username, VaultAuth, VaultSecret, VaultSpec,
 };
 
 use super::super::Span;
-use super::{RawAppRole, RawClientAuth, RawCredential, RawKind, RawSource, RawTrust, RawVault, RouteCredential};
+use super::{
+    RawAppRole, RawClientAuth, RawCredential, RawKind, RawSource, RawSubject, RawTrust, RawVault, RouteCredential,
+    SubjectToken,
+};
 
 impl From<&RouteCredential> for RawCredential {
     fn from(credential: &RouteCredential) -> Self {
         let spec = &credential.spec;
         let endpoint = spec.endpoint();
+        let (subject, subject_audience) = match &credential.subject {
+            SubjectToken::Hub => (None, None),
+            SubjectToken::Gateway { audience } => (Some(RawSubject::Gateway), Some(audience.clone())),
+        };
+        let (mut certificate_file, mut certificate_field) = (None, None);
         let (mut kind, mut header, mut prefix, mut username, mut username_field) =
             (RawKind::Bearer, None, None, None, None);
         match &spec.kind {
@@ -29,6 +37,14 @@ impl From<&RouteCredential> for RawCredential {
             }
             CredentialKind::ClientCredentials { .. } => kind = RawKind::Oauth,
             CredentialKind::TokenExchange { .. } => kind = RawKind::TokenExchange,
+            CredentialKind::ClientCertificate { certificate, .. } => {
+                kind = RawKind::ClientCertificate;
+                match certificate {
+                    CertificateAt::WithKey => {}
+                    CertificateAt::File(file) => certificate_file = Some(file.clone()),
+                    CertificateAt::Field(field) => certificate_field = Some(field.clone()),
+                }
+            }
         }
         RawCredential {
             name: spec.name.clone(),
@@ -41,6 +57,10 @@ impl From<&RouteCredential> for RawCredential {
             prefix,
             username,
             username_field,
+            certificate_file,
+            certificate_field,
+            subject,
+            subject_audience,
             token_url: endpoint.map(|endpoint| endpoint.url.to_string()),
             client_id: endpoint.map(|endpoint| endpoint.client_id.clone()),
             client_auth: endpoint.map(|endpoint| match endpoint.client_auth {
@@ -68,11 +88,12 @@ impl From<&Source> for RawSource {
                 environment: Some(environment).filter(|names| !names.is_empty()),
                 ..none
             },
-            Source::Vault(VaultSecret { server, path, field, refresh }) => RawSource {
+            Source::Vault(VaultSecret { server, path, field, refresh, parameters }) => RawSource {
                 vault: Some(server),
                 path: Some(path),
                 field: Some(field),
                 refresh: Some(Span(refresh)),
+                parameters,
                 ..none
             },
         }
