@@ -49,7 +49,11 @@ impl Otlp {
     pub(crate) async fn send(&mut self, records: &[Record]) -> Result<(), Failure> {
         let now = nanoseconds(jiff::Timestamp::now());
         let shown = records.iter().map(|record| Shown::of(record, self.format)).collect::<Result<Vec<_>, _>>()?;
-        let written = records.iter().zip(&shown).map(|(record, shown)| self.log_record(record, shown, now)).collect::<Result<Vec<_>, _>>()?;
+        let written = records
+            .iter()
+            .zip(&shown)
+            .map(|(record, shown)| self.log_record(record, shown, now))
+            .collect::<Result<Vec<_>, _>>()?;
         let resource = [
             ("service.name", self.origin.program()),
             ("service.version", env!("CARGO_PKG_VERSION")),

@@ -222,7 +222,7 @@ pub enum Begin {
     /// The first one that the log still has.
     #[default]
     Oldest,
-    /// The next one that is written.
+    /// The first one that the disk does not have yet.
     Now,
 }
 

@@ -12,7 +12,8 @@ use crate::output::{self, Style, printable};
 pub(super) async fn run(data_dir: Option<&Path>, style: Style) -> Result<(), Failure> {
     let gateway = LocalGateway::open(data_dir)?;
     let sinks: List<SinkStatus> = gateway.get("/v1/audit/sinks").await?;
-    let head = ["name", "kind", "state", "next", "records behind", "bytes behind", "delivered", "dropped", "last error"];
+    let head =
+        ["name", "kind", "state", "next", "records behind", "bytes behind", "delivered", "dropped", "last error"];
     output::list(style, &sinks.data, &head, |sink| {
         let state = if sink.denies { "denies calls" } else { sink.state.as_str() };
         vec![

@@ -65,7 +65,10 @@ fn wrong_settings_are_named_and_say_the_way_out() {
         ("kind = \"syslog\"\naddress = \"10.0.0.1:514\"\ntls = {}", "TLS needs to know whom to trust"),
         ("kind = \"syslog\"\naddress = \"a:1\"\ninsecure = true\ntls.ca_file = \"x\"", "insecure: with tls it is not"),
         ("kind = \"syslog\"\naddress = \"[::1]:1\"\nfacility = 24", "facility: write 0 to 23"),
-        ("kind = \"syslog\"\naddress = \"a:1\"\ntls = { ca_file = \"x\", server_name = \"a b\" }", "tls.server_name: `a b`"),
+        (
+            "kind = \"syslog\"\naddress = \"a:1\"\ntls = { ca_file = \"x\", server_name = \"a b\" }",
+            "tls.server_name: `a b`",
+        ),
         ("kind = \"syslog\"\nurl = \"https://a\"", "url: this is for sinks of kind otlp and splunk and http"),
         ("kind = \"otlp\"", "url: a sink of this kind needs it"),
         ("kind = \"otlp\"\nurl = \"http://collector:4318/\"", "url: records go over https://"),
