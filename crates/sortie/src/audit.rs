@@ -2,6 +2,7 @@
 
 mod args;
 mod find;
+mod payload;
 mod published;
 mod verify;
 
@@ -26,6 +27,8 @@ pub(crate) async fn run(command: AuditCommand, access: &HubAccess, style: Style)
         AuditCommand::Show { place } => find::show(&place, style),
         AuditCommand::Prove { place } => verify::prove(&place, style),
         AuditCommand::Key { dir } => verify::key(dir.as_deref()),
+        AuditCommand::Keygen(args) => payload::keygen(&args, style),
+        AuditCommand::Decrypt(args) => payload::decrypt(&args),
     }
 }
 

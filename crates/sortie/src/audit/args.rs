@@ -41,6 +41,10 @@ pub(crate) enum AuditCommand {
         /// The audit directory [default: that of `sortie up`].
         dir: Option<PathBuf>,
     },
+    /// Make a pair of keys, for payloads that records hold sealed.
+    Keygen(super::payload::KeygenArgs),
+    /// Open the payloads that records hold, one line of JSON each.
+    Decrypt(super::payload::DecryptArgs),
 }
 
 /// What was kept elsewhere.
