@@ -147,6 +147,11 @@ impl Audit {
         self.0.as_ref().map(|open| open.dir.as_path())
     }
 
+    /// The log, if there is an audit.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        self.0.as_ref().map(|open| &open.log)
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }
@@ -327,8 +332,8 @@ impl Open {
 
 /// Warns of what a change of the settings does not change.
 pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
-    if now.log != before.log || now.sinks != before.sinks {
-        tracing::warn!("the new settings of the audit log and its sinks ([audit]) are used from the next start on");
+    if now.log != before.log || now.sinks != before.sinks || now.publish != before.publish {
+        tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
     }
 }
 

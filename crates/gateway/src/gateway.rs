@@ -30,6 +30,7 @@ use crate::listener::{self, Listener};
 use crate::memory::Memory;
 use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
+use crate::publish::{self, Publishing};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
 use crate::sessions::Sessions;
@@ -191,6 +192,9 @@ pub enum GatewayError {
         /// What.
         reason: String,
     },
+    /// A place where checkpoints of the audit are to be published cannot be used.
+    #[error("{0}")]
+    Publish(String),
     /// The audit log cannot be opened.
     #[error("audit: {dir}: {cause}", dir = dir.display())]
     Audit {
@@ -245,6 +249,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
     pub(crate) audit: Audit,
+    pub(crate) publishing: Publishing,
     pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) listener: Option<Listener>,
@@ -408,6 +413,7 @@ impl Gateway {
             sessions: Sessions::default(),
             approvals: Approvals::new(unix_now, audit.clone()),
             audit: audit.clone(),
+            publishing: Publishing::default(),
             counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             listener,
@@ -421,6 +427,11 @@ impl Gateway {
         served.log();
         let told = audit.clone();
         let _told = tokio::task::spawn_blocking(move || told.settings_loaded(&served)).await;
+        if let Some(log) = audit.log() {
+            let (publishing, log) = (shared.clone(), log.clone());
+            let started = tokio::task::spawn_blocking(move || publish::start(&publishing, &log)).await;
+            started.map_err(|_| GatewayError::Interrupted)?.map_err(GatewayError::Publish)?;
+        }
         tasks.spawn("audit", audit.keep(tasks.clone()));
         let health = match health {
             None => None,

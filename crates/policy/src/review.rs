@@ -112,7 +112,12 @@ impl Reach {
         let meets = |mine: &str, its: &str| match (mine.contains('*'), its.contains('*')) {
             (_, false) => fits(mine, its),
             (false, true) => fits(its, mine),
-            (true, true) => true,
+            (true, true) => {
+                let begins = |text: &str| text.split('*').next().unwrap_or_default().to_owned();
+                let ends = |text: &str| text.rsplit('*').next().unwrap_or_default().to_owned();
+                let (a, b, c, d) = (begins(mine), begins(its), ends(mine), ends(its));
+                (a.starts_with(&b) || b.starts_with(&a)) && (c.ends_with(&d) || d.ends_with(&c))
+            }
         };
         self.kind == other.kind && meets(&self.route, &other.route) && meets(&self.name, &other.name)
     }
@@ -127,7 +132,7 @@ impl Engine {
     /// is left out.
     pub fn what(&self, subject: &Subject) -> Vec<Grant> {
         let said = self.policies.iter().filter_map(|policy| Said::of(policy, self, subject));
-        grants(&said.collect::<Vec<_>>())
+        grants(&said.collect::<Vec<_>>(), false)
     }
 
     /// Who may call a tool: a row for each policy.
@@ -168,12 +173,13 @@ impl Engine {
             said.reach = vec![reach.clone()];
             of_target.then_some(said)
         });
-        grants(&said.collect::<Vec<_>>())
+        grants(&said.collect::<Vec<_>>(), true)
     }
 }
 
-/// All that is said, each beside what else is said of the same.
-fn grants(said: &[Said<'_>]) -> Vec<Grant> {
+/// All that is said, each beside what else is said of the same. `by_callers` if a row is read as one about the callers that
+/// it names, so that they are no condition.
+fn grants(said: &[Said<'_>], by_callers: bool) -> Vec<Grant> {
     let others: Vec<&Said<'_>> = said.iter().filter(|one| !one.policy.permits || one.policy.ask.is_some()).collect();
     let mut out = Vec::new();
     for one in said {
@@ -188,7 +194,10 @@ fn grants(said: &[Said<'_>]) -> Vec<Grant> {
                 Access::Forbidden
             } else if one.policy.ask.is_some() || sure(&asks) {
                 Access::AfterApproval
-            } else if one.is_sure() && forbids.is_empty() && asks.is_empty() {
+            } else if (one.is_sure() || by_callers && one.conditions.is_empty())
+                && forbids.is_empty()
+                && asks.is_empty()
+            {
                 Access::Always
             } else {
                 Access::OnlyIf

@@ -7,14 +7,18 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sortie_sinks::SinkSpec;
+use sortie_sinks::publish::PlaceSpec;
 use toml::Spanned;
 
 use super::credentials::RawVault;
+use super::publish::RawPublish;
 use super::sinks::{self, RawSink};
 use super::{ConfigError, LimitConfig, Source, Span};
 
 /// Most rules about arguments, and most pointers of one rule.
 const MOST: usize = 64;
+/// Most places where checkpoints are published.
+const MOST_PLACES: usize = 16;
 /// Longest pointer, in bytes.
 const MAX_POINTER: usize = 256;
 /// Smallest size of a file of the log, in bytes.
@@ -41,6 +45,9 @@ pub struct AuditConfig {
     pub sinks: Vec<SinkSpec>,
     /// `[audit.payload]`: what is recorded whole, sealed for a key of yours. Default: nothing.
     pub payload: Option<PayloadConfig>,
+    /// `[[audit.publish]]`: where checkpoints are published, beside the hub; used from the start of the process to its
+    /// end. At most 16.
+    pub publish: Vec<PlaceSpec>,
 }
 
 /// What is recorded whole, sealed for a key.
@@ -125,7 +132,15 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self { log, facts: true, result_digest: true, arguments: Vec::new(), sinks: Vec::new(), payload: None }
+        Self {
+            log,
+            facts: true,
+            result_digest: true,
+            arguments: Vec::new(),
+            payload: None,
+            sinks: Vec::new(),
+            publish: Vec::new(),
+        }
     }
 }
 
@@ -178,6 +193,10 @@ pub(super) struct RawAudit {
     /// What is recorded whole, sealed for a key whose other half is not here. Default: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<RawPayload>,
+    /// Where checkpoints are published, beside the hub. At most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawPublish>")]
+    publish: Vec<Spanned<RawPublish>>,
 }
 
 /// What is recorded whole, sealed for a key.
@@ -259,7 +278,21 @@ impl RawAudit {
             };
             Ok(PayloadConfig { key_file: base.join(payload.key_file), answers: payload.answers, max_bytes })
         });
+        let mut publish: Vec<PlaceSpec> = Vec::with_capacity(self.publish.len());
+        for place in self.publish {
+            let at = place.span();
+            let wrong = |name: &str, reason| source.wrong(Some(at.clone()), &format!("audit.publish.{name}"), reason);
+            let place = place.into_inner().check(base).map_err(|(name, reason)| wrong(name, reason))?;
+            if publish.iter().any(|other| other.name == place.name) {
+                return Err(wrong("name", format!("two places have the name `{}`", place.name)));
+            }
+            if publish.len() == MOST_PLACES {
+                return Err(wrong("name", format!("there are more than {MOST_PLACES} places")));
+            }
+            publish.push(place);
+        }
         Ok(AuditConfig {
+            publish,
             payload: payload.transpose()?,
             arguments: arguments.collect::<Result<_, _>>()?,
             sinks: sinks::check(self.sinks, source, base, &|name| vaults.contains_key(name))?,
@@ -315,7 +348,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments, sinks, payload } = config;
+        let AuditConfig { log, facts, result_digest, arguments, payload, sinks, publish } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),
@@ -331,6 +364,7 @@ impl From<&AuditConfig> for RawAudit {
                 answers: payload.answers,
                 max_bytes: placed(Some(payload.max_bytes)),
             }),
+            publish: publish.iter().map(|place| Spanned::new(0..0, place.into())).collect(),
             facts: *facts,
             result_digest: *result_digest,
             sinks: sinks.iter().map(|sink| Spanned::new(0..0, sink.into())).collect(),

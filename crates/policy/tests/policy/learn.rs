@@ -90,8 +90,7 @@ fn callers_with_the_same_habits_share_a_rule() {
 #[test]
 fn values_become_lists_and_ranges() {
     let old = toml(
-        "[[allow]]\nroutes='bank'\ntools='pay'\nwhere=[{pointer='/to',glob='DE*'},{pointer='/urgent',equals=false,optional=true}]
-",
+        "[[allow]]\nroutes='bank'\ntools='pay'\nwhere=[{pointer='/to',glob='DE*'},{pointer='/urgent',equals=false,optional=true}]",
     );
     // Facts are looked for where a policy uses them.
     let cedar = "permit(principal, action == Action::\"tools/call\", resource) when { \

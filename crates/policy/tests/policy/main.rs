@@ -9,3 +9,4 @@ mod files;
 mod learn;
 mod plain;
 mod recorded;
+mod review;

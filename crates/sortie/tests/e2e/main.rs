@@ -16,6 +16,8 @@ mod link;
 mod lying_edge;
 mod operate;
 mod policy;
+mod policy_past;
+mod published;
 mod rotation;
 mod transparent;
 mod trust;
