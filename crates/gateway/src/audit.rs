@@ -332,8 +332,10 @@ impl Open {
 
 /// Warns of what a change of the settings does not change.
 pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
-    if now.log != before.log || now.sinks != before.sinks || now.publish != before.publish {
-        tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
+    if now.log != before.log || now.publish != before.publish || now.sinks != before.sinks {
+        tracing::warn!(
+            "the new settings of the audit log, its sinks and places ([audit]) are used from the next start on"
+        );
     }
 }
 

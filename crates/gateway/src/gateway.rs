@@ -184,6 +184,9 @@ pub enum GatewayError {
     /// The patterns of limits are too large together.
     #[error("limits: {0}; use fewer or shorter patterns")]
     Limits(globset::Error),
+    /// A place where checkpoints of the audit are to be published cannot be used.
+    #[error("{0}")]
+    Publish(String),
     /// Something that a sink of the audit log needs is not there.
     #[error("{reason}")]
     AuditSink {
@@ -192,9 +195,6 @@ pub enum GatewayError {
         /// What.
         reason: String,
     },
-    /// A place where checkpoints of the audit are to be published cannot be used.
-    #[error("{0}")]
-    Publish(String),
     /// The audit log cannot be opened.
     #[error("audit: {dir}: {cause}", dir = dir.display())]
     Audit {

@@ -132,15 +132,8 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self {
-            log,
-            facts: true,
-            result_digest: true,
-            arguments: Vec::new(),
-            payload: None,
-            sinks: Vec::new(),
-            publish: Vec::new(),
-        }
+        let (arguments, sinks, publish) = (Vec::new(), Vec::new(), Vec::new());
+        Self { log, facts: true, result_digest: true, arguments, sinks, payload: None, publish }
     }
 }
 
@@ -348,7 +341,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments, payload, sinks, publish } = config;
+        let AuditConfig { log, facts, result_digest, arguments, sinks, payload, publish } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),

@@ -31,16 +31,16 @@ pub(crate) enum AuditCommand {
         #[arg(value_names = ["DIR", "SEQ"], num_args = 1..=2, required = true)]
         place: Vec<String>,
     },
+    /// List the checkpoints that the gateways of a tunnel have published to the hub.
+    Published {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
     /// Show how far the sinks of a running gateway are, and what the last one that failed said.
     Sinks {
         /// The data directory of the gateway [default: that of `sortie up`].
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
-    },
-    /// List the checkpoints that the gateways of a tunnel have published to the hub.
-    Published {
-        /// The tunnel.
-        tunnel: TunnelId,
     },
     /// Print the log's key, to be kept elsewhere for `sortie audit verify --key`.
     Key {
