@@ -5,7 +5,7 @@
 // Serves http://127.0.0.1:PORT on a free port and writes {"url": ...} to READY_FILE. The clients `basic` and `post`
 // prove themselves by SECRET. Access tokens are JWTs (RFC 9068), signed with RS256, for the resource that was asked for
 // (RFC 8707): https://wiki.example (the default), or any on a host below `localhost`. Their scopes are `read` and
-// `write`. Subject tokens are checked against JWKS_FILE.
+// `write`. Subject tokens are checked against what JWKS_FILE holds when one comes.
 //
 // Beside it: GET /seen answers with the bodies of token requests less their secrets; POST /rotate makes a new key that
 // signs from then on, beside the last one, and answers with its name.
@@ -32,7 +32,7 @@ const client = (client_id, token_endpoint_auth_method) => ({
   client_id, client_secret: secret, token_endpoint_auth_method,
   grant_types: ['client_credentials', EXCHANGE], redirect_uris: [], response_types: [],
 });
-const keys = jwksFile ? jose.createLocalJWKSet(JSON.parse(readFileSync(jwksFile, 'utf8'))) : undefined;
+const keys = (...token) => jose.createLocalJWKSet(JSON.parse(readFileSync(jwksFile, 'utf8')))(...token);
 const parameters = ['subject_token', 'subject_token_type', 'requested_token_type', 'audience', 'resource', 'scope'];
 
 // The keys that are published, the newest first; it is the one that signs.
@@ -95,13 +95,13 @@ function provide() {
     await next();
     if (ctx.path !== '/token') return;
     const { client_secret: _secret, subject_token, ...rest } = ctx.oidc?.body ?? {};
-    let sub;
+    let subject = {};
     try {
-      sub = subject_token && jose.decodeJwt(subject_token).sub;
+      if (subject_token) subject = jose.decodeJwt(subject_token);
     } catch {
-      sub = 'unreadable';
+      subject = { sub: 'unreadable' };
     }
-    seen.push({ ...rest, sub, status: ctx.status, basic: Boolean(ctx.get('authorization')) });
+    seen.push({ ...rest, sub: subject.sub, subject, status: ctx.status, basic: Boolean(ctx.get('authorization')) });
   });
   return provider.callback();
 }

@@ -47,9 +47,10 @@ const BENCH: [(&str, &[(&str, &str)]); 1] = [("bench", &[("SORTIE_TEST_SUPERGATE
 /// The encrypted tunnel that the benchmark compares with, and the parts of it that are built.
 const RATHOLE: (&str, &str) = ("0.5.0", "server,client,noise");
 /// A Debian package, a program that it has, and the variable that tests read for it, if any.
-const DEBIAN: [(&str, &str, Option<&str>); 5] = [
+const DEBIAN: [(&str, &str, Option<&str>); 6] = [
     ("nginx-light", "nginx", Some("SORTIE_TEST_NGINX")),
     ("curl", "curl", None),
+    ("faketime", "faketime", Some("SORTIE_TEST_FAKETIME")),
     ("iproute2", "ip", None),
     ("nftables", "nft", None),
     ("tcpdump", "tcpdump", None),

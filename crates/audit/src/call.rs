@@ -62,7 +62,8 @@ pub struct ClockSteppedBack {
     pub to: String,
 }
 
-/// `records_dropped`: records that could not be written and are lost.
+/// `records_dropped`: records that could not be written and are lost. What they were to tell of was denied therefore, if the
+/// settings say so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordsDropped {
     /// How many.

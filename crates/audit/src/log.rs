@@ -49,14 +49,14 @@ pub enum Durability {
     Power,
 }
 
-/// What becomes of records that cannot be written, since the disk is full or fails.
+/// What becomes of records that cannot be written, since the disk is full or fails. They are lost, and the log says how many
+/// there were as soon as it can (`records_dropped`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
     /// Appending fails: what was to be recorded must not be done.
     #[default]
     Deny,
-    /// Appending succeeds with the number [`DROPPED`]. The record is lost and counted, and the next record that can be
-    /// written says how many were.
+    /// Appending succeeds with the number [`DROPPED`].
     DropAndCount,
 }
 
@@ -150,7 +150,7 @@ pub struct Status {
     pub durable: u64,
     /// Records before the newest checkpoint.
     pub checkpointed: u64,
-    /// Records that were dropped since the log was opened.
+    /// Records that could not be written since the log was opened.
     pub dropped: u64,
     /// Why records cannot be written at the moment, or why no checkpoint can.
     pub failing: Option<String>,

@@ -141,6 +141,15 @@ impl Gate {
     }
 }
 
+/// Lets the disk go on when a test ends, since a log waits for it when it is dropped.
+struct AtEnd(Arc<Gate>);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
 #[tokio::test]
 async fn power_waits_for_the_disk_and_process_does_not() {
     for durability in [Durability::Process, Durability::Power] {
@@ -148,6 +157,7 @@ async fn power_waits_for_the_disk_and_process_does_not() {
         gate.set(true);
         let log = Log::open(Options { durability, faults: gate.faults(), ..home.options() }).expect("opens");
         gate.set(false);
+        let _at_end = AtEnd(gate.clone());
         let record = draft("a");
         let mut waits = Box::pin(log.append(&record));
         let polled = waits.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -187,6 +197,7 @@ async fn whoever_stops_waiting_disturbs_nobody() {
     let options = Options { durability: Durability::Power, faults: gate.faults(), ..home.options() };
     let log = Log::open(options).expect("opens");
     gate.set(false);
+    let _at_end = AtEnd(gate.clone());
     for at in 0..20 {
         let record = draft(&format!("left {at}"));
         let mut waits = Box::pin(log.append(&record));

@@ -131,6 +131,11 @@ impl Audit {
         self.0.as_ref().map(|open| open.dir.as_path())
     }
 
+    /// The log, if there is an audit.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        self.0.as_ref().map(|open| &open.log)
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }
@@ -309,7 +314,7 @@ impl Open {
 
 /// Warns of what a change of the settings does not change.
 pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
-    if now.log != before.log {
+    if now.log != before.log || now.publish != before.publish {
         tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
     }
 }

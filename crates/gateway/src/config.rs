@@ -13,6 +13,7 @@ mod link;
 mod listener;
 mod pinning;
 mod places;
+mod publish;
 mod show;
 mod span;
 mod upstreams;

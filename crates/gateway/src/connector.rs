@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sortie_ids::Digest;
-use sortie_link::protos::{FromEdge, FromGateway, GatewayHello, Route as Announced, VERSION};
+use sortie_link::protos::{CHECKPOINTS, FromEdge, FromGateway, GatewayHello, Route as Announced, VERSION};
 use sortie_link::{EstablishError, Event, GatewayLink};
 use sortie_runtime::{Backoff, TaskSet};
 use sortie_tls::{ClientConfig, TlsConnector, explain_io};
@@ -182,7 +182,8 @@ impl Connector {
         let since = (self.shared.clock)();
         let (id, teller) = (link.id().clone(), link.teller());
         tracing::info!(edge = edge.text, link = %id, "link up");
-        self.shared.link.up(LinkUp { id, edge: edge.text.clone(), since, teller });
+        let takes_checkpoints = link.has_feature(CHECKPOINTS);
+        self.shared.link.up(LinkUp { id, edge: edge.text.clone(), since, teller, takes_checkpoints });
         let (another, needed) = oneshot::channel();
         let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
         self.tasks.spawn("link-serve", run_link(shared, tasks, link, announced, another));
@@ -261,6 +262,9 @@ async fn run_link(
         match event {
             Some(Event::Call(call)) => shared.tasks.spawn("inner", inner::serve(shared.clone(), call)),
             Some(Event::Message(FromEdge::ProbeResult { id, failure })) => shared.prober.result(id, failure),
+            Some(Event::Message(FromEdge::CheckpointResult { verdict })) => {
+                shared.publishing.verdict(link.id(), verdict)
+            }
             Some(Event::Message(FromEdge::Draining)) => {
                 tracing::info!(link = %link.id(), "the edge drains: dialling another link");
                 drop(another.take());

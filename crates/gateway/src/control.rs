@@ -136,7 +136,7 @@ impl Verdict {
             return None;
         }
         let refused = self.judged.iter().find(|judged| judged.decision.effect == Effect::Deny)?;
-        Some(HopError::new(Hop::Policy, refused.decision.reason.clone()))
+        Some(HopError::new(Hop::Policy, refused.decision.told()))
     }
 
     /// What has to be approved first, by the number of its message, if the policy is enforced and nothing is denied.

@@ -30,6 +30,7 @@ use crate::listener::{self, Listener};
 use crate::memory::Memory;
 use crate::pins::PinBoard;
 use crate::probe::{ProbeReport, Prober};
+use crate::publish::{self, Publishing};
 use crate::reload::{ConfigReport, Watcher};
 use crate::served::{Builder, Served};
 use crate::sessions::Sessions;
@@ -183,6 +184,9 @@ pub enum GatewayError {
     /// The patterns of limits are too large together.
     #[error("limits: {0}; use fewer or shorter patterns")]
     Limits(globset::Error),
+    /// A place where checkpoints of the audit are to be published cannot be used.
+    #[error("{0}")]
+    Publish(String),
     /// The audit log cannot be opened.
     #[error("audit: {dir}: {cause}", dir = dir.display())]
     Audit {
@@ -236,6 +240,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) approvals: Approvals,
     pub(crate) audit: Audit,
+    pub(crate) publishing: Publishing,
     pub(crate) counting: Counting,
     pub(crate) inner_connections: Arc<Semaphore>,
     pub(crate) listener: Option<Listener>,
@@ -396,6 +401,7 @@ impl Gateway {
             sessions: Sessions::default(),
             approvals: Approvals::new(unix_now, audit.clone()),
             audit: audit.clone(),
+            publishing: Publishing::default(),
             counting: Counting::new(),
             inner_connections: Arc::new(Semaphore::new(inner::MAX_CONNECTIONS)),
             listener,
@@ -409,6 +415,11 @@ impl Gateway {
         served.log();
         let told = audit.clone();
         let _told = tokio::task::spawn_blocking(move || told.settings_loaded(&served)).await;
+        if let Some(log) = audit.log() {
+            let (publishing, log) = (shared.clone(), log.clone());
+            let started = tokio::task::spawn_blocking(move || publish::start(&publishing, &log)).await;
+            started.map_err(|_| GatewayError::Interrupted)?.map_err(GatewayError::Publish)?;
+        }
         tasks.spawn("audit", audit.keep(tasks.clone()));
         let health = match health {
             None => None,

@@ -15,6 +15,7 @@ use sortie_api::{Hop, is_loopback_name};
 use sortie_link::protos::RouteMode;
 use sortie_runtime::Metrics;
 use sortie_runtime::http::{HEAD_DEADLINE, MAX_HEADERS};
+use sortie_sinks::publish::PlaceStatus;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -48,6 +49,9 @@ pub struct Readiness {
     /// The audit log; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditReport>,
+    /// Where checkpoints of the audit log are published; absent where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PlaceStatus>,
     /// The listener for the hosted service's own traffic; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<ListenerReport>,
@@ -148,6 +152,7 @@ impl Shared {
             identity: IdentityReport { keys: self.keys.len() },
             config: self.config_report(),
             audit: self.audit.report(),
+            published: self.publishing.status(),
             listener: self.listener.as_ref().map(|listener| ListenerReport {
                 address: listener.address.to_string(),
                 connections: listener.connections(),

@@ -41,6 +41,7 @@ mod memory;
 mod pins;
 mod probe;
 mod proxy;
+mod publish;
 mod quiet;
 mod record;
 mod reload;

@@ -13,6 +13,8 @@ pub(crate) struct LinkUp {
     /// Since when, in seconds since 1970.
     pub(crate) since: i64,
     pub(crate) teller: Teller,
+    /// Whether checkpoints of the audit can be published over it.
+    pub(crate) takes_checkpoints: bool,
 }
 
 /// The newest link, and the newest trouble.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use sortie_audit::{AppendError, Draft, Durability, Kind, Log, OnFailure, OpenError, Options, kinds};
 use sortie_ids::{KeyId, RequestId};
 use sortie_runtime::TaskSet;
+use sortie_sinks::publish::{self, PlaceBoard, PlaceSpec, PlaceStatus};
 
 /// How often refused requests are recorded, counted.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
@@ -25,12 +26,14 @@ pub struct AuditConfig {
     pub durability: Durability,
     /// Whether operations are done whose records cannot be kept.
     pub on_failure: OnFailure,
+    /// Where its checkpoints are published.
+    pub publish: Vec<PlaceSpec>,
 }
 
 impl Default for AuditConfig {
     /// As durable as the changes themselves, which the store syncs to disk.
     fn default() -> Self {
-        Self { dir: None, durability: Durability::Power, on_failure: OnFailure::Deny }
+        Self { dir: None, durability: Durability::Power, on_failure: OnFailure::Deny, publish: Vec::new() }
     }
 }
 
@@ -40,6 +43,7 @@ pub struct Audit(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    published: Mutex<Vec<PlaceBoard>>,
     refused: Mutex<BTreeMap<(Surface, Refused), Tally>>,
 }
 
@@ -87,7 +91,22 @@ impl Audit {
         let origin = "sortie-hub".to_owned();
         let AuditConfig { durability, on_failure, .. } = *config;
         let log = Log::open(Options { dir, key_file, origin, durability, on_failure, ..Options::default() })?;
-        Ok(Self(Arc::new(Inner { log, refused: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { log, published: Mutex::default(), refused: Mutex::default() })))
+    }
+
+    /// Begins to publish checkpoints. Blocks: reads files.
+    ///
+    /// # Errors
+    /// Something that a place needs is not there.
+    pub(crate) fn publish(&self, places: Vec<PlaceSpec>, tasks: &TaskSet) -> Result<(), String> {
+        let boards = publish::start(&self.0.log, places, &BTreeMap::new(), tasks)?;
+        *self.0.published.lock().unwrap_or_else(PoisonError::into_inner) = boards;
+        Ok(())
+    }
+
+    /// How it stands with each place where checkpoints are published.
+    pub(crate) fn published(&self) -> Vec<PlaceStatus> {
+        self.0.published.lock().unwrap_or_else(PoisonError::into_inner).iter().map(PlaceBoard::status).collect()
     }
 
     /// Keeps records; returns when they are kept, or, where the settings say so, counted as missing.

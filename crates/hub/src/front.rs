@@ -304,13 +304,17 @@ impl Front {
 
     async fn ready(&self) -> Response<ResponseBody> {
         let store = self.calls.store.get_meta("ready").await;
+        let published = self.calls.audit.published();
         // Calls go on without it: what they leave is recorded at the gateway.
         let audit = match self.calls.audit.trouble() {
             None => serde_json::json!({"ok": true}),
             Some(reason) => serde_json::json!({"ok": false, "reason": reason}),
         };
         let (status, body) = match store {
-            Ok(_) => (StatusCode::OK, serde_json::json!({"ready": true, "store": {"ok": true}, "audit": audit})),
+            Ok(_) => (
+                StatusCode::OK,
+                serde_json::json!({"ready": true, "store": {"ok": true}, "audit": audit, "published": published}),
+            ),
             Err(error) => {
                 let reason = error.to_string();
                 let body =

@@ -30,4 +30,5 @@ pub use config::HubConfig;
 pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
 pub use sortie_audit::{Durability, OnFailure};
+pub use sortie_sinks::publish::PlaceSpec;
 pub use start::{Hub, HubError};

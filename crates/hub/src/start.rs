@@ -72,6 +72,9 @@ pub enum HubError {
     /// The audit log cannot be opened.
     #[error("the audit log cannot be used: {0}")]
     Audit(#[from] sortie_audit::OpenError),
+    /// A place where checkpoints of the audit are to be published cannot be used.
+    #[error("{0}")]
+    Publish(String),
     /// Identities cannot be signed.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -225,6 +228,7 @@ impl Hub {
                 () = stop.stopping() => {}
             }
         });
+        audit.publish(config.audit.publish.clone(), tasks).map_err(HubError::Publish)?;
         tasks.spawn("audit-counts", audit.clone().count_until_stopped(tasks.clone()));
         let inside = tasks.clone();
         tasks.spawn("edge", async move { server.serve(edge, inside).await });

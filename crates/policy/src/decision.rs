@@ -80,8 +80,11 @@ pub struct Decision {
     /// The policies that decided, in the order of the files; where a fact is missing, those that need it. Empty where
     /// none allows it.
     pub policies: Vec<PolicyName>,
-    /// One sentence for the caller and the log. It repeats no arguments.
+    /// One sentence for the log, and for callers who may know of what they asked for ([`Decision::told`]). It repeats no
+    /// arguments.
     pub reason: String,
+    /// Nothing of what was asked for is shown to the caller: no arguments and no time could allow it.
+    pub hidden: bool,
     /// What the asking policies say that an approver is to know. Empty but for [`Effect::Ask`].
     pub ask: Vec<String>,
     /// The facts that were taken from the arguments.
@@ -92,12 +95,21 @@ pub struct Decision {
     pub faults: Vec<(String, FactFault)>,
 }
 
+/// What is said of what no policy allows, and of all that a caller may not know of.
+pub(crate) const NOT_ALLOWED: &str = "no policy allows it";
+
 impl Decision {
+    /// What the caller is told: of what it may not see the same as of what does not exist, whatever forbids it.
+    pub fn told(&self) -> &str {
+        if self.hidden { NOT_ALLOWED } else { &self.reason }
+    }
+
     pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
         Self {
             effect: Effect::Deny,
             policies,
             reason,
+            hidden: false,
             ask: Vec::new(),
             facts: Vec::new(),
             forms: Vec::new(),
@@ -110,6 +122,7 @@ impl Decision {
             effect: Effect::Allow,
             policies,
             reason,
+            hidden: false,
             ask: Vec::new(),
             facts: Vec::new(),
             forms: Vec::new(),
@@ -118,6 +131,15 @@ impl Decision {
     }
 
     pub(crate) fn ask(policies: Vec<PolicyName>, reason: String, ask: Vec<String>) -> Self {
-        Self { effect: Effect::Ask, policies, reason, ask, facts: Vec::new(), forms: Vec::new(), faults: Vec::new() }
+        Self {
+            effect: Effect::Ask,
+            policies,
+            reason,
+            hidden: false,
+            ask,
+            facts: Vec::new(),
+            forms: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 }

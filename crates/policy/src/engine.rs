@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::caller::{Known, Seen};
 use crate::case::Case;
 use crate::conditions::{self, Uses};
-use crate::decision::{Decision, Fact, PolicyName};
+use crate::decision::{Decision, Fact, NOT_ALLOWED, PolicyName};
 use crate::error::PolicyError;
 use crate::facts::FactFault;
 use crate::file::{self, Declared};
@@ -127,7 +127,10 @@ impl Engine {
     /// Decides. An error of any kind denies.
     pub fn decide(&self, query: &Query<'_>) -> Decision {
         match self.slice(query) {
-            Ok(slice) => self.decide_by(&slice, query).0,
+            Ok(slice) => {
+                let hidden = !slice.visible && target(query).is_some();
+                Decision { hidden, ..self.decide_by(&slice, query).0 }
+            }
             Err(reason) => Decision::deny(Vec::new(), reason),
         }
     }
@@ -455,7 +458,7 @@ impl Engine {
     pub(crate) fn permitted(&self, by: &[usize]) -> Decision {
         let asking: Vec<usize> = by.iter().copied().filter(|at| self.policy(*at).ask.is_some()).collect();
         if by.is_empty() {
-            Decision::deny(Vec::new(), "no policy allows it".to_owned())
+            Decision::deny(Vec::new(), NOT_ALLOWED.to_owned())
         } else if asking.is_empty() {
             Decision::allow(self.names(by), self.sentence(by, "allows it", "allow it"))
         } else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Entities, PolicySet, Request};
 
-use crate::decision::Decision;
+use crate::decision::{Decision, NOT_ALLOWED};
 use crate::query::Target;
 use crate::schema::Action;
 
@@ -53,7 +53,7 @@ pub(crate) struct Open {
 impl Slice {
     /// No policy is in scope.
     pub(crate) fn nothing() -> Self {
-        Self::decided(Vec::new(), false, Decision::deny(Vec::new(), "no policy allows it".to_owned()))
+        Self::decided(Vec::new(), false, Decision::deny(Vec::new(), NOT_ALLOWED.to_owned()))
     }
 
     pub(crate) fn decided(applying: Vec<usize>, visible: bool, decision: Decision) -> Self {

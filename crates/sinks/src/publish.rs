@@ -8,7 +8,7 @@ mod url;
 mod witness;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,13 @@ pub struct PlaceSpec {
     pub name: String,
     /// Where it is.
     pub kind: PlaceKind,
+}
+
+impl PlaceSpec {
+    /// A directory.
+    pub fn dir(name: &str, dir: &Path) -> Self {
+        Self { name: name.to_owned(), kind: PlaceKind::File(dir.to_owned()) }
+    }
 }
 
 /// Where checkpoints are published.

@@ -1,7 +1,9 @@
-//! `sortie audit`: what was recorded, and the proof of it. Needs no server.
+//! `sortie audit`: what was recorded, and the proof of it. Needs no server, but for what was published to one.
 
 mod args;
 mod find;
+mod payload;
+mod published;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -10,19 +12,23 @@ use sortie_audit::ReadError;
 
 pub(crate) use self::args::{AuditCommand, TrustArgs};
 pub(crate) use self::verify::{check, plural};
+use crate::cli::HubAccess;
 use crate::error::Failure;
 use crate::output::Style;
 use crate::profile;
 
-pub(crate) async fn run(command: AuditCommand, style: Style) -> Result<(), Failure> {
+pub(crate) async fn run(command: AuditCommand, access: &HubAccess, style: Style) -> Result<(), Failure> {
     match command {
-        AuditCommand::Verify(args) => verify::run(&args, style),
+        AuditCommand::Verify(args) => verify::run(&args, access, style).await,
+        AuditCommand::Published { tunnel } => published::list(&tunnel, access, style).await,
         AuditCommand::Tail(args) => find::tail(&args, style).await,
         AuditCommand::Search(args) => find::find(&args, style),
         AuditCommand::Export(args) => find::export(&args),
         AuditCommand::Show { place } => find::show(&place, style),
         AuditCommand::Prove { place } => verify::prove(&place, style),
         AuditCommand::Key { dir } => verify::key(dir.as_deref()),
+        AuditCommand::Keygen(args) => payload::keygen(&args, style),
+        AuditCommand::Decrypt(args) => payload::decrypt(&args),
     }
 }
 

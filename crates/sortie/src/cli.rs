@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
-use sortie_hub::{AuditConfig, Durability, OnFailure};
+use sortie_hub::{AuditConfig, Durability, OnFailure, PlaceSpec};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
@@ -218,6 +218,9 @@ pub(crate) struct HubAuditArgs {
     /// What happens to operations whose records cannot be kept.
     #[arg(long, env = "SORTIE_AUDIT_ON_FAILURE", value_enum, value_name = "WHAT", default_value_t = AuditOnFailure::Deny)]
     audit_on_failure: AuditOnFailure,
+    /// A directory where its checkpoints are published, such as a mount that can be written once.
+    #[arg(long, env = "SORTIE_AUDIT_PUBLISH_DIR", value_name = "DIR")]
+    audit_publish_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -249,6 +252,7 @@ impl HubAuditArgs {
                 AuditOnFailure::Deny => OnFailure::Deny,
                 AuditOnFailure::DropAndCount => OnFailure::DropAndCount,
             },
+            publish: self.audit_publish_dir.iter().map(|dir| PlaceSpec::dir("dir", dir)).collect(),
         }
     }
 }

@@ -92,7 +92,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Mcp(command) => operate::mcp::run(command, &cli.hub, style?).await,
             Command::Config(command) => config::run(command, cli.output).await,
             Command::Policy(command) => policy::run(command, style?),
-            Command::Audit(command) => audit::run(command, style?).await,
+            Command::Audit(command) => audit::run(command, &cli.hub, style?).await,
             Command::Completions { shell } => {
                 cli::completions(shell);
                 Ok(())

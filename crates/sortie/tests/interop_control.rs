@@ -5,10 +5,10 @@ mod interop;
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use sortie_testkit::{EchoServer, Process, TempHome};
+use sortie_testkit::{EchoServer, Process, TempHome, tool};
 
 use interop::walk::{Client, ended, node_clients, python_clients, step, transcript, ways};
-use interop::{Hub, LATE, Tunnel, sortie};
+use interop::{Hub, LATE, Tunnel, python, sortie, succeeds};
 
 /// What all clients may do: two tools, and a third when somebody says yes.
 const POLICY: &str = r#"
@@ -98,4 +98,43 @@ async fn the_typescript_clients_are_told_what_they_may_not() {
     for (who, lines) in walked(&clients).await {
         judged(&who, &lines);
     }
+}
+
+/// What the tool runner may do: one tool, with two texts.
+const TEXTS: &str = r#"
+[[allow]]
+id = "two texts"
+routes = "echo"
+tools = "echo"
+where = [{ pointer = "/text", one_of = ["hello", "again"] }]
+"#;
+
+#[tokio::test]
+async fn the_tool_runner_of_the_official_sdk_goes_on_after_what_it_may_not() {
+    let (Some(mcp), Some(sdk)) = (tool("SORTIE_TEST_PYTHON_MCP2"), tool("SORTIE_TEST_PYTHON_ANTHROPIC")) else {
+        return;
+    };
+    let home = TempHome::new().expect("home");
+    let echo = EchoServer::start().await.expect("echo");
+    let hub = Hub::start(&home).await;
+    home.write("policy.toml", TEXTS).expect("policy");
+    let settings = format!(
+        "policy = \"enforce\"\npolicy_file = \"policy.toml\"\n[upstream]\nallowed_ips = [\"127.0.0.1\"]\n\
+         [routes.echo]\nupstream = \"http://{}\"\n",
+        echo.addr()
+    );
+    let tunnel = Tunnel::open(&home, &hub, &settings).await;
+    let url = tunnel.path_url(&hub, "echo");
+    let said = succeeds(python(&home, &mcp, "anthropic_mcp.py").args([&url, &tunnel.use_key]).arg(sdk)).await;
+    let lines: Vec<String> = said.lines().filter(|line| line.starts_with("[\"")).map(ToOwned::to_owned).collect();
+    assert_eq!(step(&lines, "tools"), "[\"tools\", [\"echo\"]]", "{said}");
+    for (name, text) in [("allowed", "hello"), ("still allowed", "again")] {
+        let line = step(&lines, name);
+        assert!(line.contains("[false, ") && line.contains(text), "{said}");
+    }
+    for (name, told) in [("tool", "no policy allows it"), ("argument", "no policy allows it")] {
+        let line = step(&lines, name);
+        assert!(line.contains("[true, ") && line.contains(told) && !line.contains("canary"), "{said}");
+    }
+    assert_eq!(step(&lines, "end"), "[\"end\", \"end_turn\"]", "{said}");
 }

@@ -1,5 +1,5 @@
-//! What the gateway's decisions about a call cost: the same route bare, with identities, with policies, with a
-//! credential, and with all of it, each at a gateway of its own behind one hub.
+//! What the gateway's decisions about a call cost, and their record: the same route bare, with identities, with policies,
+//! with a credential, with an audit, and with all of it, each at a gateway of its own behind one hub.
 
 use std::fs;
 use std::io::Write as _;
@@ -54,50 +54,73 @@ struct With {
     /// So many policies.
     policies: Option<usize>,
     credential: bool,
+    audit: Audit,
 }
 
-const VARIANTS: [Variant; 7] = [
+/// The audit, which is on unless it is switched off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Audit {
+    Off,
+    /// A record is kept when the kernel has it.
+    Process,
+    /// A record is kept when the disk has it.
+    Power,
+}
+
+const VARIANTS: [Variant; 9] = [
     Variant {
         folder: "bare",
         one: (BARE, None),
         many: Some((BARE_MANY, Some(BARE))),
-        with: With { identity: false, policies: None, credential: false },
+        with: With { identity: false, policies: None, credential: false, audit: Audit::Off },
     },
     Variant {
         folder: "identity",
         one: ("+ identity", Some(BARE)),
         many: Some(("+ identity, 1000 callers", Some(BARE_MANY))),
-        with: With { identity: true, policies: None, credential: false },
+        with: With { identity: true, policies: None, credential: false, audit: Audit::Off },
     },
     Variant {
         folder: "policy-1",
         one: ("+ 1 policy", Some(BARE)),
         many: None,
-        with: With { identity: false, policies: Some(1), credential: false },
+        with: With { identity: false, policies: Some(1), credential: false, audit: Audit::Off },
     },
     Variant {
         folder: "policy-100",
         one: ("+ 100 policies", Some("+ 1 policy")),
         many: None,
-        with: With { identity: false, policies: Some(100), credential: false },
+        with: With { identity: false, policies: Some(100), credential: false, audit: Audit::Off },
     },
     Variant {
         folder: "policy-10000",
         one: ("+ 10000 policies", Some("+ 1 policy")),
         many: Some(("+ 10000 policies, 1000 callers", Some(BARE_MANY))),
-        with: With { identity: false, policies: Some(10_000), credential: false },
+        with: With { identity: false, policies: Some(10_000), credential: false, audit: Audit::Off },
     },
     Variant {
         folder: "credential",
         one: ("+ credential", Some(BARE)),
         many: None,
-        with: With { identity: false, policies: None, credential: true },
+        with: With { identity: false, policies: None, credential: true, audit: Audit::Off },
+    },
+    Variant {
+        folder: "audit",
+        one: ("+ audit", Some(BARE)),
+        many: Some(("+ audit, 1000 callers", Some(BARE_MANY))),
+        with: With { identity: false, policies: None, credential: false, audit: Audit::Process },
+    },
+    Variant {
+        folder: "audit-power",
+        one: ("+ audit, power", Some(BARE)),
+        many: None,
+        with: With { identity: false, policies: None, credential: false, audit: Audit::Power },
     },
     Variant {
         folder: "all",
         one: ("all, 10000 policies", Some(BARE)),
         many: Some(("all, 10000 policies, 1000 callers", Some(BARE_MANY))),
-        with: With { identity: true, policies: Some(10_000), credential: true },
+        with: With { identity: true, policies: Some(10_000), credential: true, audit: Audit::Process },
     },
 ];
 
@@ -214,6 +237,11 @@ impl With {
                  audiences = [\"bench\"]\nmax_lifetime = \"24h\"\n"
             ));
         }
+        last.push_str(match self.audit {
+            Audit::Off => "[audit]\nenabled = false\n",
+            Audit::Process => "[audit]\ndurability = \"process\"\n",
+            Audit::Power => "[audit]\ndurability = \"power\"\n",
+        });
         Ok(first + &last)
     }
 

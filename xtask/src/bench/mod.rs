@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask bench policy`: what a decision costs, beside Cedar alone over all policies.
 //!
+//! `cargo xtask bench audit`: what records cost, to those who write and to those who read them, beside plain lines and SQLite.
+//!
 //! `cargo xtask bench tunnel`: what the way through our processes costs, beside the direct way and beside peers, all in
 //! one run, round by round in turns, so that whatever else the machine does hits all of them.
 //!
@@ -29,9 +31,9 @@ use backends::release;
 use report::{Format, Report};
 use targets::Fleet;
 
-const USAGE: &str = "usage: cargo xtask bench tunnel|gateway|idle|policy [OPTIONS]
+const USAGE: &str = "usage: cargo xtask bench tunnel|gateway|idle|policy|audit [OPTIONS]
 
-  idle measures memory and takes only --output; policy takes none
+  idle measures memory and takes only --output; policy takes none; audit takes --rounds, --seconds and --records
 
   --rounds N       rounds per target (5)
   --seconds N      seconds per round and target (2)
@@ -62,6 +64,10 @@ pub(crate) struct Options {
 pub(crate) fn run_all(repo: &Repo, args: &[String]) -> Result<()> {
     if args == ["policy"] {
         return run("cargo bench", cargo(repo).args(["bench", "--locked", "-p", "sortie-policy", "--bench", "decide"]));
+    }
+    if let Some((_, rest)) = args.split_first().filter(|(first, _)| *first == "audit") {
+        let bench = ["bench", "--locked", "-p", "sortie-audit", "--benches", "--"];
+        return run("cargo bench", cargo(repo).args(bench).args(rest));
     }
     let Some(options) = options(args)? else {
         println!("{USAGE}");

@@ -185,15 +185,9 @@ impl Head {
             full.then(|| "more than 64 MiB wait for the disk".into())
         });
         if let Some(problem) = problem {
-            return match rules.on_failure {
-                OnFailure::Deny => {
-                    metrics::counter!("sortie_audit_append_failures_total").increment(appended);
-                    Err(AppendError::Io(problem.to_string()))
-                }
-                OnFailure::DropAndCount => {
-                    self.lose(appended, time, &problem);
-                    Ok((DROPPED, None))
-                }
+            return match self.lose(rules, appended, time, &problem) {
+                Fate::Failed(reason) => Err(AppendError::Io(reason.to_string())),
+                _ => Ok((DROPPED, None)),
             };
         }
         self.make_room(rules, bytes, time);
@@ -288,16 +282,7 @@ impl Head {
             metrics::gauge!("sortie_audit_failing").set(1);
             tracing::error!(%reason, "the audit log cannot be written");
         }
-        let fate = match rules.on_failure {
-            OnFailure::Deny => {
-                metrics::counter!("sortie_audit_append_failures_total").increment(appended);
-                Fate::Failed(reason.clone())
-            }
-            OnFailure::DropAndCount => {
-                self.lose(appended, now, reason);
-                Fate::Dropped
-            }
-        };
+        let fate = self.lose(rules, appended, now, reason);
         (tickets, fate)
     }
 
@@ -382,13 +367,22 @@ impl Head {
         self.queue.back_mut().expect("a record was just pushed")
     }
 
-    fn lose(&mut self, count: u64, time: Timestamp, reason: &Arc<str>) {
-        if count == 0 {
-            return;
+    /// Counts records that are lost. Returns what to tell those who appended them.
+    fn lose(&mut self, rules: &Rules, count: u64, time: Timestamp, reason: &Arc<str>) -> Fate {
+        if count > 0 {
+            self.dropped += count;
+            self.owe(Lost { count, first: time, last: time, reason: reason.clone() });
         }
-        metrics::counter!("sortie_audit_dropped_total").increment(count);
-        self.dropped += count;
-        self.owe(Lost { count, first: time, last: time, reason: reason.clone() });
+        match rules.on_failure {
+            OnFailure::Deny => {
+                metrics::counter!("sortie_audit_append_failures_total").increment(count);
+                Fate::Failed(reason.clone())
+            }
+            OnFailure::DropAndCount => {
+                metrics::counter!("sortie_audit_dropped_total").increment(count);
+                Fate::Dropped
+            }
+        }
     }
 
     fn owe(&mut self, lost: Lost) {

@@ -1,6 +1,7 @@
 //! A log to test with, and a check of what it has written that shares only the hashes and the notes with the writer.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::indexing_slicing, reason = "a panic is how a check fails")]
 
 use std::collections::HashMap;
 use std::fs;

@@ -66,7 +66,8 @@ impl Deciding {
         request: &Request<()>,
         (id, tally): (&RequestId, &Arc<Tally>),
     ) -> Self {
-        let headers = request.headers();
+        let headers = Some(request.headers()).filter(|_| audit.is_on());
+        let session = headers.and_then(|headers| headers.get(SESSION_HEADER));
         Self {
             audit: audit.clone(),
             id: id.clone(),
@@ -74,8 +75,8 @@ impl Deciding {
             caller: caller.clone(),
             method: request.method().clone(),
             uri: request.uri().clone(),
-            session: headers.get(SESSION_HEADER).map(|id| Digest::of(id.as_bytes())),
-            trace: trace(headers),
+            session: session.map(|id| Digest::of(id.as_bytes())),
+            trace: headers.and_then(trace),
             region: served.control.region.clone(),
             tally: tally.clone(),
             payloads: served.payloads.clone(),

@@ -11,8 +11,8 @@ use sortie_tls::SealingKey;
 use crate::config::PayloadConfig;
 use crate::served::read_text;
 
-/// What every payload is sealed for (`info` of RFC 9180).
-const INFO: &[u8] = b"sortie audit payload v1";
+/// What the purpose of every payload begins with (`info` of RFC 9180).
+const PURPOSE: &str = "sortie-audit-payload-v1";
 
 /// How payloads are recorded.
 pub(crate) struct Payloads {
@@ -47,18 +47,18 @@ impl Payloads {
     /// What a record says of a payload. `bytes`: how long all of it is.
     pub(super) fn seal(&self, request: &RequestId, part: &Part, text: &[u8], bytes: u64) -> Value {
         let kept = text.get(..self.most).unwrap_or(text);
-        let aad = match part {
-            Part::Arguments(message) => format!("{request} arguments {message}"),
-            Part::Answer => format!("{request} answer"),
+        let info = match part {
+            Part::Arguments(message) => format!("{PURPOSE} {request} arguments {message}"),
+            Part::Answer => format!("{PURPOSE} {request} answer"),
         };
         let cut = u64::try_from(kept.len()).is_ok_and(|kept| kept < bytes);
-        match self.key.seal(INFO, aad.as_bytes(), kept) {
+        match self.key.seal(info.as_bytes(), b"", kept) {
             Ok(sealed) => json!({
                 "kem": "DHKEM(X25519, HKDF-SHA256)",
                 "kdf": "HKDF-SHA256",
                 "aead": "AES-256-GCM",
                 "key": self.id,
-                "aad": aad,
+                "info": info,
                 "enc": STANDARD.encode(sealed.enc),
                 "ciphertext": STANDARD.encode(sealed.ciphertext),
                 "bytes": bytes,

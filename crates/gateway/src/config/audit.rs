@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sortie_sinks::publish::PlaceSpec;
 use toml::Spanned;
 
+use super::publish::RawPublish;
 use super::{ConfigError, LimitConfig, Source, Span};
 
 /// Most rules about arguments, and most pointers of one rule.
 const MOST: usize = 64;
+/// Most places where checkpoints are published.
+const MOST_PLACES: usize = 16;
 /// Longest pointer, in bytes.
 const MAX_POINTER: usize = 256;
 /// Smallest size of a file of the log, in bytes.
@@ -35,6 +39,9 @@ pub struct AuditConfig {
     pub arguments: Vec<ShownArguments>,
     /// `[audit.payload]`: what is recorded whole, sealed for a key of yours. Default: nothing.
     pub payload: Option<PayloadConfig>,
+    /// `[[audit.publish]]`: where checkpoints are published, beside the hub; used from the start of the process to its
+    /// end. At most 16.
+    pub publish: Vec<PlaceSpec>,
 }
 
 /// What is recorded whole, sealed for a key.
@@ -119,7 +126,7 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self { log, facts: true, result_digest: true, arguments: Vec::new(), payload: None }
+        Self { log, facts: true, result_digest: true, arguments: Vec::new(), payload: None, publish: Vec::new() }
     }
 }
 
@@ -168,6 +175,10 @@ pub(super) struct RawAudit {
     /// What is recorded whole, sealed for a key whose other half is not here. Default: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<RawPayload>,
+    /// Where checkpoints are published, beside the hub. At most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawPublish>")]
+    publish: Vec<Spanned<RawPublish>>,
 }
 
 /// What is recorded whole, sealed for a key.
@@ -244,7 +255,21 @@ impl RawAudit {
             };
             Ok(PayloadConfig { key_file: base.join(payload.key_file), answers: payload.answers, max_bytes })
         });
+        let mut publish: Vec<PlaceSpec> = Vec::with_capacity(self.publish.len());
+        for place in self.publish {
+            let at = place.span();
+            let wrong = |name: &str, reason| source.wrong(Some(at.clone()), &format!("audit.publish.{name}"), reason);
+            let place = place.into_inner().check(base).map_err(|(name, reason)| wrong(name, reason))?;
+            if publish.iter().any(|other| other.name == place.name) {
+                return Err(wrong("name", format!("two places have the name `{}`", place.name)));
+            }
+            if publish.len() == MOST_PLACES {
+                return Err(wrong("name", format!("there are more than {MOST_PLACES} places")));
+            }
+            publish.push(place);
+        }
         Ok(AuditConfig {
+            publish,
             payload: payload.transpose()?,
             arguments: arguments.collect::<Result<_, _>>()?,
             facts: self.facts,
@@ -299,7 +324,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments, payload } = config;
+        let AuditConfig { log, facts, result_digest, arguments, payload, publish } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),
@@ -315,6 +340,7 @@ impl From<&AuditConfig> for RawAudit {
                 answers: payload.answers,
                 max_bytes: placed(Some(payload.max_bytes)),
             }),
+            publish: publish.iter().map(|place| Spanned::new(0..0, place.into())).collect(),
             facts: *facts,
             result_digest: *result_digest,
             arguments: arguments

@@ -132,6 +132,12 @@ async fn every_call_is_the_configured_caller_whatever_it_says() {
         assert_ne!(seen["sortie-request-id"], "req_forged");
         assert!(!seen.contains_key("sortie-probe"));
     }
+    let decided = crate::audit::decided(&world);
+    assert_eq!(decided.len(), 4);
+    for record in &decided {
+        assert_eq!((&record["caller"]["issuer"], &record["caller"]["subject"]), (&json!("gateway"), &json!("hosted")));
+        assert_ne!(record["id"], "req_forged");
+    }
     // What is forged there counts by the link no more than before.
     let request = Request::post("/mcp").header("host", HOST).body(full("{}")).expect("request");
     assert_eq!(refusal(world.call(request).await).await.0, 401);

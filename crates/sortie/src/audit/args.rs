@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, Zoned};
 use sortie_audit::{Member, Search};
+use sortie_ids::TunnelId;
 
 use crate::error::Failure;
 
@@ -30,11 +31,20 @@ pub(crate) enum AuditCommand {
         #[arg(value_names = ["DIR", "SEQ"], num_args = 1..=2, required = true)]
         place: Vec<String>,
     },
+    /// List the checkpoints that the gateways of a tunnel have published to the hub.
+    Published {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
     /// Print the log's key, to be kept elsewhere for `sortie audit verify --key`.
     Key {
         /// The audit directory [default: that of `sortie up`].
         dir: Option<PathBuf>,
     },
+    /// Make a pair of keys, for payloads that records hold sealed.
+    Keygen(super::payload::KeygenArgs),
+    /// Open the payloads that records hold, one line of JSON each.
+    Decrypt(super::payload::DecryptArgs),
 }
 
 /// What was kept elsewhere.
@@ -54,8 +64,14 @@ pub(crate) struct VerifyArgs {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+    /// Hold the log against what its gateway has published to the hub.
+    #[arg(long)]
+    pub(crate) published: bool,
+    /// The tunnel of the gateway, instead of all that the hub's key can see.
+    #[arg(long, value_name = "ID", requires = "published")]
+    pub(crate) tunnel: Option<TunnelId>,
     /// Verify this proof of one record instead of a log; `-` reads it from standard input. Needs --key.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "checkpoint"], requires = "key")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "checkpoint", "published"], requires = "key")]
     pub(crate) proof: Option<PathBuf>,
 }
 

@@ -9,18 +9,22 @@ use sortie_audit::{Line, Progress, Proof, ProveError, Report, Trust, Trusted, Ve
 
 use super::args::{TrustArgs, VerifyArgs, place};
 use super::unread;
+use crate::cli::HubAccess;
 use crate::error::Failure;
 use crate::output::{self, Style};
 
 /// Longest proof that is read, in bytes.
 const MAX_PROOF: u64 = 4 * 1024 * 1024;
 
-pub(crate) fn run(args: &VerifyArgs, style: Style) -> Result<(), Failure> {
-    let trusted = trusted(&args.trust)?;
+pub(crate) async fn run(args: &VerifyArgs, access: &HubAccess, style: Style) -> Result<(), Failure> {
+    let mut trusted = trusted(&args.trust)?;
     if let Some(file) = &args.proof {
         return proof(file, &trusted, style);
     }
     let dir = super::dir(args.dir.as_deref())?;
+    if args.published {
+        super::published::trust(&dir, args.tunnel.as_ref(), access, &mut trusted).await?;
+    }
     let mut shown = Shown::new("verified");
     let verified = sortie_audit::verify(&dir, &trusted, |progress| shown.at(progress));
     drop(shown);
@@ -126,12 +130,16 @@ pub(crate) fn prove(words: &[String], _style: Style) -> Result<(), Failure> {
 }
 
 pub(crate) fn key(dir: Option<&Path>) -> Result<(), Failure> {
-    let path = super::dir(dir)?.join("key.pub");
+    println!("{}", key_of(&super::dir(dir)?)?);
+    Ok(())
+}
+
+/// The key that an audit directory names as its own.
+pub(crate) fn key_of(dir: &Path) -> Result<VerifyingKey, Failure> {
+    let path = dir.join("key.pub");
     let text = std::fs::read_to_string(&path);
     let text = text.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    let key: VerifyingKey = text.parse().map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-    println!("{key}");
-    Ok(())
+    text.parse().map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
 }
 
 fn print(report: &Report, style: Style) -> Result<(), Failure> {

@@ -12,6 +12,8 @@ mod common;
 mod recorder;
 
 mod bodies;
+mod clock;
+mod exchange;
 mod files;
 mod identity;
 mod lists;

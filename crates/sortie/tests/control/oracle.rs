@@ -1,8 +1,11 @@
 //! A refusal tells nothing: a tool that exists and is denied looks like one that does not exist.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::common::Answer;
+use crate::server::tool;
 use crate::support::{Point, grant};
 
 /// An answer without what differs between any two calls.
@@ -58,4 +61,87 @@ async fn a_refusal_repeats_no_arguments() {
     assert!(!answer.text().contains("canary-4711"), "{}", answer.text());
     let logged = point.gateway.process.output();
     assert!(!logged.contains("canary-4711"), "{logged}");
+}
+
+/// Tools with names of one length, of which the first caller may know none but `paying`.
+const RULES: &str = r#"
+[[allow]]
+id = "small payments"
+routes = "up"
+tools = "paying"
+where = [{ pointer = "/amount", min = 1, max = 100 }]
+
+[[allow]]
+id = "others"
+routes = "up"
+tools = "others"
+agents = "another-agent"
+
+[[deny]]
+id = "the vault is closed"
+routes = "up"
+tools = ["banned", "absent"]
+"#;
+/// Unknown, without a rule, for others only, forbidden by name, and forbidden by name without being there.
+const HIDDEN: [&str; 5] = ["nosuch", "plain1", "others", "banned", "absent"];
+
+async fn with_rules() -> Point {
+    let point = Point::of("policy.toml", "", "", |_| RULES.to_owned()).await;
+    point.server.lists(&["paying", "plain1", "others", "banned"].map(|name| tool(name, "A tool.")));
+    point
+}
+
+#[tokio::test]
+async fn all_that_a_caller_may_not_see_is_refused_byte_for_byte_alike() {
+    let point = with_rules().await;
+    let refused = async |name: &str, arguments: Value| {
+        let answer = point.call(&point.keys[0], "up", name, &arguments).await;
+        assert_eq!((answer.status, answer.header("sortie-hop")), (403, Some("policy")), "{}", answer.text());
+        assert!(!answer.text().contains("canary"), "{}", answer.text());
+        shape(&answer, name)
+    };
+    let first = refused(HIDDEN[0], json!({})).await;
+    for name in HIDDEN {
+        for arguments in [json!({}), json!({ "amount": 7 }), json!({ "canary": "4711", "deep": { "canary": [1] } })] {
+            assert_eq!(refused(name, arguments).await, first, "{name}");
+        }
+    }
+    // Of a tool that it may see it is told which rule its arguments do not fit, and not by how much.
+    let large = refused("paying", json!({ "amount": 101 })).await;
+    assert_eq!(refused("paying", json!({ "amount": 999, "canary": "4711" })).await, large);
+    assert!(point.server.recorder.requests().is_empty(), "{:?}", point.server.heard());
+    assert_eq!(point.call(&point.keys[0], "up", "paying", &json!({ "amount": 7 })).await.status, 200);
+    // Who runs the gateway is told what the caller is not.
+    assert!(point.gateway.process.output().contains("the vault is closed"));
+}
+
+#[tokio::test]
+async fn no_refusal_takes_notably_longer_than_another() {
+    const ROUNDS: usize = 60;
+    /// How often the fastest goes into the slowest, by their medians: wide, since this machine does other things, too.
+    const WITHIN: u32 = 5;
+    let point = with_rules().await;
+    let cases: Vec<(&str, Value)> = HIDDEN.iter().map(|name| (*name, json!({ "amount": 999 }))).collect();
+    let cases = [cases, vec![("paying", json!({ "amount": 999 }))]].concat();
+    let mut took = vec![Vec::with_capacity(ROUNDS); cases.len()];
+    for round in 0..ROUNDS {
+        // In turns, each beginning with another, so that what disturbs one disturbs all.
+        for step in 0..cases.len() {
+            let at = (round + step) % cases.len();
+            let (name, arguments) = &cases[at];
+            let began = Instant::now();
+            let answer = point.call(&point.keys[0], "up", name, arguments).await;
+            took[at].push(began.elapsed());
+            assert_eq!(answer.status, 403, "{}", answer.text());
+        }
+    }
+    let medians: Vec<Duration> = took
+        .iter_mut()
+        .map(|took| {
+            took.sort_unstable();
+            took[ROUNDS / 2]
+        })
+        .collect();
+    let (fastest, slowest) = (medians.iter().min().expect("one"), medians.iter().max().expect("one"));
+    assert!(*slowest < *fastest * WITHIN, "{:?}", cases.iter().map(|(name, _)| name).zip(&medians).collect::<Vec<_>>());
 }

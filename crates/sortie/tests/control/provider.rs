@@ -15,13 +15,13 @@ use crate::support::Point;
 const HEADER: &str = "x-agent-token";
 /// One of its clients, which is the subject of the tokens that it gets for itself.
 const CLIENT: &str = "post";
-const SECRET: &str = "client-secret";
+pub(crate) const SECRET: &str = "client-secret";
 /// A gateway asks for new keys at most once a minute.
 const FOLLOWED: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(500);
 
-struct Provider {
-    url: String,
+pub(crate) struct Provider {
+    pub(crate) url: String,
     http: reqwest::Client,
     _process: Process,
     _home: TempHome,
@@ -29,15 +29,27 @@ struct Provider {
 
 impl Provider {
     /// `None` where it is not installed.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
+        Self::knowing(None).await
+    }
+
+    /// One that checks subject tokens by the key set in this file.
+    pub(crate) async fn knowing(jwks: Option<&Path>) -> Option<Self> {
         let modules = tool("SORTIE_TEST_OIDC_MODULES")?;
         let home = TempHome::new().expect("home");
         let ready = home.join("ready.json");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oidc/authorization_server.mjs");
         let program = Program::new("node").arg(script).arg(&ready).arg(modules).args([SECRET, "300"]);
+        let program = jwks.into_iter().fold(program, Program::arg);
         let mut process = program.spawn().expect("start");
         let url = text(&process.ready_file(&ready, SOON).await.expect("it serves"), "/url").to_owned();
         Some(Self { url, http: client(), _process: process, _home: home })
+    }
+
+    /// The requests for tokens that it has got.
+    pub(crate) async fn seen(&self) -> Vec<Value> {
+        let seen = send(self.http.get(format!("{}/seen", self.url))).await.json();
+        seen.as_array().expect("a list").clone()
     }
 
     /// An access token for a resource (RFC 8707).

@@ -41,7 +41,18 @@ impl Point {
 
     /// With the policies in a file of this name.
     pub(crate) async fn of(file: &str, top: &str, rest: &str, policies: impl FnOnce(&[Key]) -> String) -> Self {
-        let (world, server) = (World::start().await, Server::start().await);
+        Self::within(World::start().await, file, top, rest, policies).await
+    }
+
+    /// With this hub, and the gateway in its environment.
+    pub(crate) async fn within(
+        world: World,
+        file: &str,
+        top: &str,
+        rest: &str,
+        policies: impl FnOnce(&[Key]) -> String,
+    ) -> Self {
+        let server = Server::start().await;
         let tunnel = world.tunnel("setup").await;
         let mut keys = Vec::new();
         for _ in 0..2 {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sortie_testkit::{EchoServer, Process, Program, skip_host};
+use sortie_testkit::{EchoServer, Process, Program, skip_host, tool};
 
-use crate::common::{SOON, Tunnel, World, echo_route, modern, send, text, until};
+use crate::common::{SOON, Tunnel, World, echo_route, modern, run, send, sortie, text, until};
 
 /// All records of a log, in order.
-fn records(dir: &Path) -> Vec<Value> {
+pub(crate) fn records(dir: &Path) -> Vec<Value> {
     let entries = std::fs::read_dir(dir.join("log")).expect("log");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("entry").path()).collect();
     files.sort();
@@ -95,12 +95,12 @@ async fn on_a_small_disk(world: &World, tunnel: &Tunnel, settings: &str) -> Opti
     Some((process, seen, health))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// Leaves no room at all.
-fn fill(dir: &Path) {
+pub(crate) fn fill(dir: &Path) {
     let mut file = std::fs::File::create(dir.join("filler")).expect("filler");
     for size in [64 * 1024, 4096, 1] {
         while file.write_all(&vec![b'x'; size]).is_ok() {}
@@ -174,4 +174,55 @@ async fn a_full_disk_lets_calls_through_where_the_settings_say_so() {
     assert!(all.iter().enumerate().all(|(number, record)| record["seq"] == number), "nothing is torn");
     let dropped = all.iter().find(|record| record["event"] == "records_dropped").expect("dropped");
     assert!(dropped["count"].as_u64().is_some_and(|count| count > 2), "{dropped}");
+}
+
+#[tokio::test]
+async fn payloads_open_with_the_customers_key_and_nothing_else() {
+    let world = World::start().await;
+    let tunnel = world.tunnel("setup").await;
+    let echo = EchoServer::start().await.expect("echo");
+    let (key, other) = (world.home.join("payload.key"), world.home.join("other.key"));
+    for key in [&key, &other] {
+        run(sortie(&world.home).args(["audit", "keygen"]).arg(key)).await.ok();
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&key).expect("key").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = run(sortie(&world.home).args(["audit", "keygen"]).arg(&key)).await;
+    again.failed(2, &["payload.key exists"]);
+    // A private key has no place there.
+    let wrong = echo_route(&echo) + &format!("[audit.payload]\nkey_file = \"{}\"\n", key.display());
+    let (mut refused, _) = world.spawn_gateway(&tunnel.dir, &wrong, &[]);
+    assert_eq!(refused.exit(SOON).await.expect("it ends").code(), Some(2));
+    assert!(refused.output().contains("audit.payload.key_file: "), "{}", refused.output());
+
+    let payload = format!("[audit.payload]\nkey_file = \"{}.pub\"\nanswers = true\nmax_bytes = 200\n", key.display());
+    let mut gateway = world.gateway(&tunnel.dir, &(echo_route(&echo) + &payload), &[]).await;
+    world.serves_again(&tunnel, "echo").await;
+    let said = "a secret that two know";
+    let answer = world.echo(&tunnel, "echo", said).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(world.echo(&tunnel, "echo", &"x".repeat(1000)).await.status, 200);
+    assert!(gateway.process.stop(SOON).await.expect("it stops").success());
+    let dir = world.home.join("setup.data").join("audit");
+    let log = dir.join("log").join("00000000000000000000.jsonl");
+    assert!(!std::fs::read_to_string(&log).expect("log").contains("secret"), "it is sealed");
+
+    let ours = run(sortie(&world.home).args(["audit", "decrypt", "--key"]).arg(&key).arg(&dir)).await.ok();
+    let ours: Vec<Value> = ours.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let arguments = json!({ "text": said }).to_string();
+    let sent = ours.iter().position(|opened| opened["payload"] == arguments).expect("the arguments");
+    let (sent, answered) = (&ours[sent], &ours[sent + 1]);
+    assert_eq!((&sent["event"], &sent["cut"]), (&json!("call_decided"), &json!(false)));
+    assert_eq!((&answered["event"], &answered["id"]), (&json!("call_done"), &sent["id"]));
+    assert!(answer.text().starts_with(text(answered, "/payload")), "{answered}");
+    let long = &ours[ours.len() - 2];
+    assert_eq!((text(long, "/payload").len(), &long["cut"], &long["bytes"]), (200, &json!(true), &json!(1011)));
+    let closed = run(sortie(&world.home).args(["audit", "decrypt", "--key"]).arg(&other).arg(&dir)).await;
+    closed.failed(1, &["nothing opens with this key"]);
+
+    let Some(python) = tool("SORTIE_TEST_PYTHON_MCP2") else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/python/open_payloads.py");
+    let theirs = run(Program::new(python).arg(script).arg(&key).arg(&log)).await.json();
+    let same = |opened: &Value| json!({ "seq": opened["seq"], "payload": opened["payload"], "cut": opened["cut"] });
+    assert_eq!(theirs, json!(ours.iter().map(same).collect::<Vec<_>>()));
 }

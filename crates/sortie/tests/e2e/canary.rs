@@ -221,6 +221,7 @@ async fn traced(home: TempHome, settings: &str) -> (World, Tunnel, Process, Stri
         http: client(),
         hub,
         home,
+        env: Vec::new(),
     };
     let tunnel = world.tunnel("setup").await;
     let path = |name: &str| world.home.join(name).display().to_string();

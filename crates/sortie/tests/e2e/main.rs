@@ -17,6 +17,7 @@ mod lying_edge;
 mod operate;
 mod policy;
 mod policy_past;
+mod published;
 mod rotation;
 mod transparent;
 mod trust;

@@ -34,6 +34,7 @@ async fn strict() -> World {
         http: client(),
         hub,
         home,
+        env: Vec::new(),
     }
 }
 

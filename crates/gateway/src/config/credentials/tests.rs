@@ -25,7 +25,7 @@ fn with(credential: &str) -> Result<RouteCredential, String> {
 fn the_documented_examples_are_accepted() {
     let page = include_str!("../../../../../docs/credentials.md");
     let examples: Vec<_> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 8);
+    assert_eq!(examples.len(), 11);
     for example in examples {
         let config = parse(example).expect(example);
         assert!(config.routes.values().all(|route| !route.credentials.is_empty()), "{example}");

@@ -166,6 +166,8 @@ pub(crate) struct World {
     pub(crate) edge_ca: PathBuf,
     pub(crate) http: reqwest::Client,
     pub(crate) home: TempHome,
+    /// What gateways get in their environment.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 /// A running gateway.
@@ -187,9 +189,15 @@ pub(crate) struct Tunnel {
 impl World {
     /// A hub alone.
     pub(crate) async fn start() -> Self {
+        Self::start_in(Vec::new()).await
+    }
+
+    /// A hub with this in its environment, and gateways later.
+    pub(crate) async fn start_in(env: Vec<(&'static str, String)>) -> Self {
         let home = TempHome::new().expect("home");
-        let (hub, ready) = start_hub(&home, "127.0.0.1:0", "127.0.0.1:0").await;
+        let (hub, ready) = start_hub(&home, "127.0.0.1:0", "127.0.0.1:0", &env).await;
         Self {
+            env,
             api_url: text(&ready, "/api_url").to_owned(),
             api_key: text(&ready, "/api_key").to_owned(),
             edge_addr: text(&ready, "/edge_addr").to_owned(),
@@ -203,7 +211,7 @@ impl World {
     /// Starts the hub again on the same directory and ports.
     pub(crate) async fn restart_hub(&mut self) {
         let api = self.api_url.trim_start_matches("http://").to_owned();
-        let (hub, ready) = start_hub(&self.home, &api, &self.edge_addr).await;
+        let (hub, ready) = start_hub(&self.home, &api, &self.edge_addr, &self.env).await;
         assert_eq!(text(&ready, "/api_url"), self.api_url);
         assert_eq!(text(&ready, "/api_key"), self.api_key);
         self.hub = hub;
@@ -247,6 +255,7 @@ impl World {
             .arg("--ready-file")
             .arg(&ready_file)
             .args(more);
+        let program = self.env.iter().fold(program, |program, (name, value)| program.env(name, value));
         (program.spawn().expect("gateway"), ready_file)
     }
 
@@ -301,17 +310,16 @@ impl World {
     }
 }
 
-async fn start_hub(home: &TempHome, api: &str, edge: &str) -> (Process, Value) {
+async fn start_hub(home: &TempHome, api: &str, edge: &str, env: &[(&'static str, String)]) -> (Process, Value) {
     let ready_file = home.join("hub.ready");
     // One that was killed has left its own.
     let _none = std::fs::remove_file(&ready_file);
-    let mut hub = sortie(home)
+    let hub = sortie(home)
         .args(["hub", "--api", api, "--edge", edge, "--data-dir"])
         .arg(home.join("hub"))
         .arg("--ready-file")
-        .arg(&ready_file)
-        .spawn()
-        .expect("hub");
+        .arg(&ready_file);
+    let mut hub = env.iter().fold(hub, |hub, (name, value)| hub.env(name, value)).spawn().expect("hub");
     let ready = hub.ready_file(&ready_file, SOON).await.expect("hub serves");
     (hub, ready)
 }
