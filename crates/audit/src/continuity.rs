@@ -110,7 +110,7 @@ mod tests {
             }
             let size = log.status().records;
             let proof = continuity.prove(published, size).expect("read").expect("there");
-            assert!(is_consistent(published, &roots(published), size, &roots(size), &proof), "{published} to {size}");
+            assert!(is_consistent(published, roots(published), size, roots(size), &proof), "{published} to {size}");
             // What was not taken is asked for again from where it was.
             if round % 3 != 0 {
                 published = size;

@@ -5,6 +5,7 @@
 //! of arguments what the settings let be shown; whole they are only where they are sealed for a key of the customer's.
 
 mod decided;
+mod delivery;
 mod payload;
 mod settings;
 mod shown;
@@ -21,12 +22,14 @@ use sortie_audit::{
 };
 use sortie_runtime::TaskSet;
 
-use crate::config::{AuditConfig, AuditDurability, AuditLogConfig, OnFailure};
+use crate::config::{AuditConfig, AuditDurability, GatewayConfig, OnFailure};
 
 pub(crate) use decided::{Deciding, Ending};
+pub(crate) use delivery::OPERATIONS;
 pub(crate) use payload::Payloads;
 pub(crate) use shown::Shown;
 
+use delivery::Delivery;
 use unidentified::Unidentified;
 
 /// The file of the key that signs checkpoints, in the data directory.
@@ -53,6 +56,8 @@ struct Open {
     denies: bool,
     trouble: Mutex<Option<Trouble>>,
     unidentified: Unidentified,
+    /// Where its records are delivered.
+    delivery: Delivery,
 }
 
 /// What is wrong with the log, from the first record that it did not take until the next one that it took.
@@ -85,6 +90,14 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// Why there is no audit.
+pub(crate) enum NotOpened {
+    /// The log in this directory cannot be opened.
+    Log(PathBuf, OpenError),
+    /// What a setting of the sinks needs is not there: the setting, and what.
+    Sink(String, String),
+}
+
 impl Audit {
     /// No audit.
     pub(crate) fn off() -> Self {
@@ -95,8 +108,9 @@ impl Audit {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub(crate) fn open(config: &AuditLogConfig, data_dir: Option<&Path>) -> Result<Self, (PathBuf, OpenError)> {
+    pub(crate) fn open(settings: &GatewayConfig, data_dir: Option<&Path>) -> Result<Self, NotOpened> {
         let Some(data_dir) = data_dir else { return Ok(Self::off()) };
+        let config = &settings.audit.log;
         if !config.enabled {
             tracing::warn!("[audit] enabled = false: nothing of what is called here is recorded");
             return Ok(Self::off());
@@ -116,14 +130,16 @@ impl Audit {
             max_file_bytes: config.max_file_bytes.unwrap_or(defaults.max_file_bytes),
             keep_bytes: config.keep_bytes,
             keep_days: config.keep_days,
+            hold: if settings.audit.sinks.is_empty() { defaults.hold } else { 0 },
             checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
             checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
             ..defaults
         };
-        let log = Log::open(options).map_err(|error| (dir.clone(), error))?;
+        let log = Log::open(options).map_err(|error| NotOpened::Log(dir.clone(), error))?;
         tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
+        let delivery = delivery::start(&log, settings)?;
         let (trouble, unidentified) = (Mutex::default(), Unidentified::default());
-        Ok(Self(Some(Arc::new(Open { log, dir, denies, trouble, unidentified }))))
+        Ok(Self(Some(Arc::new(Open { log, dir, denies, trouble, unidentified, delivery }))))
     }
 
     /// Its directory, if there is an audit.
@@ -211,7 +227,9 @@ impl Audit {
 
     /// Why calls are refused, if they are.
     pub(crate) fn refuses(&self) -> Option<String> {
-        self.0.as_ref().filter(|open| open.denies).and_then(|open| open.failing())
+        let open = self.0.as_ref()?;
+        let failing = open.failing().filter(|_| open.denies);
+        failing.or_else(|| open.delivery.behind().map(|behind| behind.to_string()))
     }
 
     /// Tells of unknown callers, and tries a log again that has failed, until the gateway is asked to stop.
@@ -314,8 +332,10 @@ impl Open {
 
 /// Warns of what a change of the settings does not change.
 pub(crate) fn log_changes(now: &AuditConfig, before: &AuditConfig) {
-    if now.log != before.log || now.publish != before.publish {
-        tracing::warn!("the new settings of the audit log ([audit]) are used from the next start on");
+    if now.log != before.log || now.publish != before.publish || now.sinks != before.sinks {
+        tracing::warn!(
+            "the new settings of the audit log, its sinks and places ([audit]) are used from the next start on"
+        );
     }
 }
 

@@ -15,6 +15,7 @@ mod pinning;
 mod places;
 mod publish;
 mod show;
+mod sinks;
 mod span;
 mod upstreams;
 mod yaml;
@@ -289,7 +290,7 @@ impl GatewayConfig {
             issuers,
             identity: raw.identity.check(&source)?,
             control: control::check(raw.policy, raw.policy_file, raw.region, raw.refusals, &source, base)?,
-            audit: raw.audit.check(&source, base)?,
+            audit: raw.audit.check(&source, base, &raw.vault)?,
             vaults: credentials::check_vaults(raw.vault, &source, base)?,
             upstream: raw.upstream.check(&source, base)?,
             link: raw.link.check(&source, base)?,

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::{self, AdminSocket};
 use crate::approvals::Approvals;
-use crate::audit::Audit;
+use crate::audit::{Audit, NotOpened};
 use crate::client_certificates;
 use crate::config::{GatewayConfig, Places, Upstream};
 use crate::connector::Connector;
@@ -187,6 +187,14 @@ pub enum GatewayError {
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),
+    /// Something that a sink of the audit log needs is not there.
+    #[error("{reason}")]
+    AuditSink {
+        /// The setting.
+        setting: String,
+        /// What.
+        reason: String,
+    },
     /// The audit log cannot be opened.
     #[error("audit: {dir}: {cause}", dir = dir.display())]
     Audit {
@@ -209,9 +217,10 @@ impl GatewayError {
     /// The same with the place of the setting that it is about, if it is about one.
     pub(crate) fn at(self, places: &Places) -> Self {
         let setting = match &self {
-            Self::CaFile { setting, .. } | Self::Tls { setting, .. } | Self::Credential { setting, .. } => {
-                setting.clone()
-            }
+            Self::CaFile { setting, .. }
+            | Self::Tls { setting, .. }
+            | Self::Credential { setting, .. }
+            | Self::AuditSink { setting, .. } => setting.clone(),
             Self::Local { route, .. } => format!("routes.{route}.upstream"),
             Self::NotCovered { host, .. } => format!("routes.{}", host.split('.').next().unwrap_or_default()),
             Self::OtherTunnel { .. } => "tunnel_domain".to_owned(),
@@ -366,10 +375,13 @@ impl Gateway {
         let building = builder.clone();
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
-        let (settings, kept_in) = (served.config.audit.log.clone(), data_dir.clone());
+        let (settings, kept_in) = (served.config.clone(), data_dir.clone());
         let opened = tokio::task::spawn_blocking(move || Audit::open(&settings, kept_in.as_deref())).await;
         let opened = opened.map_err(|_| GatewayError::Interrupted)?;
-        let audit = opened.map_err(|(dir, cause)| GatewayError::Audit { dir, cause })?;
+        let audit = opened.map_err(|error| match error {
+            NotOpened::Log(dir, cause) => GatewayError::Audit { dir, cause },
+            NotOpened::Sink(setting, reason) => GatewayError::AuditSink { setting, reason }.at(&served.config.places),
+        })?;
         let health = match health {
             None => None,
             Some(address) => {
@@ -540,11 +552,13 @@ impl Gateway {
         self.shared.tasks.abort();
     }
 
-    /// Ends the audit log with a signed checkpoint. To be called when the task set has shut down: what ends after this is
+    /// Ends the audit log with a signed checkpoint, and delivers what is left of it, for some seconds at most. To be called when the task set has shut down: what ends after this is
     /// not recorded.
     pub async fn close(&self) {
         let audit = self.shared.audit.clone();
-        let _closed = tokio::task::spawn_blocking(move || audit.close()).await;
+        let closing = audit.clone();
+        let _closed = tokio::task::spawn_blocking(move || closing.close()).await;
+        audit.deliver_rest().await;
     }
 }
 

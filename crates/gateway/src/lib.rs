@@ -70,5 +70,6 @@ pub use probe::ProbeReport;
 pub use proxy::{LinkConfig, ProxyAddr};
 pub use reload::ConfigReport;
 pub use setup::{LoadError, Setup};
+pub use sortie_sinks::{SinkState, SinkStatus};
 pub use upstream::{LocalUpstream, OpenLocal};
 pub use upstream_identity::{IdentityKeysError, rotate_identity_keys};

@@ -23,6 +23,17 @@ pub enum SinkState {
     Stopped,
 }
 
+impl SinkState {
+    /// The name by which commands call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivering => "delivering",
+            Self::Retrying => "retrying",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// What a sink says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {

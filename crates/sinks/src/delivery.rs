@@ -84,7 +84,7 @@ impl Delivery {
         tasks: TaskSet,
     ) -> Self {
         let progress = Progress::new(board.mark(), spec.batch.records);
-        let (dir, durable) = (log.dir(), log.durable());
+        let (dir, durable) = (log.dir().to_owned(), log.durable());
         Self { spec, transport, dir, log, durable, cursor, board, tasks, progress }
     }
 }

@@ -28,7 +28,7 @@ impl Http {
             if number > 0 {
                 body.extend_from_slice(between);
             }
-            body.extend_from_slice(Shown::of(record, self.format)?.body);
+            body.extend_from_slice(&Shown::of(record, self.format)?.body);
         }
         body.extend_from_slice(behind);
         let HttpSpec { method, url, .. } = &self.spec;

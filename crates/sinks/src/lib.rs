@@ -75,6 +75,15 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// The name of the sink.
+    pub fn sink(&self) -> &str {
+        match self {
+            Self::Sink { sink, .. } | Self::Cursor { sink, .. } => sink,
+        }
+    }
+}
+
 /// Why nothing is admitted: a sink is too far behind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the audit sink `{sink}` is {behind} bytes behind, more than the {spool_bytes} that it may be")]
@@ -162,6 +171,13 @@ impl Sinks {
     }
 }
 
+/// Whoever lets go of them without [`Sinks::close`] has them end at once; the rest is delivered at the next start.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
 impl std::fmt::Debug for Sinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sinks").field("status", &self.status()).finish()
@@ -184,7 +200,7 @@ fn prepare(
 /// Where a sink goes on.
 fn place(log: &Log, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
     let wrong = |reason: String| StartError::Sink { sink: spec.name.clone(), reason };
-    let dir = log.dir();
+    let dir = log.dir().to_owned();
     let cursor = Cursor::new(&dir, &spec.name).map_err(|error| wrong(error.to_string()))?;
     let damaged = |reason: String| {
         let (sink, path) = (spec.name.clone(), cursor.path().to_owned());
@@ -233,7 +249,7 @@ fn transport(
 async fn measure(log: Log, boards: Vec<Arc<Board>>, mut ended: watch::Receiver<()>) {
     let durable = log.durable();
     loop {
-        let (dir, boards) = (log.dir(), boards.clone());
+        let (dir, boards) = (log.dir().to_owned(), boards.clone());
         let size = *durable.borrow();
         if let Some(first) = boards.iter().map(|board| board.mark().next).min() {
             log.hold(first);

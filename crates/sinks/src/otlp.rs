@@ -49,7 +49,11 @@ impl Otlp {
     pub(crate) async fn send(&mut self, records: &[Record]) -> Result<(), Failure> {
         let now = nanoseconds(jiff::Timestamp::now());
         let shown = records.iter().map(|record| Shown::of(record, self.format)).collect::<Result<Vec<_>, _>>()?;
-        let written = shown.iter().map(|shown| self.log_record(shown, now)).collect::<Result<Vec<_>, _>>()?;
+        let written = records
+            .iter()
+            .zip(&shown)
+            .map(|(record, shown)| self.log_record(record, shown, now))
+            .collect::<Result<Vec<_>, _>>()?;
         let resource = [
             ("service.name", self.origin.program()),
             ("service.version", env!("CARGO_PKG_VERSION")),
@@ -71,9 +75,9 @@ impl Otlp {
         if rejected > 0 { Err(Failure::Partly(rejected)) } else { Ok(()) }
     }
 
-    fn log_record<'a>(&self, shown: &'a Shown<'_>, now: u64) -> Result<LogRecord<'a>, Failure> {
+    fn log_record<'a>(&self, record: &Record, shown: &'a Shown<'_>, now: u64) -> Result<LogRecord<'a>, Failure> {
         let no_record = |_| Failure::Refused("it is no record".to_owned());
-        let fields: Value = serde_json::from_slice(shown.body).map_err(no_record)?;
+        let fields: Value = serde_json::from_slice(&record.line).map_err(no_record)?;
         let trace = fields.get("trace").and_then(Value::as_str).and_then(trace_id);
         Ok(LogRecord {
             time: nanoseconds(shown.time()),
@@ -84,7 +88,7 @@ impl Otlp {
                 Severity::Informational => (9, "INFO"),
             },
             event: shown.head.event,
-            body: std::str::from_utf8(shown.body).map_err(|_| Failure::Refused("it is no text".to_owned()))?,
+            body: std::str::from_utf8(&shown.body).map_err(|_| Failure::Refused("it is no text".to_owned()))?,
             attributes: self.attributes(shown.head.seq, &fields),
             trace,
         })

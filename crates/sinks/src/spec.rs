@@ -52,6 +52,16 @@ impl SinkSpec {
         }
     }
 
+    /// Whom it trusts, and what it shows, where it may be spoken TLS with.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.kind {
+            SinkKind::Syslog(syslog) => syslog.tls.as_ref(),
+            SinkKind::Otlp(otlp) => Some(&otlp.tls),
+            SinkKind::Splunk(splunk) => Some(&splunk.tls),
+            SinkKind::Http(http) => Some(&http.tls),
+        }
+    }
+
     /// The credential that it shows, if it does.
     pub fn credential(&self) -> Option<&CredentialSpec> {
         match &self.kind {
@@ -202,6 +212,8 @@ pub enum Format {
     /// The line of the log, byte for byte.
     #[default]
     Sortie,
+    /// An event of OCSF, made from it.
+    Ocsf,
 }
 
 /// With which record a sink begins that has no cursor.
@@ -210,7 +222,7 @@ pub enum Begin {
     /// The first one that the log still has.
     #[default]
     Oldest,
-    /// The next one that is written.
+    /// The first one that the disk does not have yet.
     Now,
 }
 

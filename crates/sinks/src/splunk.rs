@@ -133,7 +133,7 @@ impl Splunk {
             source: self.spec.source.as_deref().unwrap_or(&self.origin.log),
             sourcetype: &self.spec.sourcetype,
             index: self.spec.index.as_deref(),
-            event: serde_json::from_slice(shown.body).map_err(|_| Failure::Refused("it is no record".to_owned()))?,
+            event: serde_json::from_slice(&shown.body).map_err(|_| Failure::Refused("it is no record".to_owned()))?,
             fields: Fields { log: &self.origin.log, seq: record.seq, code: shown.head.code },
         };
         serde_json::to_writer(&mut *out, &event).map_err(|error| Failure::Refused(error.to_string()))?;

@@ -168,7 +168,7 @@ impl Syslog {
         head.push(' ');
         let length = head.len() + shown.body.len();
         write!(out, "{length} {head}").expect("a vector takes all");
-        out.extend_from_slice(shown.body);
+        out.extend_from_slice(&shown.body);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What all ways of delivery have in common.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sortie_audit::Line;
@@ -125,14 +126,18 @@ impl Origin {
 /// What every record says, with its place and its text.
 pub(crate) struct Shown<'a> {
     pub(crate) head: Line<'a>,
-    pub(crate) body: &'a [u8],
+    pub(crate) body: Cow<'a, [u8]>,
 }
 
 impl<'a> Shown<'a> {
     pub(crate) fn of(record: &'a Record, format: Format) -> Result<Self, Failure> {
-        let Format::Sortie = format;
-        let head = Line::parse(&record.line).map_err(|_| Failure::Refused("it is no record".to_owned()))?;
-        Ok(Self { head, body: &record.line })
+        let no_record = |_| Failure::Refused("it is no record".to_owned());
+        let head = Line::parse(&record.line).map_err(no_record)?;
+        let body = match format {
+            Format::Sortie => Cow::Borrowed(record.line.as_slice()),
+            Format::Ocsf => Cow::Owned(sortie_audit::ocsf(&record.line).map_err(no_record)?.to_string().into_bytes()),
+        };
+        Ok(Self { head, body })
     }
 
     /// When it was written.

@@ -4,6 +4,7 @@ mod args;
 mod find;
 mod payload;
 mod published;
+mod sinks;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: AuditCommand, access: &HubAccess, style: Style)
         AuditCommand::Export(args) => find::export(&args),
         AuditCommand::Show { place } => find::show(&place, style),
         AuditCommand::Prove { place } => verify::prove(&place, style),
+        AuditCommand::Sinks { data_dir } => sinks::run(data_dir.as_deref(), style).await,
         AuditCommand::Key { dir } => verify::key(dir.as_deref()),
         AuditCommand::Keygen(args) => payload::keygen(&args, style),
         AuditCommand::Decrypt(args) => payload::decrypt(&args),

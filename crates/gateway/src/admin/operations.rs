@@ -6,7 +6,7 @@ use super::{Answer, Operation, answering};
 
 /// The tables of all parts.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
-    OWN.iter().chain(crate::approvals::OPERATIONS).chain(crate::pins::OPERATIONS)
+    OWN.iter().chain(crate::approvals::OPERATIONS).chain(crate::pins::OPERATIONS).chain(crate::audit::OPERATIONS)
 }
 
 static OWN: &[Operation] = &[Operation {

@@ -140,6 +140,7 @@ impl Deciding {
         if !self.audit.is_on() {
             return Ok(());
         }
+        self.audit.admits()?;
         if let Some(number) = self.audit.append(self.drafts(Outcome::Forwarded, None)).await? {
             let _first = self.tally.decided.set(number);
         }
@@ -154,6 +155,7 @@ impl Deciding {
         if !self.audit.is_on() {
             return Ok(());
         }
+        self.audit.admits()?;
         self.audit.append(self.drafts(Outcome::Waits, None)).await.map(drop)
     }
 

@@ -1,14 +1,18 @@
 //! `[audit]`: how what happens is recorded.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sortie_sinks::SinkSpec;
 use sortie_sinks::publish::PlaceSpec;
 use toml::Spanned;
 
+use super::credentials::RawVault;
 use super::publish::RawPublish;
+use super::sinks::{self, RawSink};
 use super::{ConfigError, LimitConfig, Source, Span};
 
 /// Most rules about arguments, and most pointers of one rule.
@@ -37,6 +41,8 @@ pub struct AuditConfig {
     pub result_digest: bool,
     /// `[[audit.arguments]]`: what of the arguments is shown. The first rule that matches a call counts. At most 64.
     pub arguments: Vec<ShownArguments>,
+    /// `[[audit.sinks]]`: where records are delivered: used from the start of the process to its end. At most 16.
+    pub sinks: Vec<SinkSpec>,
     /// `[audit.payload]`: what is recorded whole, sealed for a key of yours. Default: nothing.
     pub payload: Option<PayloadConfig>,
     /// `[[audit.publish]]`: where checkpoints are published, beside the hub; used from the start of the process to its
@@ -126,7 +132,8 @@ impl Default for AuditConfig {
             keep_bytes: None,
             keep_days: None,
         };
-        Self { log, facts: true, result_digest: true, arguments: Vec::new(), payload: None, publish: Vec::new() }
+        let (arguments, sinks, publish) = (Vec::new(), Vec::new(), Vec::new());
+        Self { log, facts: true, result_digest: true, arguments, sinks, payload: None, publish }
     }
 }
 
@@ -172,6 +179,10 @@ pub(super) struct RawAudit {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<RawShown>")]
     arguments: Vec<Spanned<RawShown>>,
+    /// Where records are delivered, beside the log itself. At most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<RawSink>")]
+    sinks: Vec<Spanned<RawSink>>,
     /// What is recorded whole, sealed for a key whose other half is not here. Default: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<RawPayload>,
@@ -222,7 +233,12 @@ pub(super) struct RawShown {
 }
 
 impl RawAudit {
-    pub(super) fn check(self, source: &Source<'_>, base: &Path) -> Result<AuditConfig, ConfigError> {
+    pub(super) fn check(
+        self,
+        source: &Source<'_>,
+        base: &Path,
+        vaults: &BTreeMap<String, Spanned<RawVault>>,
+    ) -> Result<AuditConfig, ConfigError> {
         let at_least = |least: u64, value: Option<Spanned<u64>>, name: &str| match value {
             Some(given) if *given.get_ref() < least => {
                 Err(source.wrong(Some(given.span()), &format!("audit.{name}"), format!("write at least {least}")))
@@ -272,6 +288,7 @@ impl RawAudit {
             publish,
             payload: payload.transpose()?,
             arguments: arguments.collect::<Result<_, _>>()?,
+            sinks: sinks::check(self.sinks, source, base, &|name| vaults.contains_key(name))?,
             facts: self.facts,
             result_digest: self.result_digest,
             log: AuditLogConfig {
@@ -324,7 +341,7 @@ impl From<&AuditConfig> for RawAudit {
         fn placed<T: Copy>(value: Option<T>) -> Option<Spanned<T>> {
             value.map(|value| Spanned::new(0..0, value))
         }
-        let AuditConfig { log, facts, result_digest, arguments, payload, publish } = config;
+        let AuditConfig { log, facts, result_digest, arguments, sinks, payload, publish } = config;
         Self {
             enabled: log.enabled,
             dir: log.dir.clone(),
@@ -343,6 +360,7 @@ impl From<&AuditConfig> for RawAudit {
             publish: publish.iter().map(|place| Spanned::new(0..0, place.into())).collect(),
             facts: *facts,
             result_digest: *result_digest,
+            sinks: sinks.iter().map(|sink| Spanned::new(0..0, sink.into())).collect(),
             arguments: arguments
                 .iter()
                 .map(|ShownArguments { route, tool, show, hide }| {

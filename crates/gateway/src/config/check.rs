@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use sortie_credentials::VaultAuth;
 use sortie_ids::RouteName;
+use sortie_sinks::{SinkKind, SinkSpec};
 use sortie_tls::{ReloadingIdentity, SealingKey, TlsError, check_client_ca, covers, upstream_client_config};
 
 use super::{GatewayConfig, RouteTls, Server, Upstream};
@@ -55,6 +56,9 @@ impl GatewayConfig {
         }
         if let Some(path) = &self.control.policy_file {
             problems.note("policy_file", policies(self.control.policy, path, read_policy).map(drop));
+        }
+        for (number, sink) in self.audit.sinks.iter().enumerate() {
+            check_sink(&mut problems, number, sink);
         }
         if let Some(payload) = &self.audit.payload
             && let Some(text) = problems.text("audit.payload.key_file", Some(&payload.key_file))
@@ -120,6 +124,20 @@ impl GatewayConfig {
             if !leaf.as_ref().is_some_and(|leaf| covers(leaf, &host)) {
                 problems.note("tls.cert_file", Err::<(), _>(format!("the certificate does not cover `{host}`")));
             }
+        }
+    }
+}
+
+fn check_sink(problems: &mut Problems<'_>, number: usize, sink: &SinkSpec) {
+    if let Some(credential) = sink.credential() {
+        let setting = if matches!(sink.kind, SinkKind::Splunk(_)) { "token" } else { "credential.secret" };
+        problems.note(&format!("audit.sinks.{number}.{setting}"), credential.source().check());
+    }
+    if let Some(tls) = sink.tls() {
+        problems.note(&format!("audit.sinks.{number}.tls.ca_file"), tls.trust.check());
+        if let Some((cert, key)) = &tls.client {
+            let loaded = ReloadingIdentity::client_from_files(cert, key).map(drop);
+            problems.note(&format!("audit.sinks.{number}.tls.client_cert_file"), loaded);
         }
     }
 }

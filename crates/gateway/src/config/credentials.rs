@@ -183,7 +183,7 @@ enum RawClientAuth {
 #[derive(Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Secret")]
-struct RawSource {
+pub(super) struct RawSource {
     /// A file that only its owner and group may read; read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
@@ -222,7 +222,7 @@ struct RawSource {
 }
 
 /// Reads where a secret is. Whoever has written the secret itself is told so without it: errors end in logs.
-fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RawSource, D::Error> {
+pub(super) fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RawSource, D::Error> {
     struct Place;
 
     impl<'de> Visitor<'de> for Place {
@@ -388,7 +388,7 @@ pub(super) fn check_vaults(
     Ok(vaults)
 }
 
-fn dotted(setting: &str) -> String {
+pub(super) fn dotted(setting: &str) -> String {
     if setting.is_empty() { String::new() } else { format!(".{setting}") }
 }
 
@@ -532,7 +532,7 @@ impl RawCredential {
 }
 
 impl RawSource {
-    fn check(self, base: &Path) -> Result<Source, Wrong> {
+    pub(super) fn check(self, base: &Path) -> Result<Source, Wrong> {
         let kinds = [
             ("file", self.file.is_some()),
             ("env", self.env.is_some()),
@@ -657,7 +657,7 @@ fn check_patterns(patterns: Option<&[String]>) -> Result<(), String> {
     }
 }
 
-fn check_header(name: &str) -> Result<HeaderName, String> {
+pub(super) fn check_header(name: &str) -> Result<HeaderName, String> {
     if name.is_empty() {
         return Err("a credential of kind header needs the name of the header, such as X-Api-Key".to_owned());
     }

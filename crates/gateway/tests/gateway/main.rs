@@ -23,6 +23,7 @@ mod policy;
 mod reload;
 mod sealed;
 mod sessions;
+mod sinks;
 mod streams;
 mod strict;
 mod upstreams;

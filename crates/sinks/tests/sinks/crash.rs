@@ -19,6 +19,7 @@ const URL: &str = "SORTIE_TEST_SINKS_URL";
 /// The child: writes records, notes each number that was acknowledged, and delivers, until it is killed. Nothing without
 /// its variables.
 #[tokio::test]
+#[ignore = "a part of the test below, which runs it as a process"]
 async fn child() {
     let (Ok(home), Ok(url)) = (std::env::var(HOME), std::env::var(URL)) else { return };
     let home = std::path::PathBuf::from(home);
@@ -47,7 +48,8 @@ async fn a_process_that_is_killed_at_any_moment_loses_nothing() {
     let taken = || receiver.lines().len();
     for round in 0..12u64 {
         let before = taken();
-        let child = Program::new(&program).args(["--exact", "crash::child", "--nocapture"]).env(HOME, home.path());
+        let child =
+            Program::new(&program).args(["--exact", "crash::child", "--nocapture", "--ignored"]).env(HOME, home.path());
         let mut child = child.env(URL, receiver.url()).spawn().expect("child");
         // Killed while it delivers, each time a little later: on its way through a request, or through the cursor.
         let delivers = eventually(LONG, || (taken() > before).then_some(())).await;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use sortie_credentials::{CredentialKind, CredentialSpec, Source};
-use sortie_sinks::{Body, OnRefused, SinkKind, SinkState};
+use sortie_sinks::{Body, Format, OnRefused, SinkKind, SinkState, Tls};
 use sortie_testkit::eventually;
 
 use crate::support::{Audit, LONG, Logged, Receiver, Reply, http, seq, status};
@@ -28,6 +28,37 @@ async fn every_record_arrives_once_and_in_order_as_it_is_in_the_log() {
     let metrics: serde_json::Value =
         serde_json::from_slice(&std::fs::read(audit.cursor("siem")).expect("cursor")).expect("json");
     assert_eq!(metrics["next"].as_u64(), Some(audit.lines().len() as u64));
+}
+
+#[tokio::test]
+async fn events_of_ocsf_are_what_the_log_makes_of_its_records() {
+    let audit = Audit::new();
+    let size = audit.append(3).await;
+    let receiver = Receiver::start(|_| Reply::Status(200)).await;
+    let mut sink = http("siem", &receiver.url());
+    sink.format = Format::Ocsf;
+    let sinks = audit.start(vec![sink]);
+    status(&sinks, |now| now.next == size).await;
+    let expected: Vec<String> =
+        audit.lines().iter().map(|line| sortie_audit::ocsf(line.as_bytes()).expect("event").to_string()).collect();
+    assert_eq!(receiver.lines(), expected);
+    assert!(expected[1].contains("\"class_uid\""), "{}", expected[1]);
+}
+
+#[tokio::test]
+async fn what_the_settings_name_has_to_be_there() {
+    let audit = Audit::new();
+    let mut sink = http("siem", "https://127.0.0.1:9/");
+    if let SinkKind::Http(http) = &mut sink.kind {
+        http.tls.trust.ca_file = Some("/no/such/ca.pem".into());
+    }
+    let error = audit.try_start(vec![sink.clone()]).expect_err("no CA").to_string();
+    assert!(error.contains("audit sink `siem`: cannot read /no/such/ca.pem"), "{error}");
+    if let SinkKind::Http(http) = &mut sink.kind {
+        http.tls = Tls::default();
+    }
+    let error = audit.try_start(vec![sink]).expect_err("no trust").to_string();
+    assert!(error.contains("audit sink `siem`: "), "{error}");
 }
 
 #[tokio::test]

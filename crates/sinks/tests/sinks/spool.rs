@@ -65,6 +65,7 @@ async fn a_sink_may_begin_with_what_comes() {
     let receiver = Receiver::start(|_| Reply::Status(200)).await;
     let mut sink = http("siem", &receiver.url());
     sink.from = Begin::Now;
+    eventually(LONG, || (*audit.log.durable().borrow() == before).then_some(())).await.expect("durable");
     let sinks = audit.start(vec![sink.clone()]);
     assert_eq!(sinks.status()[0].next, before);
     sinks.close(LONG).await;

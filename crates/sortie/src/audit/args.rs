@@ -36,6 +36,12 @@ pub(crate) enum AuditCommand {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// Show how far the sinks of a running gateway are, and what the last one that failed said.
+    Sinks {
+        /// The data directory of the gateway [default: that of `sortie up`].
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
     /// Print the log's key, to be kept elsewhere for `sortie audit verify --key`.
     Key {
         /// The audit directory [default: that of `sortie up`].
