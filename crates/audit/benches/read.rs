@@ -82,7 +82,7 @@ async fn write(home: &Path, dir: &Path, records: u64) -> sortie_audit::Verifying
 
 /// An ordinary `call_decided`, some 900 bytes.
 fn draft(number: u64) -> Draft {
-    let agent = if number % RARE == 0 { "rare" } else { "invoices" };
+    let agent = if number.is_multiple_of(RARE) { "rare" } else { "invoices" };
     let sha256 = "0123456789abcdef".repeat(4);
     let fields = json!({
         "id": format!("req_{number:020}"), "route": "bank", "method": "tools/call", "tool": "pay",

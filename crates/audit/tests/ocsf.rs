@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use sortie_audit::{Hash, KINDS, csv, csv_head, ocsf};
 use written::Written;
 
-/// Of each class: its category, what it demands beyond the base event, its activities, and what else is used of it.
-const CLASSES: [(i64, i64, &[&str], &[i64], &[&str]); 4] = [
+/// A class: its category, what it demands beyond the base event, its activities, and what else is used of it.
+type Class = (i64, i64, &'static [&'static str], &'static [i64], &'static [&'static str]);
+
+/// Those that are used.
+const CLASSES: [Class; 4] = [
     (
         6003,
         6,
