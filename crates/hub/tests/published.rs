@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 struct Stage {
     dir: TempDir,
-    hub: Hub,
+    hub: Option<Hub>,
     tasks: TaskSet,
     tunnel: TunnelId,
     token: TunnelToken,
@@ -61,24 +61,31 @@ impl Stage {
         let token = store.reveal_token(&home, &tunnel).await.expect("token").value;
         store.close().await;
         let (hub, tasks) = start(dir.path()).await;
-        Self { dir, hub, tasks, tunnel, token }
+        Self { dir, hub: Some(hub), tasks, tunnel, token }
     }
 
     async fn restart(&mut self) {
         self.stop().await;
-        (self.hub, self.tasks) = start(self.dir.path()).await;
+        // It holds its audit log, which one process has at a time.
+        self.hub = None;
+        let (hub, tasks) = start(self.dir.path()).await;
+        (self.hub, self.tasks) = (Some(hub), tasks);
+    }
+
+    fn hub(&self) -> &Hub {
+        self.hub.as_ref().expect("it runs")
     }
 
     async fn stop(&self) {
         assert!(self.tasks.shutdown(SOON).await, "all tasks ended");
-        self.hub.close().await;
+        self.hub().close().await;
     }
 
     async fn link(&self) -> GatewayLink {
         let tasks = TaskSet::new();
-        let ca = std::fs::read_to_string(&self.hub.edge_ca_file).expect("CA");
+        let ca = std::fs::read_to_string(&self.hub().edge_ca_file).expect("CA");
         let tls = client_config(&ca, false, Versions::Tls13, &[sortie_link::ALPN]).expect("TLS");
-        let tcp = TcpStream::connect(self.hub.edge_listener).await.expect("connect");
+        let tcp = TcpStream::connect(self.hub().edge_listener).await.expect("connect");
         let name = ServerName::try_from("localhost").expect("name");
         let stream = TlsConnector::from(tls).connect(name, tcp).await.expect("handshake");
         let hello = GatewayHello {
@@ -95,9 +102,9 @@ impl Stage {
     }
 
     async fn listed(&self) -> Vec<Value> {
-        let api = self.hub.api_url.trim_start_matches("http://");
+        let api = self.hub().api_url.trim_start_matches("http://");
         let path = format!("/v1/sortie/tunnels/{}/checkpoints", self.tunnel);
-        let key = self.hub.api_key.expose();
+        let key = self.hub().api_key.expose();
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
         let mut stream = TcpStream::connect(api).await.expect("connect");
@@ -110,7 +117,7 @@ impl Stage {
     }
 
     fn records(&self, event: &str) -> Vec<Value> {
-        let mut files: Vec<_> = std::fs::read_dir(self.hub.audit_dir.join("log"))
+        let mut files: Vec<_> = std::fs::read_dir(self.hub().audit_dir.join("log"))
             .expect("log")
             .map(|entry| entry.expect("entry").path())
             .collect();

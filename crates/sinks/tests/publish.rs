@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(40);
 
 struct Stage {
     dir: TempDir,
-    log: Log,
+    log: Option<Log>,
     tasks: TaskSet,
 }
 
@@ -28,33 +28,39 @@ impl Stage {
     fn set() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let log = open(dir.path());
-        Self { dir, log, tasks: TaskSet::new() }
+        Self { dir, log: Some(log), tasks: TaskSet::new() }
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().expect("it is open")
     }
 
     fn grow(&self, records: u32) {
         for n in 0..records {
             let draft = Draft::new(kinds::CALL_DONE, &json!({"n": n})).expect("draft");
-            self.log.append_now(&draft).expect("appended");
+            self.log().append_now(&draft).expect("appended");
         }
     }
 
     fn start(&self, kind: PlaceKind) -> PlaceBoard {
         let places = vec![PlaceSpec { name: "place".into(), kind }];
-        let mut boards = publish::start(&self.log, places, &BTreeMap::new(), &self.tasks).expect("started");
+        let mut boards = publish::start(self.log(), places, &BTreeMap::new(), &self.tasks).expect("started");
         boards.pop().expect("one")
     }
 
     /// Ends everything, and begins again with what is there.
     async fn restart(&mut self) {
         assert!(self.tasks.shutdown(SOON).await, "it ends");
-        self.log.close().expect("closed");
-        self.log = open(self.dir.path());
+        self.log().close().expect("closed");
+        // One process has it at a time.
+        self.log = None;
+        self.log = Some(open(self.dir.path()));
         self.tasks = TaskSet::new();
     }
 
     async fn size(&self) -> u64 {
-        let mut notes = self.log.checkpoints();
-        let all = self.log.status().records;
+        let mut notes = self.log().checkpoints();
+        let all = self.log().status().records;
         let fits = |note: &Option<std::sync::Arc<str>>| {
             note.as_deref().and_then(|note| Checkpoint::peek(note).ok()).is_some_and(|note| note.size >= all)
         };
@@ -80,7 +86,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 async fn witness(python: &Path, stage: &Stage, state: &Path, port: u16) -> (Process, WitnessKey) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/python/tlog_witness.py");
-    let key = stage.log.verifying_key().to_string();
+    let key = stage.log().verifying_key().to_string();
     let program = Program::new(python).arg(script).arg(port.to_string()).arg(key).arg(state);
     let process = program.spawn().expect("python");
     until("the witness tells its key", || process.output().contains('\n')).await;
@@ -111,14 +117,15 @@ async fn a_witness_signs_what_continues_and_nothing_else() {
     let size = board.status().size.expect("size");
     let kept = stage.dir.path().join(format!("audit/witnessed/{size:020}"));
     let note = std::fs::read_to_string(kept).expect("kept");
-    Checkpoint::open(&note, &stage.log.verifying_key()).expect("signed by the log");
+    Checkpoint::open(&note, &stage.log().verifying_key()).expect("signed by the log");
     let (text, lines) = note.split_once("\n\n").expect("a note");
     key.find(&format!("{text}\n"), lines).expect("signed by the witness");
 
     // Another log under the same key: the witness has seen more than it has.
     stage.restart().await;
+    stage.log = None;
     std::fs::remove_dir_all(stage.dir.path().join("audit")).expect("removed");
-    stage.log = open(stage.dir.path());
+    stage.log = Some(open(stage.dir.path()));
     stage.grow(1);
     let board = stage.start(place());
     until("the contradiction is seen", || board.status().reason.is_some_and(|why| why.contains("was cut"))).await;
@@ -173,11 +180,11 @@ async fn what_cannot_be_published_is_published_later_and_holds_nothing_up() {
     until("it is published at last", || board.status().size.is_some()).await;
     let (_refused, taken) = (told.recv_timeout(SOON).expect("first"), told.recv_timeout(SOON).expect("second"));
     let size = board.status().size.expect("size");
-    let name = stage.log.verifying_key().name().replace('/', "-");
+    let name = stage.log().verifying_key().name().replace('/', "-");
     assert!(taken.starts_with(&format!("PUT /{name}/{size:020} HTTP/1.1\r\n")), "{taken}");
     assert!(taken.contains("authorization: Bearer canary-secret\r\n"), "{taken}");
     let note = taken.split("\r\n\r\n").nth(1).expect("body");
-    assert_eq!(Checkpoint::open(note, &stage.log.verifying_key()).expect("signed").size, size);
+    assert_eq!(Checkpoint::open(note, &stage.log().verifying_key()).expect("signed").size, size);
     assert!(board.status().ok && board.status().reason.is_none());
     assert!(stage.tasks.shutdown(SOON).await);
 }

@@ -99,6 +99,16 @@ pub(super) struct Rules {
     pub(super) key: String,
 }
 
+impl Rules {
+    /// What those hear who appended what is lost.
+    pub(super) fn fate(&self, reason: &Arc<str>) -> Fate {
+        match self.on_failure {
+            OnFailure::Deny => Fate::Failed(reason.clone()),
+            OnFailure::DropAndCount => Fate::Dropped,
+        }
+    }
+}
+
 /// The end of the log.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -246,7 +256,7 @@ impl Head {
         }
         let fate = match &self.broken {
             // The disk will not be asked again.
-            Some(reason) if rules.power => Fate::Failed(reason.clone()),
+            Some(reason) if rules.power => rules.fate(reason),
             _ => Fate::Written,
         };
         if rules.power && fate == Fate::Written {
@@ -374,15 +384,10 @@ impl Head {
             self.owe(Lost { count, first: time, last: time, reason: reason.clone() });
         }
         match rules.on_failure {
-            OnFailure::Deny => {
-                metrics::counter!("sortie_audit_append_failures_total").increment(count);
-                Fate::Failed(reason.clone())
-            }
-            OnFailure::DropAndCount => {
-                metrics::counter!("sortie_audit_dropped_total").increment(count);
-                Fate::Dropped
-            }
+            OnFailure::Deny => metrics::counter!("sortie_audit_append_failures_total").increment(count),
+            OnFailure::DropAndCount => metrics::counter!("sortie_audit_dropped_total").increment(count),
         }
+        rules.fate(reason)
     }
 
     fn owe(&mut self, lost: Lost) {

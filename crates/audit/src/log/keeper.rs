@@ -203,7 +203,8 @@ impl Keeper {
         if let Err(error) = self.core.disk.sync(&self.file, &self.path) {
             let reason: Arc<str> = format!("the disk did not take what was written: {error}").into();
             let more = self.core.head().break_off(reason.clone());
-            tickets.iter().chain(&more).for_each(|ticket| ticket.settle(Fate::Failed(reason.clone())));
+            let fate = self.core.rules.fate(&reason);
+            tickets.iter().chain(&more).for_each(|ticket| ticket.settle(fate.clone()));
             return Err(error);
         }
         metrics::histogram!("sortie_audit_sync_seconds").record(since.elapsed());
@@ -277,7 +278,9 @@ impl Keeper {
     /// go.
     fn retain(&mut self) {
         if let Some((seq, ticket, to)) = self.leaving.take() {
+            let needed = self.core.head().desk.hold < to;
             match ticket.known(false) {
+                Some(Fate::Written | Fate::Durable) if needed => {}
                 Some(Fate::Written | Fate::Durable) if seq < self.checkpointed => self.remove_before(to),
                 Some(Fate::Written | Fate::Durable) | None => self.leaving = Some((seq, ticket, to)),
                 Some(_) => {}

@@ -40,7 +40,12 @@ impl Ticket {
 
     /// Tells only those who wait for the kernel, where all others wait for the disk.
     pub(super) fn settle_now(&self, fate: Fate) {
-        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+        let mut known = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        // The disk may have been faster than whoever tells of the kernel; what it said stays.
+        if matches!(*known, Fate::Pending | Fate::Written) {
+            *known = fate;
+        }
+        drop(known);
         self.changed.notify_all();
     }
 
@@ -71,5 +76,19 @@ impl Ticket {
             Fate::Written if durable => None,
             fate => Some(fate.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_disk_said_is_not_taken_back() {
+        let ticket = Ticket::new();
+        ticket.settle(Fate::Durable);
+        ticket.settle_now(Fate::Written);
+        assert_eq!(ticket.settled(true).await, Fate::Durable);
+        assert_eq!(ticket.settled_now(), Fate::Durable);
     }
 }

@@ -133,8 +133,7 @@ impl Core {
         }
         self.call.notify_one();
         drop(head);
-        tickets.iter().for_each(|ticket| ticket.settle(fate.clone()));
-        more.iter().for_each(|ticket| ticket.settle(Fate::Failed(reason.clone())));
+        tickets.iter().chain(&more).for_each(|ticket| ticket.settle(fate.clone()));
         self.head()
     }
 
