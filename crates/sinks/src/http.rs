@@ -1,21 +1,27 @@
 //! Any HTTP endpoint: lines or an array of JSON; what is answered with 200 to 299 is taken.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::client::Client;
 use crate::reader::Record;
 use crate::spec::{Body, Format, HttpSpec};
-use crate::transport::{Failure, Shown};
+use crate::transport::{Failure, Origin, Shown};
 
 pub(crate) struct Http {
     pub(crate) client: Client,
     spec: HttpSpec,
     format: Format,
+    headers: HeaderMap,
 }
 
+/// Says whose records these are.
+const LOG: HeaderName = HeaderName::from_static("sortie-audit-log");
+
 impl Http {
-    pub(crate) fn new(client: Client, spec: HttpSpec, format: Format) -> Self {
-        Self { client, spec, format }
+    pub(crate) fn new(client: Client, spec: HttpSpec, format: Format, origin: &Origin) -> Self {
+        let log = HeaderValue::from_str(&origin.log).ok();
+        let headers = log.into_iter().map(|log| (LOG, log)).collect();
+        Self { client, spec, format, headers }
     }
 
     pub(crate) async fn send(&mut self, records: &[Record]) -> Result<(), Failure> {
@@ -32,7 +38,7 @@ impl Http {
         }
         body.extend_from_slice(behind);
         let HttpSpec { method, url, .. } = &self.spec;
-        let answer = self.client.ask(method.clone(), url.clone(), kind, HeaderMap::new(), body).await?;
+        let answer = self.client.ask(method.clone(), url.clone(), kind, self.headers.clone(), body).await?;
         if answer.status.is_success() { Ok(()) } else { Err(answer.failure()) }
     }
 }

@@ -241,7 +241,9 @@ fn transport(
         SinkKind::Splunk(kind) => {
             Transport::Splunk(splunk::Splunk::new(client(&kind.url, &kind.tls)?, kind.clone(), format, &origin))
         }
-        SinkKind::Http(kind) => Transport::Http(http::Http::new(client(&kind.url, &kind.tls)?, kind.clone(), format)),
+        SinkKind::Http(kind) => {
+            Transport::Http(http::Http::new(client(&kind.url, &kind.tls)?, kind.clone(), format, &origin))
+        }
     })
 }
 

@@ -262,3 +262,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_recorded_of_some_calls_only_is_no_condition() {
+    let facts = "[[allow]]\nroutes='bank'\ntools='pay'\nwhere=[{pointer='/to',glob='DE*'}]\n";
+    let caller = agent("payer");
+    let with = Past::of(&toml(facts), call(&caller, "pay", r#"{"to": "DE1"}"#));
+    let without = Past::of(&toml(ANYTHING), call(&caller, "pay", r#"{"to": "FR1"}"#));
+    let (proposal, trial, _) = learn(&[with, without]);
+    assert_eq!((trial.used, trial.allowed), (2, 2), "{}", proposal.text);
+    assert!(!proposal.text.contains("where"), "{}", proposal.text);
+    assert!(proposal.notes.iter().any(|note| note.contains("some of the calls only")), "{:?}", proposal.notes);
+}

@@ -25,6 +25,7 @@ async fn every_record_arrives_once_and_in_order_as_it_is_in_the_log() {
     let seen = receiver.seen();
     assert!(seen.len() >= 3 && seen.len() < 20, "{} requests", seen.len());
     assert!(seen.iter().all(|seen| seen.headers["content-type"] == "application/x-ndjson"));
+    assert!(seen.iter().all(|seen| seen.headers["sortie-audit-log"] == audit.log.verifying_key().name()));
     let metrics: serde_json::Value =
         serde_json::from_slice(&std::fs::read(audit.cursor("siem")).expect("cursor")).expect("json");
     assert_eq!(metrics["next"].as_u64(), Some(audit.lines().len() as u64));

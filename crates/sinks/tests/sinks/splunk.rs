@@ -119,7 +119,7 @@ struct Indexer {
 
 impl Indexer {
     fn answer(&mut self, seen: &Seen) -> Reply {
-        let channel = seen.headers["x-splunk-request-channel"].to_str().expect("text");
+        let channel = seen.headers.get("x-splunk-request-channel").and_then(|id| id.to_str().ok()).expect("a channel");
         assert!(uuid::Uuid::parse_str(channel).is_ok(), "{channel}");
         let ok = |body: Value| Reply::Full(200, vec![], body.to_string());
         if seen.path == "/services/collector/event" {
@@ -130,7 +130,12 @@ impl Indexer {
         }
         assert_eq!(seen.path, "/services/collector/ack");
         let asked: Value = serde_json::from_slice(&seen.body).expect("json");
-        let ids = asked["acks"].as_array().expect("a list").iter().map(|id| id.as_u64().expect("a number"));
+        let ids = asked
+            .get("acks")
+            .and_then(Value::as_array)
+            .expect("a list")
+            .iter()
+            .map(|id| id.as_u64().expect("a number"));
         let acks: BTreeMap<String, bool> =
             ids.map(|id| (id.to_string(), self.acknowledged.get(&id) == Some(&true))).collect();
         ok(json!({"acks": acks}))

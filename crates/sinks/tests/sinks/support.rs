@@ -96,7 +96,7 @@ pub(crate) fn draft(fields: &Value) -> Draft {
 
 pub(crate) fn seq(line: &str) -> u64 {
     let line: Value = serde_json::from_str(line).expect("json");
-    line["seq"].as_u64().expect("a number")
+    line.get("seq").and_then(Value::as_u64).expect("a number")
 }
 
 /// A sink that waits for nothing.

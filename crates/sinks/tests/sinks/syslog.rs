@@ -237,9 +237,10 @@ fn frames(mut bytes: &[u8]) -> Vec<String> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
         let blank = bytes.iter().position(|byte| *byte == b' ').expect("a blank behind the length");
-        let length: usize = std::str::from_utf8(&bytes[..blank]).expect("text").parse().expect("a length");
-        let message = &bytes[blank + 1..=blank + length];
-        bytes = &bytes[blank + 1 + length..];
+        let (length, rest) = bytes.split_at(blank);
+        let length: usize = std::str::from_utf8(length).expect("text").parse().expect("a length");
+        let (message, rest) = rest.split_at(1).1.split_at(length);
+        bytes = rest;
         let text = std::str::from_utf8(message).expect("text");
         let at = text.find("] {").expect("structured data and a message");
         messages.push(text[at + 2..].to_owned());
