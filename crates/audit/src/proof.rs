@@ -1,4 +1,4 @@
-//! Proofs about the tree (RFC 9162 section 2.1.3 and 2.1.4), and the document that proves one record alone.
+//! Proofs that a leaf is in a tree (RFC 9162 section 2.1.3), and the document that proves one record alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -140,39 +140,6 @@ pub fn inclusion_root(index: u64, size: u64, leaf: Hash, path: &[Hash]) -> Optio
     (last == 0).then_some(root)
 }
 
-/// Whether a tree of `size` leaves and this `root` begins with the tree of `old_size` leaves and `old_root`, by a proof of
-/// it (RFC 9162 section 2.1.4.2).
-pub fn is_consistent(old_size: u64, old_root: Hash, size: u64, root: Hash, proof: &[Hash]) -> bool {
-    if old_size == 0 || old_size >= size {
-        let same = old_size == 0 && old_root == Hash::of_empty() || old_size == size && old_root == root;
-        return same && proof.is_empty();
-    }
-    let (mut at, mut last) = (old_size - 1, size - 1);
-    while at & 1 == 1 {
-        (at, last) = (at >> 1, last >> 1);
-    }
-    let whole = old_size.is_power_of_two().then_some(old_root);
-    let mut hashes = whole.iter().chain(proof);
-    let Some(first) = hashes.next() else { return false };
-    let (mut old, mut new) = (*first, *first);
-    for beside in hashes {
-        if last == 0 {
-            return false;
-        }
-        if at & 1 == 1 || at == last {
-            old = Hash::of_node(beside, &old);
-            new = Hash::of_node(beside, &new);
-            while at & 1 == 0 && at != 0 {
-                (at, last) = (at >> 1, last >> 1);
-            }
-        } else {
-            new = Hash::of_node(&new, beside);
-        }
-        (at, last) = (at >> 1, last >> 1);
-    }
-    last == 0 && old == old_root && new == root
-}
-
 /// Leaves from one on, up to before another, that make one subtree.
 pub(crate) type Range = (u64, u64);
 
@@ -190,32 +157,6 @@ pub(crate) fn inclusion_ranges(index: u64, size: u64) -> Vec<Range> {
             ranges.push((low, middle));
             low = middle;
         }
-    }
-    ranges.reverse();
-    ranges
-}
-
-/// The subtrees whose roots prove that a tree begins with a smaller one, in the order of the proof (RFC 9162 section
-/// 2.1.4.1).
-pub(crate) fn consistency_ranges(old_size: u64, size: u64) -> Vec<Range> {
-    let mut ranges = Vec::new();
-    if old_size == 0 || old_size >= size {
-        return ranges;
-    }
-    let (mut low, mut high, mut known) = (0, size, true);
-    while old_size != high {
-        let middle = low + split(high - low);
-        if old_size <= middle {
-            ranges.push((middle, high));
-            high = middle;
-        } else {
-            ranges.push((low, middle));
-            low = middle;
-            known = false;
-        }
-    }
-    if !known {
-        ranges.push((low, high));
     }
     ranges.reverse();
     ranges
@@ -268,30 +209,5 @@ mod tests {
             assert_eq!(inclusion_root(size, size, all[0], &[]), None);
         }
         assert_eq!(inclusion_root(0, 0, all[0], &[]), None);
-    }
-
-    #[test]
-    fn every_beginning_of_every_tree_is_proven_and_no_other() {
-        let all = leaves(40);
-        let mut other = all.clone();
-        for size in 0..=40u64 {
-            let new = root(&all[..at(size)]);
-            for old_size in 0..=size {
-                let old = root(&all[..at(old_size)]);
-                let proof = roots(&all, &consistency_ranges(old_size, size));
-                assert!(is_consistent(old_size, old, size, new, &proof), "{old_size} of {size}");
-                assert!(!is_consistent(old_size, Hash::NONE, size, new, &proof));
-                // Every tree begins with the empty one.
-                assert_eq!(is_consistent(old_size, old, size, Hash::NONE, &proof), old_size == 0);
-                assert!(!is_consistent(old_size, old, size, new, &[proof.as_slice(), &[old]].concat()));
-                if old_size > 0 && old_size < size {
-                    let last = at(old_size) - 1;
-                    other[last] = Hash::NONE;
-                    assert!(!is_consistent(old_size, root(&other[..=last]), size, new, &proof));
-                    other[last] = all[last];
-                }
-            }
-        }
-        assert!(!is_consistent(5, root(&all[..5]), 4, root(&all[..4]), &[]));
     }
 }

@@ -10,7 +10,7 @@ use crate::call::LogOpened;
 use crate::files::{LogFile, ReadError, checkpoint_files, log_files, open, small_text};
 use crate::hash::Hash;
 use crate::note::{Checkpoint, NoteError};
-use crate::proof::{FORMAT, Proof, Range, consistency_ranges, inclusion_ranges, inclusion_root};
+use crate::proof::{FORMAT, Proof, Range, inclusion_ranges, inclusion_root};
 use crate::read::Records;
 use crate::scan::{Chunks, End, in_order, length};
 use crate::tree::Frontier;
@@ -67,19 +67,6 @@ pub fn prove(dir: &Path, seq: u64, progress: impl FnMut(Progress)) -> Result<Pro
         return Err(ProveError::OtherRoot(name));
     }
     Ok(Proof { format: FORMAT.to_owned(), index: seq, size: checkpoint.size, record: text, path, checkpoint: note })
-}
-
-/// Proves that the first `size` records begin with the first `old_size` (RFC 9162 section 2.1.4). The hashes kept beside
-/// the log are taken as they are: who gets the proof checks it, and so should who sends it.
-///
-/// # Errors
-/// There are fewer records; they cannot be read.
-pub fn prove_consistency(dir: &Path, old_size: u64, size: u64) -> Result<Vec<Hash>, ProveError> {
-    let ranges = consistency_ranges(old_size, size);
-    match Levels::open(dir).and_then(|levels| levels.roots(&ranges)) {
-        Some(proof) => Ok(proof),
-        None => roots_from_log(dir, &ranges, |_| ()),
-    }
 }
 
 /// The newest checkpoint, which must cover a record.
