@@ -91,10 +91,42 @@ fn peak_at(frontier: &Frontier, at: u64) -> Option<Hash> {
     None
 }
 
+/// Whether a tree of `size` leaves and this `root` begins with the tree of `old_size` leaves and `old_root`, by a proof of
+/// it (RFC 9162 section 2.1.4.2).
+pub fn is_consistent(old_size: u64, old_root: Hash, size: u64, root: Hash, proof: &[Hash]) -> bool {
+    if old_size == 0 || old_size >= size {
+        let same = old_size == 0 && old_root == Hash::of_empty() || old_size == size && old_root == root;
+        return same && proof.is_empty();
+    }
+    let (mut at, mut last) = (old_size - 1, size - 1);
+    while at & 1 == 1 {
+        (at, last) = (at >> 1, last >> 1);
+    }
+    let whole = old_size.is_power_of_two().then_some(old_root);
+    let mut hashes = whole.iter().chain(proof);
+    let Some(first) = hashes.next() else { return false };
+    let (mut old, mut new) = (*first, *first);
+    for beside in hashes {
+        if last == 0 {
+            return false;
+        }
+        if at & 1 == 1 || at == last {
+            old = Hash::of_node(beside, &old);
+            new = Hash::of_node(beside, &new);
+            while at & 1 == 0 && at != 0 {
+                (at, last) = (at >> 1, last >> 1);
+            }
+        } else {
+            new = Hash::of_node(&new, beside);
+        }
+        (at, last) = (at >> 1, last >> 1);
+    }
+    last == 0 && old == old_root && new == root
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::is_consistent;
 
     fn tree(leaves: &[Hash]) -> Frontier {
         let mut tree = Frontier::default();

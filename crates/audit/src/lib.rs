@@ -33,7 +33,7 @@ pub use call::{
     Arguments, CallDecided, CallDone, ClockSteppedBack, DecidedAct, Decision, FilesRemoved, LogClosed, LogOpened,
     LogRecovered, Management, Outcome, RecordsDropped, SinkDropped,
 };
-pub use consistency::ConsistencyProver;
+pub use consistency::{ConsistencyProver, is_consistent};
 pub use continuity::Continuity;
 pub use csv::{csv, csv_head};
 pub use events::{ApprovalDecided, CallsUnidentified, PinChanged, SettingsLoaded, SettingsRefused};

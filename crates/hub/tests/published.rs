@@ -113,7 +113,7 @@ impl Stage {
         stream.read_to_string(&mut answer).await.expect("read");
         let body = answer.split("\r\n\r\n").nth(1).unwrap_or_else(|| panic!("{answer}"));
         let list: Value = serde_json::from_str(body).expect("json");
-        list["data"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
+        list.get("data").and_then(Value::as_array).unwrap_or_else(|| panic!("{answer}")).clone()
     }
 
     fn records(&self, event: &str) -> Vec<Value> {
@@ -142,7 +142,7 @@ impl Log {
 
     fn tree(&self, size: usize) -> Frontier {
         let mut tree = Frontier::default();
-        self.leaves[..size].iter().for_each(|leaf| tree.push(*leaf));
+        self.leaves.iter().take(size).for_each(|leaf| tree.push(*leaf));
         tree
     }
 
@@ -155,7 +155,7 @@ impl Log {
     fn proven(&self, from: usize, size: usize) -> PublishedNote {
         let old = self.tree(from);
         let mut prover = ConsistencyProver::new(&old, size as u64).expect("larger");
-        self.leaves[from..size].iter().for_each(|leaf| prover.push(*leaf));
+        self.leaves.iter().take(size).skip(from).for_each(|leaf| prover.push(*leaf));
         let hashes = prover.finish().expect("leaves").iter().map(ToString::to_string).collect();
         PublishedNote { proof: Some(ContinuityProof { from: old.size(), hashes: Some(hashes) }), ..self.note(size) }
     }

@@ -19,7 +19,7 @@ fn story(world: &World) -> Vec<(String, String)> {
     all.iter().filter(|record| acts.contains(&record["event"])).map(told).collect()
 }
 
-fn told<'a>(story: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+fn told(story: &[(String, String)]) -> Vec<(&str, &str)> {
     story.iter().map(|(event, how)| (event.as_str(), how.as_str())).collect()
 }
 
