@@ -12,14 +12,12 @@ mod shown;
 mod unidentified;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use sortie_api::{Hop, HopError};
-use sortie_audit::{
-    AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, RecordsDropped, kinds,
-};
+use sortie_audit::{AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, Status, kinds};
 use sortie_runtime::TaskSet;
 
 use crate::config::{AuditConfig, AuditDurability, GatewayConfig, OnFailure};
@@ -38,8 +36,6 @@ const KEY_FILE: &str = "audit.key";
 const DIR: &str = "audit";
 /// What the name of a new key begins with.
 const ORIGIN: &str = "sortie-gateway";
-/// How often a log that failed is tried again, where no call does it.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How often requests of unknown callers are told of.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest reason that is recorded, in characters.
@@ -54,20 +50,9 @@ struct Open {
     dir: PathBuf,
     /// Whether what cannot be recorded does not happen. Otherwise the log itself counts what it could not take.
     denies: bool,
-    trouble: Mutex<Option<Trouble>>,
     unidentified: Unidentified,
     /// Where its records are delivered.
     delivery: Delivery,
-}
-
-/// What is wrong with the log, from the first record that it did not take until the next one that it took.
-struct Trouble {
-    first: jiff::Timestamp,
-    last: jiff::Timestamp,
-    /// How many records were not taken.
-    count: u64,
-    /// Why the first was not.
-    reason: String,
 }
 
 /// Whether what happens is recorded.
@@ -80,7 +65,7 @@ pub struct AuditReport {
     /// Why it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many records were lost: since the process began where they are only counted, else since the log failed.
+    /// How many records were lost since the process began.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
 }
@@ -138,8 +123,8 @@ impl Audit {
         let log = Log::open(options).map_err(|error| NotOpened::Log(dir.clone(), error))?;
         tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
         let delivery = delivery::start(&log, settings)?;
-        let (trouble, unidentified) = (Mutex::default(), Unidentified::default());
-        Ok(Self(Some(Arc::new(Open { log, dir, denies, trouble, unidentified, delivery }))))
+        let unidentified = Unidentified::default();
+        Ok(Self(Some(Arc::new(Open { log, dir, denies, unidentified, delivery }))))
     }
 
     /// Its directory, if there is an audit.
@@ -174,7 +159,7 @@ impl Audit {
                 return Err(HopError::new(Hop::Audit, "the call is too large to be recorded, so it is not forwarded"));
             }
         };
-        let number = open.looked_at(appended).map_err(|_| {
+        let number = appended.inspect_err(failed).map_err(|_| {
             HopError::new(Hop::Audit, "the call cannot be recorded, so it is not forwarded; see the gateway's log")
         })?;
         Ok(Some(number).filter(|number| *number != DROPPED))
@@ -187,7 +172,7 @@ impl Audit {
     pub(crate) fn append_now<T: Serialize>(&self, kind: Kind, fields: &T) -> Result<(), AppendError> {
         let Some(open) = &self.0 else { return Ok(()) };
         let draft = Draft::new(kind, fields).map_err(AppendError::from);
-        open.looked_at(draft.and_then(|draft| open.log.append_now(&draft))).map(drop)
+        draft.and_then(|draft| open.log.append_now(&draft)).inspect_err(failed).map(drop)
     }
 
     /// The same before something is done that must not be done unrecorded.
@@ -215,31 +200,23 @@ impl Audit {
     /// What is known of it; `None` without an audit.
     pub(crate) fn report(&self) -> Option<AuditReport> {
         let open = self.0.as_ref()?;
-        let (failing, status) = (open.failing(), open.log.status());
-        let lost = open.lock().as_ref().map_or(0, |trouble| trouble.count);
-        Some(AuditReport {
-            ok: failing.is_none(),
-            dir: open.dir.clone(),
-            reason: failing,
-            dropped: status.dropped.saturating_add(lost),
-        })
+        let Status { failing, dropped, .. } = open.log.status();
+        Some(AuditReport { ok: failing.is_none(), dir: open.dir.clone(), reason: failing, dropped })
     }
 
     /// Why calls are refused, if they are.
     pub(crate) fn refuses(&self) -> Option<String> {
         let open = self.0.as_ref()?;
-        let failing = open.failing().filter(|_| open.denies);
+        let failing = open.log.status().failing.filter(|_| open.denies);
         failing.or_else(|| open.delivery.behind().map(|behind| behind.to_string()))
     }
 
-    /// Tells of unknown callers, and tries a log again that has failed, until the gateway is asked to stop.
+    /// Tells of unknown callers until the gateway is asked to stop.
     pub(crate) async fn keep(self, tasks: TaskSet) {
-        let Some(open) = self.0.clone() else { return };
         let mut tell = tokio::time::interval(TELL_EVERY);
         loop {
             tokio::select! {
                 _ = tell.tick() => self.tell_unidentified(),
-                () = tokio::time::sleep(TRY_AGAIN) => open.retry(),
                 () = tasks.stopping() => return,
             }
         }
@@ -256,77 +233,17 @@ impl Audit {
     pub(crate) fn close(&self) {
         let Some(open) = &self.0 else { return };
         self.tell_unidentified();
-        open.retry();
         if let Err(error) = open.log.close() {
             tracing::error!("the audit log was not closed as it should be: {error}");
         }
     }
 }
 
-impl Open {
-    /// Notes whether a record was taken.
-    fn looked_at(&self, appended: Result<u64, AppendError>) -> Result<u64, AppendError> {
-        let error = match appended {
-            Ok(number) => {
-                let recovered = self.lock().take();
-                if let Some(trouble) = recovered {
-                    self.recovered(trouble);
-                }
-                return Ok(number);
-            }
-            Err(error) => error,
-        };
-        metrics::counter!("sortie_gateway_audit_failures_total").increment(1);
-        if matches!(error, AppendError::Draft(_)) {
-            // Nothing is wrong with the log.
-            tracing::error!("a record cannot be made: {error}");
-            return Err(error);
-        }
-        let (now, mut trouble) = (jiff::Timestamp::now(), self.lock());
-        match trouble.as_mut() {
-            Some(trouble) => {
-                trouble.count = trouble.count.saturating_add(1);
-                trouble.last = now;
-            }
-            None => {
-                tracing::error!(dir = %self.dir.display(), "what happens is not recorded: {error}");
-                *trouble = Some(Trouble { first: now, last: now, count: 1, reason: error.to_string() });
-            }
-        }
-        Err(error)
-    }
-
-    /// Says in the log itself what it lacks. What cannot be said now is said later.
-    fn recovered(&self, trouble: Trouble) {
-        let Trouble { first, last, count, reason } = &trouble;
-        let (first, last) = (format!("{first:.6}"), format!("{last:.6}"));
-        let dropped = RecordsDropped { count: *count, first, last, reason: reason.clone() };
-        let draft = Draft::new(kinds::RECORDS_DROPPED, &dropped).map_err(AppendError::from);
-        if draft.and_then(|draft| self.log.append_now(&draft)).is_ok() {
-            tracing::warn!(missing = count, "what happens is recorded again");
-            return;
-        }
-        let mut now = self.lock();
-        let newer = now.take();
-        let (last, more) = newer.map_or((trouble.last, 0), |newer| (newer.last, newer.count));
-        *now = Some(Trouble { count: trouble.count.saturating_add(more), last, ..trouble });
-    }
-
-    fn retry(&self) {
-        let trouble = self.lock().take();
-        if let Some(trouble) = trouble {
-            self.recovered(trouble);
-        }
-    }
-
-    /// Why it does not take records, or sign checkpoints.
-    fn failing(&self) -> Option<String> {
-        let refused = self.lock().as_ref().map(|trouble| trouble.reason.clone());
-        refused.or_else(|| self.log.status().failing)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+/// Counts a record that the log did not take. Why it takes none, the log itself has told.
+fn failed(error: &AppendError) {
+    metrics::counter!("sortie_gateway_audit_failures_total").increment(1);
+    if matches!(error, AppendError::Draft(_)) {
+        tracing::error!("a record cannot be made: {error}");
     }
 }
 

@@ -127,10 +127,7 @@ impl Engine {
     /// Decides. An error of any kind denies.
     pub fn decide(&self, query: &Query<'_>) -> Decision {
         match self.slice(query) {
-            Ok(slice) => {
-                let hidden = !slice.visible && target(query).is_some();
-                Decision { hidden, ..self.decide_by(&slice, query).0 }
-            }
+            Ok(slice) => Decision { hidden: hides(&slice, query), ..self.decide_by(&slice, query).0 },
             Err(reason) => Decision::deny(Vec::new(), reason),
         }
     }
@@ -545,6 +542,11 @@ impl<'a> Place<'a> {
         };
         Self { action: Action::of(&query.act), route, resource, attribute, name, tool }
     }
+}
+
+/// Whether the caller may not see what it asks for, so that a refusal must not say that it is there.
+pub(crate) fn hides(slice: &Slice, query: &Query<'_>) -> bool {
+    !slice.visible && target(query).is_some()
 }
 
 fn target<'a>(query: &Query<'a>) -> Option<Target<'a>> {

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::conditions::{self, Uses};
 use crate::decision::{Decision, Fact, PolicyName};
-use crate::engine::{Engine, Taken};
+use crate::engine::{Engine, Taken, hides};
 use crate::facts::{FactForm, Found, Kind, Recalled};
 use crate::file::Declared;
 use crate::policy::Loaded;
 use crate::query::{Counts, Query};
-use crate::slice::{Open, Outcome};
+use crate::slice::{Open, Outcome, Slice};
 
 /// What was recorded of a call beside who did what when.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,13 @@ impl Engine {
             Ok(slice) => slice,
             Err(reason) => return Answer::Decided(Decision::deny(Vec::new(), reason)),
         };
+        match self.replay_by(&slice, query, recorded) {
+            Answer::Decided(decision) => Answer::Decided(Decision { hidden: hides(&slice, query), ..decision }),
+            unknown @ Answer::Unknown(_) => unknown,
+        }
+    }
+
+    fn replay_by(&self, slice: &Slice, query: &Query<'_>, recorded: &Recorded) -> Answer {
         let open = match &slice.outcome {
             Outcome::Decided(decision) => return Answer::Decided(decision.clone()),
             Outcome::Open(open) => open,
@@ -69,7 +76,7 @@ impl Engine {
         let query = Query { arguments: None, counts: recorded.counts.unwrap_or_default(), ..*query };
         missing.counts &= open.context & conditions::COUNTS != 0;
         if !taken.faults.is_empty() || !missing.counts && missing.facts.is_empty() {
-            return Answer::Decided(self.decide_on(&slice, open, &query, taken).0);
+            return Answer::Decided(self.decide_on(slice, open, &query, taken).0);
         }
         self.weigh(open, &query, &taken.facts, &missing)
     }

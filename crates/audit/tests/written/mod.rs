@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use sortie_audit::{Draft, Frontier, Hash, Kind, LogOpened, SigningKey, kinds};
 use tempfile::TempDir;
 
@@ -56,11 +57,10 @@ impl Written {
             frontier: self.tree.peaks().to_vec(),
             software: "sortie 0".to_owned(),
         };
-        let opened = serde_json::to_value(opened).expect("json");
         self.add(kinds::LOG_OPENED, &opened);
     }
 
-    pub fn add(&mut self, kind: Kind, fields: &Value) {
+    pub fn add<T: Serialize + ?Sized>(&mut self, kind: Kind, fields: &T) {
         let mut line = Vec::new();
         Draft::new(kind, fields).expect("draft").write(self.tree.size(), &self.prev, self.time, &mut line);
         self.line(&line);
