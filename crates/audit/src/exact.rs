@@ -12,8 +12,8 @@ use crate::line::{Line, LineError, MAX_LINE};
 const FEW: usize = 24;
 
 impl<'a> Line<'a> {
-    /// Reads a line that has to be exactly as the format says: UTF-8; one JSON object; the log's own five members first, in
-    /// their order and plainly written; no member twice.
+    /// Reads a line that has to be exactly as the format says: UTF-8 without control characters; one JSON object; the log's own
+    /// five members first, in their order and plainly written; no member twice.
     ///
     /// # Errors
     /// It is not.
@@ -21,6 +21,10 @@ impl<'a> Line<'a> {
         let (head, _) = Self::head(line)?;
         if !line.ends_with(b"}") {
             return Err(malformed("it does not end with the object"));
+        }
+        // JSON allows some of them between its parts.
+        if line.iter().any(|byte| *byte < b' ') {
+            return Err(malformed("it has control characters"));
         }
         let text = std::str::from_utf8(line).map_err(|_| malformed("not UTF-8"))?;
         let Members = serde_json::from_str(text).map_err(|error| LineError::Malformed(error.to_string()))?;
@@ -183,6 +187,9 @@ mod tests {
             line(r#","seq":7}"#),
             line(&format!(r#"{many},"m3":1}}"#)),
             line(",\"id\":\"a\tb\"}"),
+            line(",\"id\":[\n]}"),
+            line(",\"id\":[\r]}"),
+            line(",\"id\":\t0}"),
             line(r#","id":"a"},"#),
             line(r#","id":"a"} "#),
             line(r#","id":NaN}"#),

@@ -48,7 +48,7 @@ def record(line):
     """The exact form of a record: its number, the hash it follows, its code, and its members."""
     need(len(line) <= MAX_LINE, "a line is too long")
     head = HEAD.match(line)
-    need(head and line.endswith(b"}"), "not a record")
+    need(head and line.endswith(b"}") and min(line) >= 0x20, "not a record")
     try:
         text = line.decode("utf-8")
         # Only the outermost pairs count, and they come last; int() refuses NaN and Infinity.
