@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::consistency::ConsistencyProver;
 use crate::files::{ReadError, log_files};
 use crate::hash::Hash;
-use crate::read::Records;
+use crate::read::{Records, frontier};
 use crate::tree::Frontier;
 
 /// Proves, again and again, that a growing log continues an earlier size of it. What was read once is not read again as
@@ -17,12 +15,6 @@ pub struct Continuity {
     dir: PathBuf,
     /// The tree up to where the last proof ended.
     tree: Frontier,
-}
-
-/// What the first record of a file says of the records before it.
-#[derive(Deserialize)]
-struct Opened {
-    frontier: Vec<Hash>,
 }
 
 impl Continuity {
@@ -61,9 +53,7 @@ impl Continuity {
         if (file.first..=size).contains(&self.tree.size()) {
             return Ok(Some(self.tree.clone()));
         }
-        let mut records = Records::open(&self.dir, file.first)?;
-        let opened = records.read()?.and_then(|record| serde_json::from_slice::<Opened>(record.line).ok());
-        let tree = opened.and_then(|opened| Frontier::new(file.first, opened.frontier));
+        let tree = frontier(&self.dir, file.first)?;
         let what = || "it does not begin with what a file begins with".to_owned();
         let damaged = || ReadError::Damaged { path: file.path.clone(), offset: 0, what: what() };
         tree.ok_or_else(damaged).map(Some)

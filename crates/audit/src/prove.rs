@@ -6,12 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::call::LogOpened;
 use crate::files::{LogFile, ReadError, checkpoint_files, log_files, open, small_text};
 use crate::hash::Hash;
 use crate::note::{Checkpoint, NoteError};
 use crate::proof::{FORMAT, Proof, Range, inclusion_ranges, inclusion_root};
-use crate::read::Records;
+use crate::read::{Records, frontier};
 use crate::scan::{Chunks, End, in_order, length};
 use crate::tree::Frontier;
 use crate::verify::{MAX_CHECKPOINT, Progress};
@@ -120,9 +119,7 @@ fn opened(dir: &Path, first: u64) -> Result<Frontier, ProveError> {
     if first == 0 {
         return Ok(Frontier::default());
     }
-    let mut records = Records::open(dir, first)?;
-    let opened = records.read()?.and_then(|record| serde_json::from_slice::<LogOpened>(record.line).ok());
-    opened.and_then(|opened| Frontier::new(first, opened.frontier)).ok_or(ProveError::Archived(first))
+    frontier(dir, first)?.ok_or(ProveError::Archived(first))
 }
 
 /// What a frontier knows of the leaves from one on, up to its own end or before; `None` when it knows too little. That of

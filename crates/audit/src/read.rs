@@ -5,9 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::call::LogOpened;
 use crate::files::{ReadError, log_files, log_path, open};
 use crate::line::{Line, MAX_LINE};
 use crate::scan::{count_lines, length, offset_of_line};
+use crate::tree::Frontier;
 
 /// How much is read at once, in bytes: the longest line with its end, and a little more.
 const CHUNK: usize = MAX_LINE + 4096;
@@ -197,6 +199,16 @@ impl Reading {
         let offset = self.offset.saturating_add(length(self.given));
         ReadError::Damaged { path: self.path.clone(), offset, what }
     }
+}
+
+/// The tree before a file, as its first record says; `None` where that is not what a file begins with.
+///
+/// # Errors
+/// There is no such file, or it cannot be read.
+pub(crate) fn frontier(dir: &Path, first: u64) -> Result<Option<Frontier>, ReadError> {
+    let mut records = Records::open(dir, first)?;
+    let opened = records.read()?.and_then(|record| serde_json::from_slice::<LogOpened>(record.line).ok());
+    Ok(opened.and_then(|opened| Frontier::new(first, opened.frontier)))
 }
 
 /// The number of the first record that is in a directory, and how many the log has had.

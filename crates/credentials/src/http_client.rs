@@ -40,8 +40,11 @@ impl Trust {
         if self.is_some() { self.config(&self.read()?).map(drop) } else { Ok(()) }
     }
 
-    /// The text of the file; empty where there is none.
-    fn read(&self) -> Result<String, String> {
+    /// The text of the file, at most 1 MiB of it; empty where there is none. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self) -> Result<String, String> {
         use std::io::Read as _;
         let mut pem = String::new();
         if let Some(path) = &self.ca_file {
@@ -126,8 +129,8 @@ impl HttpClient {
     }
 }
 
-/// An error with its causes, without the URL: a caller has put the path into its own words.
-fn told(error: reqwest::Error) -> String {
+/// An error of a request with its causes, without the URL: a caller has put the path into its own words.
+pub fn told(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);

@@ -23,7 +23,7 @@ pub use certificate::{Certificate, CertificateAt};
 pub use credential::{
     Applied, Credential, CredentialError, CredentialKind, CredentialSpec, StartError, Subject, Username,
 };
-pub use http_client::{Trust, is_private_url};
+pub use http_client::{Trust, is_private_url, told};
 pub use oauth::{ClientAuth, TokenEndpoint};
 pub use sortie_tls::Secret;
 pub use source::{Command, Source, VaultSecret};

@@ -104,9 +104,9 @@ impl Decision {
         if self.hidden { NOT_ALLOWED } else { &self.reason }
     }
 
-    pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
+    fn new(effect: Effect, policies: Vec<PolicyName>, reason: String) -> Self {
         Self {
-            effect: Effect::Deny,
+            effect,
             policies,
             reason,
             hidden: false,
@@ -115,31 +115,17 @@ impl Decision {
             forms: Vec::new(),
             faults: Vec::new(),
         }
+    }
+
+    pub(crate) fn deny(policies: Vec<PolicyName>, reason: String) -> Self {
+        Self::new(Effect::Deny, policies, reason)
     }
 
     pub(crate) fn allow(policies: Vec<PolicyName>, reason: String) -> Self {
-        Self {
-            effect: Effect::Allow,
-            policies,
-            reason,
-            hidden: false,
-            ask: Vec::new(),
-            facts: Vec::new(),
-            forms: Vec::new(),
-            faults: Vec::new(),
-        }
+        Self::new(Effect::Allow, policies, reason)
     }
 
     pub(crate) fn ask(policies: Vec<PolicyName>, reason: String, ask: Vec<String>) -> Self {
-        Self {
-            effect: Effect::Ask,
-            policies,
-            reason,
-            hidden: false,
-            ask,
-            facts: Vec::new(),
-            forms: Vec::new(),
-            faults: Vec::new(),
-        }
+        Self { ask, ..Self::new(Effect::Ask, policies, reason) }
     }
 }

@@ -1,13 +1,12 @@
 //! Asking over HTTP/1.1, without redirects or proxies, in bounded time and memory; and whom to trust.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use sortie_credentials::{Credential, CredentialSpec, Vault};
+use sortie_credentials::{Credential, CredentialSpec, Vault, told};
 use sortie_runtime::TaskSet;
 use sortie_tls::{ClientConfig, ReloadingIdentity};
 use url::Url;
@@ -15,8 +14,6 @@ use url::Url;
 use crate::spec::Tls;
 use crate::transport::Failure;
 
-/// Largest file of CA certificates, in bytes.
-const MAX_CA: u64 = 1 << 20;
 /// Most of an answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// The longest pause that a receiver may ask for.
@@ -30,11 +27,7 @@ pub(crate) struct TlsParts {
 
 /// Reads the files that the settings name.
 pub(crate) fn tls_parts(tls: &Tls, alpn: &[&[u8]]) -> Result<TlsParts, String> {
-    let mut pem = String::new();
-    if let Some(path) = &tls.trust.ca_file {
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_CA).read_to_string(&mut pem));
-        read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    }
+    let pem = tls.trust.read()?;
     let identity = match &tls.client {
         None => None,
         Some((cert, key)) => {
@@ -167,18 +160,6 @@ fn pause(value: &HeaderValue) -> Option<Duration> {
         }
     };
     Some(pause.min(LONGEST_PAUSE))
-}
-
-/// An error with its causes, without the URL.
-fn told(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

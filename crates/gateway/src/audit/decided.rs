@@ -203,8 +203,8 @@ impl Deciding {
                     policies: Names(&judged.decision.policies),
                     reason: &judged.decision.reason,
                     policy_sha256: policy,
-                    facts: Facts(if self.facts { &judged.decision.facts } else { &[] }),
-                    fact_forms: Forms(if self.facts { &judged.decision.forms } else { &[] }),
+                    facts: ByName(if self.facts { &judged.decision.facts } else { &[] }),
+                    fact_forms: ByName(if self.facts { &judged.decision.forms } else { &[] }),
                     fact_faults: Faults(if self.facts { &judged.decision.faults } else { &[] }),
                     now: self.now,
                     counts: counts(judged),
@@ -376,10 +376,10 @@ struct Said<'a> {
     policies: Names<'a>,
     reason: &'a str,
     policy_sha256: &'a str,
-    #[serde(skip_serializing_if = "Facts::is_empty")]
-    facts: Facts<'a>,
-    #[serde(skip_serializing_if = "Forms::is_empty")]
-    fact_forms: Forms<'a>,
+    #[serde(skip_serializing_if = "ByName::is_empty")]
+    facts: ByName<'a, Fact>,
+    #[serde(skip_serializing_if = "ByName::is_empty")]
+    fact_forms: ByName<'a, FactForm>,
     #[serde(skip_serializing_if = "Faults::is_empty")]
     fact_faults: Faults<'a>,
     now: i64,
@@ -401,32 +401,18 @@ impl Serialize for Names<'_> {
     }
 }
 
-struct Facts<'a>(&'a [(String, Fact)]);
+/// Values by name. What each fact is that was looked for stands beside the facts: to another policy their names say nothing.
+struct ByName<'a, T>(&'a [(String, T)]);
 
-impl Facts<'_> {
+impl<T> ByName<'_, T> {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-impl Serialize for Facts<'_> {
+impl<T: Serialize> Serialize for ByName<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, fact)| (name, fact)))
-    }
-}
-
-/// What each fact is that was looked for: to another policy its name says nothing.
-struct Forms<'a>(&'a [(String, FactForm)]);
-
-impl Forms<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl Serialize for Forms<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, form)| (name, form)))
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 
@@ -481,8 +467,8 @@ mod tests {
                 policies: Names(&[]),
                 reason: "because",
                 policy_sha256: &digits,
-                facts: Facts(&facts),
-                fact_forms: Forms(&forms),
+                facts: ByName(&facts),
+                fact_forms: ByName(&forms),
                 fact_faults: Faults(&faults),
                 now: 9,
                 counts: Some([1, 2, 3]),
