@@ -2,10 +2,12 @@
 //!
 //! Pure: no I/O. The shapes are a contract with SDKs that we do not own: fields are added, never renamed.
 
+mod agent;
 mod approval;
 mod checkpoint;
 mod discovery;
 mod error;
+mod event;
 mod headers;
 mod hop;
 mod identity;
@@ -13,16 +15,22 @@ mod key;
 mod page;
 mod route;
 mod schema;
+mod session;
 pub mod time;
 mod tunnel;
 mod workspace;
 
+pub use agent::{AgentTool, McpServer, Metadata, Model, NamedToolConfig, PermissionPolicy, SessionAgent, ToolConfig};
 pub use approval::{
     Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice, DecideApproval,
 };
 pub use checkpoint::PublishedCheckpoint;
 pub use discovery::Discovery;
 pub use error::{ApiError, ErrorKind};
+pub use event::{
+    ContentBlock, Evaluated, Evaluation, Event, EventBody, ModelUsage, Permission, RetryStatus, SessionFailure,
+    StopReason, Verdict,
+};
 pub use headers::{
     clean_trailers, frame_request, is_framed_once, is_loopback_name, is_plainly_framed, join_cookies, remove_beginning,
     strip_hop_by_hop, strip_ours,
@@ -35,6 +43,7 @@ pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;
+pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,

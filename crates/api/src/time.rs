@@ -42,6 +42,32 @@ pub mod optional {
     }
 }
 
+/// Timestamps with microseconds, as events have them, which may be absent. For `#[serde(with = "sortie_api::time::exact")]`.
+pub mod exact {
+    use jiff::{Timestamp, Unit};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    /// The timestamp to its microsecond, which is what the store knows.
+    pub fn micros(at: Timestamp) -> Timestamp {
+        Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+    }
+
+    /// Writes `2026-11-22T13:00:00.123456Z`, or `null`.
+    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => serializer.collect_str(&format_args!("{:.6}", micros(*at))),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads any RFC 3339 timestamp, or `null`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let parsed = text.map(|text| text.parse::<Timestamp>().and_then(|at| at.round(Unit::Microsecond)));
+        parsed.transpose().map_err(|_| D::Error::custom("expected an RFC 3339 timestamp"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;

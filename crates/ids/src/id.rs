@@ -139,6 +139,39 @@ id!(
     ApprovalId, "apr_", "approval"
 );
 
+id!(
+    /// An agent: a model with a prompt, tools and MCP servers.
+    AgentId, "agent_", "agent"
+);
+id!(
+    /// An environment: where the sandbox tools of sessions run.
+    EnvironmentId, "env_", "environment"
+);
+id!(
+    /// A session of an agent in an environment.
+    SessionId, "sesn_", "session"
+);
+id!(
+    /// An event of a session; also the id of the tool use that it tells of.
+    EventId, "sevt_", "event"
+);
+id!(
+    /// A thread of a session.
+    ThreadId, "sthr_", "thread"
+);
+id!(
+    /// A vault: credentials that sessions use.
+    VaultId, "vlt_", "vault"
+);
+id!(
+    /// A credential in a vault.
+    CredentialId, "vcrd_", "credential"
+);
+id!(
+    /// An item of an environment's work queue.
+    WorkId, "work_", "work"
+);
+
 random_id!(TunnelId);
 random_id!(CertificateId);
 random_id!(KeyId);
@@ -147,6 +180,14 @@ random_id!(OrganizationId);
 random_id!(RequestId);
 random_id!(LinkId);
 random_id!(ApprovalId);
+random_id!(AgentId);
+random_id!(EnvironmentId);
+random_id!(SessionId);
+random_id!(EventId);
+random_id!(ThreadId);
+random_id!(VaultId);
+random_id!(CredentialId);
+random_id!(WorkId);
 
 impl TokenId {
     /// The id of the token with this digest.

@@ -9,7 +9,8 @@ mod recent;
 mod secret;
 
 pub use id::{
-    ApprovalId, CertificateId, IdError, KeyId, LinkId, OrganizationId, RequestId, TokenId, TunnelId, WorkspaceId,
+    AgentId, ApprovalId, CertificateId, CredentialId, EnvironmentId, EventId, IdError, KeyId, LinkId, OrganizationId,
+    RequestId, SessionId, ThreadId, TokenId, TunnelId, VaultId, WorkId, WorkspaceId,
 };
 pub use name::{BaseDomain, NameError, RouteHost, RouteName, TunnelDomain, TunnelLabel};
 pub use recent::Recent;

@@ -9,6 +9,7 @@
 
 mod certificates;
 mod checkpoints;
+mod db;
 mod error;
 mod keys;
 mod meta;

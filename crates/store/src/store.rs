@@ -9,6 +9,7 @@ use sortie_ids::{KeyId, OrganizationId, TunnelId, WorkspaceId};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::broadcast;
 
+use crate::db::Db;
 use crate::error::During as _;
 use crate::keys::KeyCache;
 use crate::open::Clock;
@@ -115,6 +116,13 @@ impl Store {
     pub async fn close(&self) {
         self.inner.writer.close().await;
         self.inner.readers.close().await;
+    }
+
+    #[allow(dead_code, reason = "used by what is written on top of it")]
+    /// The database, for statements that both kinds understand.
+    pub(crate) fn db(&self) -> Db {
+        let Inner { writer, readers, .. } = &*self.inner;
+        Db::Sqlite { writer: writer.clone(), readers: readers.clone() }
     }
 
     pub(crate) fn readers(&self) -> &SqlitePool {
