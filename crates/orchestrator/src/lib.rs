@@ -6,3 +6,4 @@
 
 pub mod mcp;
 pub mod model;
+pub mod transcript;
