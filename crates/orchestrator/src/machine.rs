@@ -32,7 +32,8 @@ use sortie_ids::{EventId, ThreadId};
 
 use crate::mcp::{McpAnswer, McpFailure};
 use crate::model::{ModelAnswer, ModelError};
-use crate::transcript::{Entry, ToolName};
+use crate::prompt::Tool as Offered;
+use crate::transcript::Entry;
 
 pub(crate) use uses::is_closing;
 
@@ -91,7 +92,7 @@ pub enum Input {
     /// Clients sent events, in this order. Each has passed [`Machine::check`] together with those before it.
     Posted(Vec<EventBody>),
     /// The model answered. The tools that it names, as far as there are such.
-    Answered(ModelAnswer, BTreeMap<String, ToolName>),
+    Answered(ModelAnswer, BTreeMap<String, Offered>),
     /// The model did not answer.
     Unanswered(ModelError),
     /// A server told its tools, or failed to.
@@ -406,11 +407,6 @@ impl Machine {
     /// Entries in the transcript.
     pub fn entries(&self) -> u64 {
         self.state.entries
-    }
-
-    /// Forgets which servers have told their tools: they are asked again before the model is.
-    pub fn forget_servers(&mut self) {
-        self.listed.clear();
     }
 
     /// Judges events that come together, before they are taken. What it says of each one takes for granted that those

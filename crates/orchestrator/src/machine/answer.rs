@@ -10,7 +10,8 @@ use super::run::Run;
 use super::uses::Wish;
 use super::{Asked, Phase, text_block};
 use crate::model::ModelAnswer;
-use crate::transcript::{Entry, ToolName};
+use crate::prompt::Tool as Offered;
+use crate::transcript::Entry;
 
 /// What the model is told when an answer has ended at its greatest length.
 const GO_ON: &str = "Your answer ended at its greatest length. Go on exactly where it ended.";
@@ -20,7 +21,7 @@ const CUT_OFF: &str = "The answer ended at its greatest length within this tool 
 const NO_OBJECT: &str = "The input of this tool use is no JSON object, so it was not carried out.";
 
 impl Run<'_, '_> {
-    pub(super) fn answered(&mut self, answer: ModelAnswer, names: &BTreeMap<String, ToolName>) {
+    pub(super) fn answered(&mut self, answer: ModelAnswer, names: &BTreeMap<String, Offered>) {
         let Phase::Asking { span, message, thinking, what } = self.machine.state.phase.clone() else { return };
         self.machine.state.phase = Phase::Ready;
         self.machine.state.turn.failed = 0;
@@ -37,7 +38,7 @@ impl Run<'_, '_> {
         message: EventId,
         thinking: EventId,
         answer: ModelAnswer,
-        names: &BTreeMap<String, ToolName>,
+        names: &BTreeMap<String, Offered>,
     ) {
         let ModelAnswer { content, stop_reason, stop_details, usage, .. } = answer;
         self.measure(

@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use sortie_api::{
-    AgentTool, ContentBlock, Evaluated, Evaluation, Event, EventBody, NamedToolConfig, Permission, PermissionPolicy,
-    SessionAgent, ToolConfig, Verdict,
-};
+use sortie_api::{ContentBlock, Evaluated, Evaluation, Event, EventBody, Permission, PermissionPolicy, Verdict};
 use sortie_ids::EventId;
 
 use super::run::Run;
 use super::{Fate, NotTaken, Stage, Tool, Use, text_block};
 use crate::mcp::{McpAnswer, McpFailure};
+use crate::prompt::{Tool as Offered, Toolbox};
 use crate::transcript::{Entry, ToolName};
-
-/// The tools that every sandbox has.
-const SANDBOX: [&str; 6] = ["bash", "read", "write", "edit", "glob", "grep"];
 
 /// The answer to a use that an interrupt has ended.
 pub(super) const INTERRUPTED: &str = "The tool execution was interrupted before it had a result. It may have run, in part \
@@ -81,32 +76,23 @@ pub(super) fn fate(body: &EventBody, uses: &mut Vec<(EventId, Stage, Tool)>) -> 
 
 impl Run<'_, '_> {
     /// Shows what the model wants to use, and judges it. To be followed by [`Run::refuse`].
-    pub(super) fn wish(&mut self, id: EventId, wish: Wish, names: &BTreeMap<String, ToolName>) -> Option<Refused> {
+    pub(super) fn wish(&mut self, id: EventId, wish: Wish, names: &BTreeMap<String, Offered>) -> Option<Refused> {
         let Wish { block, name, input, broken } = wish;
-        let known = match names.get(&name) {
-            Some(known) => Some(known.clone()),
-            None => SANDBOX.contains(&name.as_str()).then(|| ToolName::Sandbox(name.clone())),
-        };
-        let access = match (&known, broken) {
-            (Some(known), None) => access(&self.machine.session.agent, known),
-            _ => Access::Missing,
-        };
+        let offered = names.get(&name).filter(|_| broken.is_none());
+        let access = Access::of(offered);
         let permission = access.permission();
-        let (body, tool) = match known {
-            Some(ToolName::Mcp { server, tool }) => {
+        let meant = names.get(&name).map_or_else(|| Toolbox::guess(&name), |offered| offered.name.clone());
+        let (body, tool) = match meant {
+            ToolName::Mcp { server, tool } => {
                 let (mcp_server_name, name) = (server.clone(), tool.clone());
-                (
-                    EventBody::AgentMcpToolUse { mcp_server_name, name, input, permission },
-                    Tool::Mcp { server, name: tool },
-                )
+                (EventBody::AgentMcpToolUse { mcp_server_name, name, input, permission }, Tool::Mcp { server, name: tool })
             }
-            Some(ToolName::Custom(name)) if access != Access::Missing => {
+            ToolName::Custom(name) if access == Access::Free => {
                 (EventBody::AgentCustomToolUse { name, input }, Tool::Custom)
             }
-            Some(ToolName::Sandbox(name) | ToolName::Custom(name)) => {
+            ToolName::Sandbox(name) | ToolName::Custom(name) => {
                 (EventBody::AgentToolUse { name, input, permission }, Tool::Sandbox)
             }
-            None => (EventBody::AgentToolUse { name: name.clone(), input, permission }, Tool::Sandbox),
         };
         self.emit_as(id.clone(), body);
         let stage = match (access, &tool) {
@@ -237,6 +223,15 @@ enum Access {
 }
 
 impl Access {
+    fn of(offered: Option<&Offered>) -> Self {
+        match offered.map(|offered| offered.policy) {
+            None => Self::Missing,
+            Some(None) => Self::Free,
+            Some(Some(PermissionPolicy::AlwaysAllow)) => Self::Allow,
+            Some(Some(PermissionPolicy::AlwaysAsk)) => Self::Ask,
+        }
+    }
+
     fn permission(self) -> Permission {
         let (evaluated, evaluation) = match self {
             Self::Missing => (Some(Evaluated::Deny), None),
@@ -245,33 +240,5 @@ impl Access {
             Self::Free => (None, None),
         };
         Permission { evaluated_permission: evaluated, evaluation }
-    }
-}
-
-fn access(agent: &SessionAgent, wanted: &ToolName) -> Access {
-    let config = agent.tools.iter().find_map(|tool| match (tool, wanted) {
-        (AgentTool::Toolset { default_config, configs }, ToolName::Sandbox(name))
-            if SANDBOX.contains(&name.as_str()) =>
-        {
-            Some(of(default_config, configs, name))
-        }
-        (AgentTool::Mcp { mcp_server_name, default_config, configs }, ToolName::Mcp { server, tool })
-            if mcp_server_name == server =>
-        {
-            Some(of(default_config, configs, tool))
-        }
-        (AgentTool::Custom { name, .. }, ToolName::Custom(wanted)) if name == wanted => Some(Access::Free),
-        _ => None,
-    });
-    config.unwrap_or(Access::Missing)
-}
-
-fn of(default: &ToolConfig, configs: &[NamedToolConfig], name: &str) -> Access {
-    let named = configs.iter().find(|named| named.name == name).map(|named| &named.config);
-    let config = named.unwrap_or(default);
-    match config.permission_policy {
-        _ if !config.enabled => Access::Missing,
-        PermissionPolicy::AlwaysAllow => Access::Allow,
-        PermissionPolicy::AlwaysAsk => Access::Ask,
     }
 }
