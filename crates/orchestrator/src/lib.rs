@@ -6,4 +6,6 @@
 
 pub mod mcp;
 pub mod model;
+pub mod models;
+pub mod prompt;
 pub mod transcript;
