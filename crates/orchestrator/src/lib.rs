@@ -8,5 +8,7 @@ pub mod live;
 pub mod machine;
 pub mod mcp;
 pub mod model;
+pub mod models;
+pub mod prompt;
 pub mod sessions;
 pub mod transcript;

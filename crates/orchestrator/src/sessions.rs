@@ -17,9 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use sortie_api::{
-    Event, EventBody, Metadata, Session, SessionAgent, SessionStats, SessionStatus, Usage,
-};
+use sortie_api::{Event, EventBody, Metadata, Session, SessionAgent, SessionStats, SessionStatus, Usage};
 use sortie_ids::{EnvironmentId, EventId, KeyId, OrganizationId, SessionId, ThreadId, VaultId, WorkspaceId};
 use sortie_runtime::TaskSet;
 use sortie_store::{Object, Store, StoreError};

@@ -85,7 +85,10 @@ impl Run<'_, '_> {
         let (body, tool) = match meant {
             ToolName::Mcp { server, tool } => {
                 let (mcp_server_name, name) = (server.clone(), tool.clone());
-                (EventBody::AgentMcpToolUse { mcp_server_name, name, input, permission }, Tool::Mcp { server, name: tool })
+                (
+                    EventBody::AgentMcpToolUse { mcp_server_name, name, input, permission },
+                    Tool::Mcp { server, name: tool },
+                )
             }
             ToolName::Custom(name) if access == Access::Free => {
                 (EventBody::AgentCustomToolUse { name, input }, Tool::Custom)

@@ -82,7 +82,8 @@ impl Actor {
         let Some(core) = self.core.as_mut().filter(|core| core.transcript.is_none()) else { return Ok(()) };
         let lines = self.inner.store.transcript(&self.id).await?;
         core.transcript_bytes = lines.iter().map(String::len).sum();
-        let entries = lines.iter().map(|line| serde_json::from_str(line).map_err(|_| StoreError::Corrupt("transcript")));
+        let entries =
+            lines.iter().map(|line| serde_json::from_str(line).map_err(|_| StoreError::Corrupt("transcript")));
         core.transcript = Some(entries.collect::<Result<_, _>>()?);
         Ok(())
     }
@@ -133,7 +134,8 @@ fn input_of(entries: &[Entry], block: &str) -> Map<String, Value> {
         Entry::Assistant { content, .. } => Some(content.iter()),
         _ => None,
     });
-    let found = blocks.find_map(|mut blocks| blocks.find(|known| known.get("id").and_then(Value::as_str) == Some(block)));
+    let found =
+        blocks.find_map(|mut blocks| blocks.find(|known| known.get("id").and_then(Value::as_str) == Some(block)));
     found.and_then(|block| block.get("input")?.as_object().cloned()).unwrap_or_default()
 }
 

@@ -13,7 +13,9 @@ pub(super) fn echo(body: &EventBody, tool_use: &EventId, before: &[Event]) -> Re
     }
     if before.iter().any(|event| is_closing(&event.body)) {
         // Not a conflict: workers try those again.
-        return Err(Refusal::Invalid(format!("{tool_use} was ended by the session itself, and takes no answer any more")));
+        return Err(Refusal::Invalid(format!(
+            "{tool_use} was ended by the session itself, and takes no answer any more"
+        )));
     }
     let is_word = |body: &EventBody| matches!(body, EventBody::UserToolConfirmation { .. });
     match before.iter().find(|event| is_word(&event.body) == is_word(body)).or(before.last()) {
