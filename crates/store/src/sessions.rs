@@ -350,7 +350,7 @@ impl Store {
         let (previous, next) = match filter.place {
             None => (None, last.filter(|_| more)),
             Some(place) if back => (first.filter(|_| more), last.or(Some(beside(place, filter.ascending)))),
-            Some(place) => (first.or(Some(beside(before(place), !filter.ascending))), last.filter(|_| more)),
+            Some(place) => (first.or(Some(beside(place, !filter.ascending))), last.filter(|_| more)),
         };
         Ok(SessionPage { items: found.into_iter().map(|(_, session)| session).collect(), previous, next })
     }
