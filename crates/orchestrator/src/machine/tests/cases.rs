@@ -1,0 +1,1 @@
+//! Single courses, event by event.
