@@ -18,6 +18,7 @@ mod schema;
 mod session;
 pub mod time;
 mod tunnel;
+mod work;
 mod workspace;
 
 pub use agent::{AgentTool, McpServer, Metadata, Model, NamedToolConfig, PermissionPolicy, SessionAgent, ToolConfig};
@@ -47,5 +48,9 @@ pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use work::{
+    CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,
+    WorkQueueStats, WorkState,
 };
 pub use workspace::{CreateWorkspace, Workspace};

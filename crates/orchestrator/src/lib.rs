@@ -6,3 +6,5 @@
 
 pub mod mcp;
 pub mod model;
+pub mod queue;
+pub mod work;

@@ -18,6 +18,12 @@ pub enum Object {
     Certificate,
     /// A key.
     Key,
+    /// An environment.
+    Environment,
+    /// A session.
+    Session,
+    /// An item of work.
+    Work,
 }
 
 impl Object {
@@ -34,6 +40,9 @@ impl fmt::Display for Object {
             Object::Tunnel => "tunnel",
             Object::Certificate => "certificate",
             Object::Key => "key",
+            Object::Environment => "environment",
+            Object::Session => "session",
+            Object::Work => "item of work",
         })
     }
 }
@@ -106,6 +115,15 @@ pub enum StoreError {
     /// The operating system gave no random bytes, or a secret could not be encrypted.
     #[error("a secret could not be encrypted")]
     Seal,
+    /// The session has gone on from the revision that was to be built on.
+    #[error("the session was changed at the same time; read it again")]
+    Outdated,
+    /// No workers work for an environment of this type.
+    #[error("an environment of the type `{0}` has no workers; name a `self_hosted` one")]
+    NoWorkers(String),
+    /// The environment's limit of health checks is reached.
+    #[error("Environment already has {0} health checks that wait for an answer")]
+    TooManyHealthchecks(u32),
     /// The task of a write ended before it could answer; whether it was stored is not known.
     #[error("the write was cut off, since the hub is stopping")]
     Interrupted,

@@ -10,6 +10,7 @@
 mod certificates;
 mod checkpoints;
 mod db;
+mod environment_keys;
 mod error;
 mod keys;
 mod meta;
@@ -21,6 +22,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod work;
 mod workspaces;
 
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
@@ -31,3 +33,4 @@ pub use open::Clock;
 pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};
