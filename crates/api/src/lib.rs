@@ -13,6 +13,7 @@ mod hop;
 mod identity;
 mod key;
 mod page;
+mod place;
 mod route;
 mod schema;
 mod sent;
@@ -43,9 +44,12 @@ pub use hop::{
 pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use place::{place_text, read_place};
 pub use route::Route;
 pub use sent::{SendEvents, initial_events};
-pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
+pub use session::{
+    CacheCreation, DeletedSession, Session, SessionList, SessionStats, SessionStatus, SessionThread, Usage,
+};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,

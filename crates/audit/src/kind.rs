@@ -64,6 +64,11 @@ table! {
     MANAGEMENT_UNCHANGED = "H2014I", "management_unchanged", "A management operation changed nothing: it was done before.";
     REQUESTS_REFUSED = "H2015W", "requests_refused", "Requests that showed no valid key, or one that may not ask for this, counted.";
     CHECKPOINTS_FORGOTTEN = "H2016W", "checkpoints_forgotten", "The checkpoints of a log gave way to those of another one.";
+    SESSION_CREATED = "H2141I", "session_created", "A session was made.";
+    SESSION_UPDATED = "H2142I", "session_updated", "A session was changed.";
+    SESSION_ARCHIVED = "H2143I", "session_archived", "A session was archived, which ends it.";
+    SESSION_DELETED = "H2144I", "session_deleted", "A session was deleted with all of its events.";
+    SESSION_EVENTS_SENT = "H2145I", "session_events_sent", "Events were sent to a session.";
 }
 
 impl Kind {
