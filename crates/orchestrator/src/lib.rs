@@ -5,5 +5,10 @@
 //! and nothing that may have run is done again in silence.
 
 pub mod live;
+pub mod machine;
 pub mod mcp;
 pub mod model;
+pub mod models;
+pub mod prompt;
+pub mod sessions;
+pub mod transcript;
