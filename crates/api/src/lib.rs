@@ -20,6 +20,7 @@ mod sent;
 mod session;
 pub mod time;
 mod tunnel;
+mod work;
 mod workspace;
 
 pub use agent::{AgentTool, McpServer, Metadata, Model, NamedToolConfig, PermissionPolicy, SessionAgent, ToolConfig};
@@ -53,5 +54,9 @@ pub use session::{
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use work::{
+    CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,
+    WorkQueueStats, WorkState,
 };
 pub use workspace::{CreateWorkspace, Workspace};

@@ -12,3 +12,5 @@ pub mod models;
 pub mod prompt;
 pub mod sessions;
 pub mod transcript;
+pub mod queue;
+pub mod work;

@@ -22,6 +22,8 @@ pub enum Object {
     Environment,
     /// A session.
     Session,
+    /// An item of work.
+    Work,
 }
 
 impl Object {
@@ -40,6 +42,7 @@ impl fmt::Display for Object {
             Object::Key => "key",
             Object::Environment => "environment",
             Object::Session => "session",
+            Object::Work => "item of work",
         })
     }
 }
@@ -121,6 +124,12 @@ pub enum StoreError {
     /// A session that works is neither archived nor deleted.
     #[error("the session is running; send a `user.interrupt` first")]
     AtWork,
+    /// No workers work for an environment of this type.
+    #[error("an environment of the type `{0}` has no workers; name a `self_hosted` one")]
+    NoWorkers(String),
+    /// The environment's limit of health checks is reached.
+    #[error("Environment already has {0} health checks that wait for an answer")]
+    TooManyHealthchecks(u32),
     /// The task of a write ended before it could answer; whether it was stored is not known.
     #[error("the write was cut off, since the hub is stopping")]
     Interrupted,

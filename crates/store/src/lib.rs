@@ -10,6 +10,7 @@
 mod certificates;
 mod checkpoints;
 mod db;
+mod environment_keys;
 mod error;
 mod events;
 mod keys;
@@ -23,6 +24,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod work;
 mod workspaces;
 
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
@@ -35,3 +37,4 @@ pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use sessions::{NewSession, SessionFilter, SessionPage, SessionPlace, SessionRecord, Transition};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};

@@ -26,6 +26,7 @@ impl Caller {
             && match self.key.kind {
                 KeyKind::Manage => true,
                 KeyKind::Use => self.key.grants.iter().any(|grant| grant.covers(&tunnel.id, route)),
+                KeyKind::Environment => false,
             }
     }
 }
