@@ -12,7 +12,9 @@ mod headers;
 mod hop;
 mod identity;
 mod key;
+mod mcp_url;
 mod page;
+mod patch;
 mod route;
 mod schema;
 mod session;
@@ -20,7 +22,11 @@ pub mod time;
 mod tunnel;
 mod workspace;
 
-pub use agent::{AgentTool, McpServer, Metadata, Model, NamedToolConfig, PermissionPolicy, SessionAgent, ToolConfig};
+pub use agent::{
+    Agent, AgentDefinition, AgentOverrides, AgentTool, CreateAgent, ExecutionIdentity, McpServer, Metadata, Model,
+    NamedToolConfig, PermissionPolicy, SANDBOX_TOOLS, SentConfig, SentMcpTool, SentModel, SentSandboxTool, SentServer,
+    SentTool, SessionAgent, ToolConfig, UpdateAgent,
+};
 pub use approval::{
     Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice, DecideApproval,
 };
@@ -41,7 +47,9 @@ pub use hop::{
 };
 pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use patch::{Patch, check_metadata, patch_metadata};
 pub use route::Route;
 pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
 pub use tunnel::{

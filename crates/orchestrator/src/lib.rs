@@ -4,5 +4,6 @@
 //! stores each transition before it acts on it. So a session goes on after a crash where its last stored transition left it,
 //! and nothing that may have run is done again in silence.
 
+pub mod agent;
 pub mod mcp;
 pub mod model;
