@@ -7,6 +7,7 @@
 //! A write runs to its end once it has begun, even when its caller goes away, and is announced to
 //! [`Store::changes`] after its commit. Its task ends with the write; [`Store::close`] waits for it.
 
+mod agents;
 mod certificates;
 mod checkpoints;
 mod db;
@@ -27,6 +28,7 @@ mod tunnels;
 mod work;
 mod workspaces;
 
+pub use agents::{Changed, Created};
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
 pub use error::{Object, StoreError};

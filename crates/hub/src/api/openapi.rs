@@ -10,13 +10,18 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sortie_api::ErrorKind;
-use sortie_ids::{CertificateId, KeyId, RouteName, TunnelId, TunnelLabel};
+use sortie_ids::{
+    AgentId, CertificateId, CredentialId, EnvironmentId, KeyId, RouteName, TunnelId, TunnelLabel, VaultId,
+};
 
 use super::API_VERSIONS;
 use super::operations::{Access, Answer, OPERATIONS, Operation};
 
 /// Where the definitions of types lie in the document.
 const DEFINITIONS: &str = "/components/schemas";
+/// Lists of what is never archived.
+const NEVER_ARCHIVED: [&str; 3] =
+    ["/v1/sortie/workspaces", "/v1/sortie/tunnels/{tunnel_id}/checkpoints", "/v1/agents/{agent_id}/versions"];
 /// The methods that an operation without one is listed under.
 const EVERY: [Method; 7] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::OPTIONS, Method::HEAD, Method::PATCH];
@@ -136,9 +141,7 @@ impl Types {
         }
         if operation.paged {
             all.extend(["limit", "page"].map(reference));
-            if !["/v1/sortie/workspaces", "/v1/sortie/tunnels/{tunnel_id}/checkpoints"]
-                .contains(&operation.path.as_str())
-            {
+            if !NEVER_ARCHIVED.contains(&operation.path.as_str()) {
                 all.push(reference("include_archived"));
             }
         }
@@ -154,6 +157,10 @@ impl Types {
             "tunnel_id" => schema(TunnelId::json_schema),
             "certificate_id" => schema(CertificateId::json_schema),
             "key_id" => schema(KeyId::json_schema),
+            "agent_id" => schema(AgentId::json_schema),
+            "environment_id" => schema(EnvironmentId::json_schema),
+            "vault_id" => schema(VaultId::json_schema),
+            "credential_id" => schema(CredentialId::json_schema),
             "label" => schema(TunnelLabel::json_schema),
             "route" => schema(RouteName::json_schema),
             _ => json!({"type": "string"}),

@@ -1,6 +1,8 @@
 //! Everything that the API's listener answers, in one table. The router, who may ask, and the OpenAPI document are made
 //! from it, so that none of them can know an operation that the others do not.
 
+mod resources;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::routing::{MethodRouter, get, post};
@@ -31,6 +33,11 @@ pub(crate) enum Access {
     /// A key that may call the route.
     Route,
 }
+
+/// Largest body of an operation that says nothing else, in bytes.
+const USUAL_BODY: usize = 64 * 1024;
+/// Largest body of an operation that takes whole definitions or conversations, in bytes, as the public contract has it.
+const LARGE_BODY: usize = 32 * 1024 * 1024;
 
 /// What answers an operation outside of the API's router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +91,8 @@ pub(super) struct Operation {
     /// A further parameter of its query, with its description.
     pub(super) query: Option<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
+    /// Largest body that it takes, in bytes; a larger one is answered with 413.
+    pub(super) body: usize,
     /// The events that it may leave in the audit. Whatever changes something or shows a secret leaves some.
     pub(super) leaves: &'static [Kind],
 }
@@ -107,6 +116,7 @@ impl Operation {
             paged,
             query,
             deprecated,
+            body: USUAL_BODY,
             leaves: &[],
         }
     }
@@ -118,6 +128,11 @@ impl Operation {
     /// What changes something or shows a secret, with the events that it leaves.
     fn post(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
         Self { leaves, ..Self::new(Some(Method::POST), path, id, access, Served::Router(served)) }
+    }
+
+    /// What takes something away, with the events that it leaves.
+    fn delete(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
+        Self { leaves, ..Self::new(Some(Method::DELETE), path, id, access, Served::Router(served)) }
     }
 
     fn front(path: &str, id: &str, access: Access, own: Own) -> Self {
@@ -147,6 +162,10 @@ impl Operation {
 
     fn text(self, kind: &'static str) -> Self {
         Self { answer: Answer::Text(kind), ..self }
+    }
+
+    fn large(self) -> Self {
+        Self { body: LARGE_BODY, ..self }
     }
 
     fn asks(self, name: &'static str, description: &'static str) -> Self {
@@ -190,6 +209,7 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     ]);
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
+    all.extend(resources::all());
     all.extend(beside());
     all.extend(outside());
     all
