@@ -109,9 +109,17 @@ impl ListQuery {
     /// # Errors
     /// 400 for a limit out of bounds, or a cursor that this list did not hand out.
     pub fn check(&self, list: &str, limits: &Limits) -> Result<PageRequest, ApiError> {
-        let limit = self.limit.unwrap_or(limits.default_page);
-        if limit == 0 || limit > limits.largest_page {
-            let most = limits.largest_page;
+        self.check_up_to(u32::MAX, list, limits)
+    }
+
+    /// The same for a list whose pages have at most so many objects, whatever the installation allows.
+    ///
+    /// # Errors
+    /// As [`ListQuery::check`].
+    pub fn check_up_to(&self, most: u32, list: &str, limits: &Limits) -> Result<PageRequest, ApiError> {
+        let most = most.min(limits.largest_page);
+        let limit = self.limit.unwrap_or(limits.default_page.min(most));
+        if limit == 0 || limit > most {
             return Err(ApiError::invalid_request(format!("limit: must be between 1 and {most}, not {limit}")));
         }
         let before = match &self.page {

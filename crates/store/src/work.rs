@@ -228,7 +228,6 @@ pub(crate) async fn ensure_work(
 ///
 /// # Errors
 /// Database errors.
-#[allow(dead_code, reason = "for the commit that ends a session")]
 pub(crate) async fn end_work(
     transaction: &mut Transaction,
     session: &SessionId,

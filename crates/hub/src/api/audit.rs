@@ -8,7 +8,7 @@ use axum::RequestExt as _;
 use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
-use sortie_api::{ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
+use sortie_api::{Agent, ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
 use sortie_ids::{RequestId, TunnelId};
 
@@ -195,6 +195,25 @@ fn of_certificate(certificate: &TunnelCertificate) -> Value {
         "certificate_id": certificate.id,
         "certificate_fingerprint": certificate.fingerprint.to_string(),
     })
+}
+
+pub(super) fn agent_created(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_CREATED, of_agent(agent));
+}
+
+/// With the members that are different from before.
+pub(super) fn agent_updated(call: &Call, agent: &Agent, members: &[&str]) {
+    let mut fields = of_agent(agent);
+    fields["changed"] = json!(members);
+    call.note(kinds::AGENT_UPDATED, fields);
+}
+
+pub(super) fn agent_archived(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_ARCHIVED, of_agent(agent));
+}
+
+fn of_agent(agent: &Agent) -> Value {
+    json!({"agent_id": agent.id, "agent_version": agent.version, "agent_name": agent.definition.name})
 }
 
 pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {

@@ -60,7 +60,9 @@ impl From<StoreError> for Failure {
             | StoreError::TooManyWorkspaces(_)
             | StoreError::TooManyHealthchecks(_) => ApiError::limit_reached(sentence),
             StoreError::Outdated => ApiError::conflict(capitalised(&sentence)).with_retry(true),
-            StoreError::NoWorkers(_) => ApiError::invalid_request(capitalised(&sentence)),
+            StoreError::NoWorkers(_) | StoreError::AtWork => ApiError::invalid_request(capitalised(&sentence)),
+            StoreError::NotSelfHosted(_) => ApiError::invalid_request(sentence),
+            StoreError::Refused(error) => ApiError::clone(error),
             StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),
@@ -137,9 +139,10 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// Counts the answers of an operation, refusals included.
 pub(super) async fn count(
     State((api, operation)): State<(Arc<ApiState>, &'static Operation)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    request.extensions_mut().insert(BodyLimit(operation.body));
     let response = admit(&api, operation, request, next).await;
     let status = class(response.status().as_u16());
     metrics::counter!("sortie_hub_api_requests_total", "operation" => operation.id.as_str(), "status" => status)
@@ -284,6 +287,10 @@ impl<S: Sync> FromRequestParts<S> for Call {
         })
     }
 }
+
+/// Largest body that an operation takes, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimit(pub(super) usize);
 
 /// The failure for a body that could not be read.
 pub(super) fn unreadable(status: StatusCode, limit: usize) -> Failure {

@@ -4,6 +4,7 @@
 //! answered with `cache-control: no-store`. A failure inside is logged under the request's id and answered without its
 //! cause. Each request is a task that runs to its end, also when the caller goes away.
 
+mod agents;
 mod approvals;
 mod audit;
 mod auth;
@@ -51,9 +52,6 @@ pub(crate) use operations::{Own, own};
 
 /// The values of the header `anthropic-version` that are understood; a request without one is taken, too.
 pub const API_VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
-
-/// Largest request body taken, in bytes.
-const MAX_BODY: usize = 64 * 1024;
 
 /// What a check of a CA certificate found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,11 +107,11 @@ pub fn router(state: ApiState) -> Router {
     routed
         .fold(Router::new(), |router, (operation, handler)| {
             let admission = middleware::from_fn_with_state((Arc::clone(&state), operation), frame::count);
-            router.route(&operation.path, handler().route_layer(admission))
+            let body = DefaultBodyLimit::max(operation.body);
+            router.route(&operation.path, handler().route_layer(body).route_layer(admission))
         })
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(frame::enclose))
         .with_state(state)
 }

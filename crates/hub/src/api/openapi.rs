@@ -10,13 +10,22 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sortie_api::ErrorKind;
-use sortie_ids::{CertificateId, EnvironmentId, KeyId, RouteName, TunnelId, TunnelLabel, WorkId};
+use sortie_ids::{
+    AgentId, CertificateId, CredentialId, EnvironmentId, KeyId, RouteName, TunnelId, TunnelLabel, VaultId, WorkId,
+};
 
 use super::API_VERSIONS;
 use super::operations::{Access, Answer, OPERATIONS, Operation};
 
 /// Where the definitions of types lie in the document.
 const DEFINITIONS: &str = "/components/schemas";
+/// Lists of what is never archived.
+const NEVER_ARCHIVED: [&str; 4] = [
+    "/v1/sortie/workspaces",
+    "/v1/sortie/tunnels/{tunnel_id}/checkpoints",
+    "/v1/agents/{agent_id}/versions",
+    "/v1/environments/{environment_id}/work",
+];
 /// The methods that an operation without one is listed under.
 const EVERY: [Method; 7] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::OPTIONS, Method::HEAD, Method::PATCH];
@@ -136,13 +145,7 @@ impl Types {
         }
         if operation.paged {
             all.extend(["limit", "page"].map(reference));
-            if ![
-                "/v1/sortie/workspaces",
-                "/v1/sortie/tunnels/{tunnel_id}/checkpoints",
-                "/v1/environments/{environment_id}/work",
-            ]
-            .contains(&operation.path.as_str())
-            {
+            if !NEVER_ARCHIVED.contains(&operation.path.as_str()) {
                 all.push(reference("include_archived"));
             }
         }
@@ -158,7 +161,10 @@ impl Types {
             "tunnel_id" => schema(TunnelId::json_schema),
             "certificate_id" => schema(CertificateId::json_schema),
             "key_id" => schema(KeyId::json_schema),
+            "agent_id" => schema(AgentId::json_schema),
             "environment_id" => schema(EnvironmentId::json_schema),
+            "vault_id" => schema(VaultId::json_schema),
+            "credential_id" => schema(CredentialId::json_schema),
             "work_id" => schema(WorkId::json_schema),
             "label" => schema(TunnelLabel::json_schema),
             "route" => schema(RouteName::json_schema),

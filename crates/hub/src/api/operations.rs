@@ -1,6 +1,7 @@
 //! Everything that the API's listener answers, in one table. The router, who may ask, and the OpenAPI document are made
 //! from it, so that none of them can know an operation that the others do not.
 
+mod resources;
 mod work;
 
 use std::sync::{Arc, LazyLock};
@@ -41,6 +42,11 @@ pub(crate) enum Access {
     /// A `manage` key, or for what they work at, the key of an environment or the token of an item of its work.
     Worker,
 }
+
+/// Largest body of an operation that says nothing else, in bytes.
+const USUAL_BODY: usize = 64 * 1024;
+/// Largest body of an operation that takes whole definitions or conversations, in bytes, as the public contract has it.
+const LARGE_BODY: usize = 32 * 1024 * 1024;
 
 /// What answers an operation outside of the API's router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +100,8 @@ pub(super) struct Operation {
     /// A further parameter of its query, with its description.
     pub(super) query: Option<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
+    /// Largest body that it takes, in bytes; a larger one is answered with 413.
+    pub(super) body: usize,
     /// The events that it may leave in the audit. Whatever changes something or shows a secret leaves some.
     pub(super) leaves: &'static [Kind],
     /// Whether it changes something and leaves no events all the same, as it is asked for every few seconds.
@@ -119,6 +127,7 @@ impl Operation {
             paged,
             query,
             deprecated,
+            body: USUAL_BODY,
             leaves: &[],
             unrecorded: false,
         }
@@ -131,6 +140,11 @@ impl Operation {
     /// What changes something or shows a secret, with the events that it leaves.
     fn post(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
         Self { leaves, ..Self::new(Some(Method::POST), path, id, access, Served::Router(served)) }
+    }
+
+    /// What takes something away, with the events that it leaves.
+    fn delete(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
+        Self { leaves, ..Self::new(Some(Method::DELETE), path, id, access, Served::Router(served)) }
     }
 
     fn front(path: &str, id: &str, access: Access, own: Own) -> Self {
@@ -160,6 +174,10 @@ impl Operation {
 
     fn text(self, kind: &'static str) -> Self {
         Self { answer: Answer::Text(kind), ..self }
+    }
+
+    fn large(self) -> Self {
+        Self { body: LARGE_BODY, ..self }
     }
 
     fn unrecorded(self) -> Self {
@@ -207,6 +225,7 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     ]);
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
+    all.extend(resources::all());
     all.extend(work::all());
     all.extend(beside());
     all.extend(outside());
