@@ -37,6 +37,8 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::sessions::Sessions;
 use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
@@ -93,6 +95,10 @@ pub struct ApiState {
     pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
+    /// The sessions of agents.
+    pub sessions: Sessions,
+    /// What is published of them.
+    pub live: Live,
 }
 
 type Api = State<Arc<ApiState>>;
