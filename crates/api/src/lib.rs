@@ -14,8 +14,8 @@ mod identity;
 mod key;
 mod mcp_url;
 mod page;
-mod place;
 mod patch;
+mod place;
 mod route;
 mod schema;
 mod sent;
@@ -52,12 +52,13 @@ pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
-pub use place::{place_text, read_place};
 pub use patch::{Patch, check_metadata, patch_metadata};
+pub use place::{place_text, read_place};
 pub use route::Route;
-pub use sent::{SendEvents, initial_events};
+pub use sent::{SendEvents, SentEvents, initial_events};
 pub use session::{
-    CacheCreation, DeletedSession, Session, SessionList, SessionStats, SessionStatus, SessionThread, Usage,
+    CacheCreation, ChangedAgent, ChosenAgent, CreateSession, DeletedSession, Session, SessionList, SessionStats,
+    SessionStatus, SessionThread, UpdateSession, Usage, no_resources,
 };
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,

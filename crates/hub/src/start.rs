@@ -11,6 +11,10 @@ use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_audit::kinds;
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::mcp::NoServers;
+use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -174,7 +178,19 @@ impl Hub {
             signer: signer.clone(),
             audit: audit.clone(),
         });
+        let live = Live::start(tasks);
+        let models = Arc::new(Catalog::default());
+        let sessions = Sessions::start(
+            store.clone(),
+            models,
+            Arc::new(NoServers),
+            live.clone(),
+            Settings::default(),
+            tasks.clone(),
+        );
         let router = crate::api::router(ApiState {
+            sessions: sessions.clone(),
+            live,
             store: store.clone(),
             base_domain: config.base_domain.clone(),
             limits: config.limits,
@@ -220,6 +236,10 @@ impl Hub {
             None => None,
         };
 
+        let at_work = sessions.recover().await?;
+        if at_work > 0 {
+            tracing::info!(sessions = at_work, "sessions that were at work go on");
+        }
         let following = follow_changes(store.clone(), links.clone(), pool.clone());
         let stop = tasks.clone();
         tasks.spawn("changes", async move {

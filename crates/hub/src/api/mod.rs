@@ -11,6 +11,7 @@ mod auth;
 mod betas;
 mod certificates;
 mod checkpoints;
+mod events;
 mod extract;
 mod frame;
 mod identity;
@@ -18,8 +19,11 @@ mod keys;
 mod openapi;
 mod operations;
 mod organization;
+mod pairs;
 mod repeat;
 mod routes;
+mod sessions;
+mod threads;
 mod tunnels;
 mod workspaces;
 
@@ -35,6 +39,8 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::sessions::Sessions;
 use sortie_store::{Page, Store};
 
 use crate::audit::Audit;
@@ -88,6 +94,10 @@ pub struct ApiState {
     pub audit: Audit,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
+    /// The sessions of agents.
+    pub sessions: Sessions,
+    /// What is published of them.
+    pub live: Live,
 }
 
 type Api = State<Arc<ApiState>>;
