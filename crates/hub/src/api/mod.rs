@@ -25,6 +25,8 @@ mod routes;
 mod sessions;
 mod threads;
 mod tunnels;
+mod work;
+mod workers;
 mod workspaces;
 
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::sessions::Sessions;
+use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
 use crate::audit::Audit;
@@ -92,6 +95,8 @@ pub struct ApiState {
     pub gateways: Gateways,
     /// Where what is done is recorded.
     pub audit: Audit,
+    /// The queues of environments.
+    pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
     /// The sessions of agents.

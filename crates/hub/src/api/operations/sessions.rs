@@ -35,7 +35,7 @@ fn of_sessions() -> Vec<Operation> {
             .asks("statuses[]", "Only sessions that do this; may be repeated.")
             .asks("include_archived", "Whether archived sessions are listed, too.")
             .answers::<SessionList>(),
-        Operation::get("/v1/sessions/{session_id}", "get_session", access, || get(sessions::retrieve))
+        Operation::get("/v1/sessions/{session_id}", "get_session", Access::Worker, || get(sessions::retrieve))
             .says("Show a session.")
             .answers::<Session>(),
         Operation::post("/v1/sessions/{session_id}", "update_session", access, &[kinds::SESSION_UPDATED], || {
@@ -77,7 +77,7 @@ fn of_sessions() -> Vec<Operation> {
 }
 
 fn of_events() -> Vec<Operation> {
-    let access = Access::Manage;
+    let access = Access::Worker;
     vec![
         Operation::post(
             "/v1/sessions/{session_id}/events",
