@@ -14,7 +14,9 @@ use sortie_ids::{ApiKey, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::NoServers;
 use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
+use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -178,6 +180,9 @@ impl Hub {
             signer: signer.clone(),
             audit: audit.clone(),
         });
+        let terms =
+            Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
+        let work = Queues::start(store.clone(), terms, tasks).await?;
         let live = Live::start(tasks);
         let models = Arc::new(Catalog::default());
         let sessions = Sessions::start(
@@ -201,6 +206,7 @@ impl Hub {
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
             audit: audit.clone(),
+            work,
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
