@@ -11,6 +11,7 @@ mod agents;
 mod certificates;
 mod checkpoints;
 mod db;
+mod environments;
 mod error;
 mod keys;
 mod meta;
