@@ -15,12 +15,15 @@ mod identity;
 mod key;
 mod mcp_url;
 mod page;
+mod place;
 mod patch;
 mod route;
 mod schema;
+mod sent;
 mod session;
 pub mod time;
 mod tunnel;
+mod work;
 mod workspace;
 
 pub use agent::{
@@ -54,11 +57,19 @@ pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use place::{place_text, read_place};
 pub use patch::{Patch, check_metadata, patch_metadata};
 pub use route::Route;
-pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
+pub use sent::{SendEvents, initial_events};
+pub use session::{
+    CacheCreation, DeletedSession, Session, SessionList, SessionStats, SessionStatus, SessionThread, Usage,
+};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use work::{
+    CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,
+    WorkQueueStats, WorkState,
 };
 pub use workspace::{CreateWorkspace, Workspace};

@@ -5,5 +5,13 @@
 //! and nothing that may have run is done again in silence.
 
 pub mod agent;
+pub mod live;
+pub mod machine;
 pub mod mcp;
 pub mod model;
+pub mod models;
+pub mod prompt;
+pub mod queue;
+pub mod sessions;
+pub mod transcript;
+pub mod work;

@@ -19,6 +19,10 @@ pub enum Object {
     Certificate,
     /// A key.
     Key,
+    /// A session.
+    Session,
+    /// An item of work.
+    Work,
     /// An agent, or a version of it.
     Agent,
     /// An environment.
@@ -43,6 +47,8 @@ impl fmt::Display for Object {
             Object::Tunnel => "tunnel",
             Object::Certificate => "certificate",
             Object::Key => "key",
+            Object::Session => "session",
+            Object::Work => "item of work",
             Object::Agent => "agent",
             Object::Environment => "environment",
             Object::Vault => "vault",
@@ -122,6 +128,21 @@ pub enum StoreError {
     /// The operating system gave no random bytes, or a secret could not be encrypted.
     #[error("a secret could not be encrypted")]
     Seal,
+    /// The session has gone on from the revision that was to be built on.
+    #[error("the session was changed at the same time; read it again")]
+    Outdated,
+    /// Sessions run in environments whose tools are run by workers of their owner.
+    #[error("environment_id: an environment of the type `{0}` runs no sessions here; name a `self_hosted` one")]
+    NotSelfHosted(String),
+    /// A session that works is neither archived nor deleted.
+    #[error("the session is running; send a `user.interrupt` first")]
+    AtWork,
+    /// No workers work for an environment of this type.
+    #[error("an environment of the type `{0}` has no workers; name a `self_hosted` one")]
+    NoWorkers(String),
+    /// The environment's limit of health checks is reached.
+    #[error("Environment already has {0} health checks that wait for an answer")]
+    TooManyHealthchecks(u32),
     /// The task of a write ended before it could answer; whether it was stored is not known.
     #[error("the write was cut off, since the hub is stopping")]
     Interrupted,

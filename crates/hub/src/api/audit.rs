@@ -136,6 +136,7 @@ fn actor(caller: &Caller, request: &Request) -> Value {
         "key_kind": key.kind.as_str(),
         "agent": key.agent,
         "user": key.user,
+        "work_id": caller.work.as_ref().map(|work| &work.work),
         "organization_id": key.organization,
         "workspace_id": key.workspace,
         "ip_address": request.extensions().get::<PeerAddress>().map(|peer| peer.0),
@@ -266,6 +267,7 @@ pub(crate) fn of_key(key: &Key) -> Value {
         "token_grants": key.grants,
         "token_agent": key.agent,
         "token_user": key.user,
+        "token_environment_id": key.environment_id,
         "token_expires_at": key.expires_at.map(|time| time.to_string()),
     })
 }

@@ -22,6 +22,8 @@ mod organization;
 mod repeat;
 mod routes;
 mod tunnels;
+mod work;
+mod workers;
 mod workspaces;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
 use crate::audit::Audit;
@@ -87,6 +90,8 @@ pub struct ApiState {
     pub gateways: Gateways,
     /// Where what is done is recorded.
     pub audit: Audit,
+    /// The queues of environments.
+    pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
 }
