@@ -5,7 +5,6 @@ mod duplicates;
 mod kills;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +35,7 @@ struct Home {
     agent: SessionAgent,
     workspace: WorkspaceId,
     environment: sortie_ids::EnvironmentId,
+    key: sortie_ids::KeyId,
 }
 
 struct Open {
@@ -49,8 +49,6 @@ struct Open {
 #[derive(Default)]
 struct Servers {
     calls: Mutex<HashMap<EventId, usize>>,
-    at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
 }
 
 impl McpServers for Servers {
@@ -69,10 +67,7 @@ impl McpServers for Servers {
     ) -> BoxFuture<'a, Result<McpAnswer, McpFailure>> {
         Box::pin(async move {
             *self.calls.lock().expect("calls").entry(tool_use.clone()).or_default() += 1;
-            let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_at_once.fetch_max(now, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            self.at_once.fetch_sub(1, Ordering::SeqCst);
             Ok(McpAnswer { content: vec![text(&format!("{tool} is done"))], is_error: false })
         })
     }
@@ -123,10 +118,12 @@ impl Home {
             serde_json::from_value(json!({"name": "here"})).expect("environment");
         let environment =
             store.create_environment(&workspace, environment.define().expect("environment")).await.expect("made");
+        let key = serde_json::from_value(json!({"kind": "manage", "name": "tester"})).expect("key");
+        let key = store.create_key(&workspace, key, &sortie_api::Limits::default()).await.expect("key").key.id;
         store.close().await;
         let (servers, environment) = (Arc::new(Servers::default()), environment.id);
         let agent = crate::agent::resolve(agent);
-        let mut home = Self { dir, servers, models, settings, open: None, agent, workspace, environment };
+        let mut home = Self { dir, servers, models, settings, open: None, agent, workspace, environment, key };
         home.open().await;
         home
     }
@@ -166,7 +163,7 @@ impl Home {
         let new = NewSession {
             workspace: self.workspace.clone(),
             organization: self.store().organization_of(&self.workspace).await.expect("organization"),
-            key: sortie_ids::KeyId::random(),
+            key: self.key.clone(),
             agent: self.agent.clone(),
             environment: self.environment.clone(),
             title: None,

@@ -4,7 +4,7 @@ use serde_json::json;
 use sortie_api::{EventBody, Verdict};
 use sortie_ids::{EventId, SessionId};
 
-use super::{Home, Refusal, message, reason, result_of, script, text};
+use super::{Home, Refusal, message, reason, result_of, script};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_counts_once() {
@@ -91,7 +91,6 @@ async fn strangers_and_the_dead_take_nothing() {
     home.sessions().delete(&home.workspace, &id).await.expect("deleted");
     let gone = home.post(&id, vec![message("hello")]).await;
     assert!(matches!(gone, Err(Refusal::NotFound)), "{gone:?}");
-    let _text = text("");
 }
 
 #[tokio::test(flavor = "multi_thread")]
