@@ -37,6 +37,7 @@ const QUEUED: Duration = Duration::from_secs(60);
 pub struct Catalog {
     served: ArcSwap<Served>,
     faults: Faults,
+    /// Those that keep keys fresh. They serve as long as anything asks, and end with this.
     tasks: TaskSet,
 }
 
@@ -60,7 +61,7 @@ impl Catalog {
     /// The file cannot be used, or what it names is not there.
     pub fn open(file: PathBuf, tasks: &TaskSet) -> Result<Arc<Self>, ModelsConfigError> {
         let watcher = reload::Watcher::new(file);
-        let catalog = Self { tasks: tasks.child(), ..Self::scripted() };
+        let catalog = Self::scripted();
         catalog.put_in_force(catalog.read(watcher.file())?);
         let catalog = Arc::new(catalog);
         tasks.spawn("models-reload", watcher.run(catalog.clone(), tasks.clone()));
@@ -131,6 +132,12 @@ impl Catalog {
                 Err(ModelError::passing(OVERLOADED, why))
             }
         }
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        self.tasks.abort();
     }
 }
 

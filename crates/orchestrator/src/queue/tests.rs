@@ -98,7 +98,11 @@ fn what_a_silent_worker_was_to_end_has_ended() {
 
 #[test]
 fn a_health_check_ends_unanswered_or_by_a_worker() {
-    let check = || WorkItem { lease_ends_at: Some(at(60)), ..WorkItem::new(EnvironmentId::random(), None, at(0)) };
+    let check = || {
+        let mut check = WorkItem::new(EnvironmentId::random(), None, at(0));
+        check.lease_ends_at = Some(at(60));
+        check
+    };
     let mut failed = check();
     hand_out(&mut failed, at(1), hand(0));
     acknowledge(&mut failed, at(1), TERMS).expect("taken");
