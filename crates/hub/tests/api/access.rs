@@ -169,6 +169,7 @@ impl Stage {
             limits,
             audit: AuditConfig::default(),
             mcp: sortie_hub::McpConfig::default(),
+            models: None,
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();

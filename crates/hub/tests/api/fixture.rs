@@ -107,9 +107,10 @@ impl Hub {
         let tasks = TaskSet::new();
         let live = Live::start(&tasks);
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
-        let sessions = Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks);
+        let sessions = Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks);
         let state = ApiState {
             sessions,
+            models,
             live,
             store: store.clone(),
             base_domain,
