@@ -6,6 +6,7 @@ mod agent;
 mod approval;
 mod checkpoint;
 mod discovery;
+mod environment;
 mod error;
 mod event;
 mod headers;
@@ -35,6 +36,10 @@ pub use approval::{
 };
 pub use checkpoint::PublishedCheckpoint;
 pub use discovery::Discovery;
+pub use environment::{
+    CreateEnvironment, DeletedEnvironment, Environment, EnvironmentConfig, EnvironmentDefinition, Networking, Packages,
+    Scope, UpdateEnvironment,
+};
 pub use error::{ApiError, ErrorKind};
 pub use event::{
     ContentBlock, Evaluated, Evaluation, Event, EventBody, ModelUsage, Permission, RetryStatus, SessionFailure,

@@ -9,10 +9,10 @@ use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
 use sortie_api::{
-    Agent, ApiError, Approval, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken, Workspace,
+    Agent, ApiError, Approval, Environment, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken, Workspace,
 };
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
-use sortie_ids::{RequestId, SessionId, TunnelId};
+use sortie_ids::{EnvironmentId, RequestId, SessionId, TunnelId};
 
 use super::Caller;
 use super::frame::{Call, Failure};
@@ -269,6 +269,34 @@ pub(super) fn session_events_sent(call: &Call, session: &SessionId, events: &[Ev
         })
         .collect();
     call.note(kinds::SESSION_EVENTS_SENT, json!({"session_id": session, "events": events}));
+}
+
+pub(super) fn environment_created(call: &Call, environment: &Environment) {
+    call.note(kinds::ENVIRONMENT_CREATED, of_environment(environment));
+}
+
+/// With the members that are different from before.
+pub(super) fn environment_updated(call: &Call, environment: &Environment, members: &[&str]) {
+    let mut fields = of_environment(environment);
+    fields["changed"] = json!(members);
+    call.note(kinds::ENVIRONMENT_UPDATED, fields);
+}
+
+pub(super) fn environment_archived(call: &Call, environment: &Environment) {
+    call.note(kinds::ENVIRONMENT_ARCHIVED, of_environment(environment));
+}
+
+pub(super) fn environment_deleted(call: &Call, environment: &EnvironmentId) {
+    call.note(kinds::ENVIRONMENT_DELETED, json!({"environment_id": environment}));
+}
+
+fn of_environment(environment: &Environment) -> Value {
+    let definition = &environment.definition;
+    json!({
+        "environment_id": environment.id,
+        "environment_name": definition.name,
+        "environment_type": definition.config.kind(),
+    })
 }
 
 pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {

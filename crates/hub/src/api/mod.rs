@@ -11,6 +11,7 @@ mod auth;
 mod betas;
 mod certificates;
 mod checkpoints;
+mod environments;
 mod events;
 mod extract;
 mod frame;
