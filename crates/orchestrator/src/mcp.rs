@@ -1,5 +1,8 @@
 //! What a session asks of MCP servers.
 
+pub mod content;
+pub mod schema;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
