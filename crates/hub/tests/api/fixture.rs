@@ -18,7 +18,9 @@ use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::NoServers;
 use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
+use sortie_orchestrator::work::Queues;
 use sortie_runtime::TaskSet;
 use sortie_store::Store;
 use tempfile::TempDir;
@@ -106,9 +108,12 @@ impl Hub {
         let api_url = "http://127.0.0.1:4180".to_owned();
         let tasks = TaskSet::new();
         let live = Live::start(&tasks);
+        let terms = Terms { lease_seconds: 120, start_seconds: 300 };
+        let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
         let sessions = Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks);
         let state = ApiState {
+            work,
             sessions,
             models,
             live,
