@@ -13,6 +13,9 @@ use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
 use sortie_ids::{Digest, KeyId, TunnelId};
+use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::work::Queues;
+use sortie_runtime::TaskSet;
 use sortie_store::Store;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -27,6 +30,7 @@ pub(crate) struct Hub {
     /// Made for the grant of the `use` key, and archived again.
     pub(crate) first_tunnel: TunnelId,
     dir: TempDir,
+    _tasks: TaskSet,
 }
 
 pub(crate) struct Answer {
@@ -97,6 +101,9 @@ impl Hub {
         let (links, edge_port) = (Links::default(), 4443);
         let signer = Signer::open(&store, None, None).await.expect("signer");
         let api_url = "http://127.0.0.1:4180".to_owned();
+        let tasks = TaskSet::new();
+        let (lease_seconds, start_seconds) = (limits.work_lease_seconds, limits.work_start_seconds);
+        let work = Queues::start(store.clone(), Terms { lease_seconds, start_seconds }, &tasks).await.expect("queues");
         let state = ApiState {
             store: store.clone(),
             base_domain,
@@ -108,6 +115,7 @@ impl Hub {
             links,
             gateways: Gateways::default(),
             audit,
+            work,
             edge_port,
         };
         Self {
@@ -118,6 +126,7 @@ impl Hub {
             usage: usage.secret.expose().to_owned(),
             first_tunnel: tunnel.id,
             dir,
+            _tasks: tasks,
         }
     }
 
