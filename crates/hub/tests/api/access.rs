@@ -233,6 +233,7 @@ impl Stage {
             region: None,
             limits,
             audit: AuditConfig::default(),
+            mcp: sortie_hub::McpConfig::default(),
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();

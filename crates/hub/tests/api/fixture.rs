@@ -1,5 +1,7 @@
 //! A hub's API over a store of its own, with rules for certificates that a test can meet by hand.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -13,7 +15,11 @@ use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
 use sortie_ids::{Digest, KeyId, TunnelId};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::mcp::NoServers;
+use sortie_orchestrator::models::Catalog;
 use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
 use sortie_runtime::TaskSet;
 use sortie_store::Store;
@@ -104,7 +110,12 @@ impl Hub {
         let tasks = TaskSet::new();
         let (lease_seconds, start_seconds) = (limits.work_lease_seconds, limits.work_start_seconds);
         let work = Queues::start(store.clone(), Terms { lease_seconds, start_seconds }, &tasks).await.expect("queues");
+        let live = Live::start(&tasks);
+        let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
+        let sessions = Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
+            sessions,
+            live,
             store: store.clone(),
             base_domain,
             limits,
