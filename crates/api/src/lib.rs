@@ -15,14 +15,15 @@ mod identity;
 mod key;
 mod mcp_url;
 mod page;
-mod place;
 mod patch;
+mod place;
 mod route;
 mod schema;
 mod sent;
 mod session;
 pub mod time;
 mod tunnel;
+mod vault;
 mod work;
 mod workspace;
 
@@ -57,8 +58,8 @@ pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
-pub use place::{place_text, read_place};
 pub use patch::{Patch, check_metadata, patch_metadata};
+pub use place::{place_text, read_place};
 pub use route::Route;
 pub use sent::{SendEvents, initial_events};
 pub use session::{
@@ -67,6 +68,12 @@ pub use session::{
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use vault::{
+    CreateCredential, CreateVault, Credential, CredentialAuth, CredentialDefinition, CredentialSecrets,
+    CredentialValidation, DeletedCredential, DeletedVault, InjectionLocation, McpProbe, OauthRefresh, ProbedResponse,
+    RefreshAttempt, RefreshStatus, SecretHosts, SecretText, TokenEndpointAuth, UpdateCredential, UpdateVault,
+    ValidationStatus, Vault,
 };
 pub use work::{
     CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,
