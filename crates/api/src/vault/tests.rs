@@ -113,8 +113,7 @@ fn the_least_of_an_oauth_credential_is_its_token() {
     let (definition, secrets) = made(json!({"type": "mcp_oauth", "mcp_server_url": URL, "access_token": "a"}));
     let auth = json!({"type": "mcp_oauth", "mcp_server_url": URL, "expires_at": null, "refresh": null});
     assert_eq!(shown(&definition)["auth"], auth);
-    let expected =
-        CredentialSecrets::Oauth { access_token: secret("a"), refresh_token: None, client_secret: None };
+    let expected = CredentialSecrets::Oauth { access_token: secret("a"), refresh_token: None, client_secret: None };
     assert_eq!(secrets, expected);
 }
 
@@ -153,7 +152,10 @@ fn what_breaks_a_rule_is_named_without_the_secret() {
         (with(variable(), "/secret_value", json!("")), "auth.secret_value: "),
         (with(variable(), "/networking/allowed_hosts", json!([])), "auth.networking.allowed_hosts: "),
         (with(variable(), "/networking/allowed_hosts", json!(many)), "17 hosts"),
-        (with(variable(), "/networking/allowed_hosts", json!(["https://a.example"])), "auth.networking.allowed_hosts: "),
+        (
+            with(variable(), "/networking/allowed_hosts", json!(["https://a.example"])),
+            "auth.networking.allowed_hosts: ",
+        ),
         (with(variable(), "/networking/allowed_hosts", json!(["[::1]"])), "auth.networking.allowed_hosts: "),
         (injection(json!(null)), "auth.injection_location: "),
         (injection(json!({})), "auth.injection_location: "),
@@ -171,11 +173,16 @@ fn what_breaks_a_rule_is_named_without_the_secret() {
 #[test]
 fn updates_keep_what_they_leave_out() {
     let before = define(json!({"auth": oauth(), "display_name": "mine", "metadata": {"a": "1"}})).expect("made");
-    for nothing in [json!({}), json!({"auth": {"type": "mcp_oauth"}}), json!({"auth": {"type": "mcp_oauth", "refresh": {}}})] {
+    for nothing in
+        [json!({}), json!({"auth": {"type": "mcp_oauth"}}), json!({"auth": {"type": "mcp_oauth", "refresh": {}}})]
+    {
         assert_eq!(update(&before, nothing).expect("same"), before);
     }
     let after = update(&before, json!({"display_name": null, "metadata": {"a": null, "b": "2"}})).expect("after");
-    assert_eq!((shown(&after.0)["display_name"].clone(), shown(&after.0)["metadata"].clone()), (Value::Null, json!({"b": "2"})));
+    assert_eq!(
+        (shown(&after.0)["display_name"].clone(), shown(&after.0)["metadata"].clone()),
+        (Value::Null, json!({"b": "2"}))
+    );
     assert_eq!(after.1, before.1);
 
     let after = update(
@@ -196,7 +203,8 @@ fn updates_keep_what_they_leave_out() {
     assert_eq!((&auth["expires_at"], &auth["refresh"]["scope"]), (&Value::Null, &Value::Null));
     assert_eq!(auth["refresh"]["token_endpoint_auth"]["type"], "client_secret_basic", "the way to send it stays");
 
-    let later = update(&before, json!({"auth": {"type": "mcp_oauth", "expires_at": "2027-01-01T00:00:00Z"}})).expect("later");
+    let later =
+        update(&before, json!({"auth": {"type": "mcp_oauth", "expires_at": "2027-01-01T00:00:00Z"}})).expect("later");
     assert_eq!(shown(&later.0)["auth"]["expires_at"], "2027-01-01T00:00:00Z");
 
     let before = made(variable());
@@ -230,7 +238,11 @@ fn what_is_fixed_stays() {
         (oauth(), json!({"type": "mcp_oauth", "refresh": {"token_endpoint": "x"}}), "auth.refresh.token_endpoint: "),
         (oauth(), json!({"type": "mcp_oauth", "expires_at": "2026-11-22T11:59:59Z"}), "auth.expires_at: must be in"),
         (oauth(), json!({"type": "mcp_oauth", "expires_at": "soon"}), "auth.expires_at: must be an RFC 3339"),
-        (variable(), json!({"type": "environment_variable", "secret_name": "B"}), "auth.secret_name: cannot be changed"),
+        (
+            variable(),
+            json!({"type": "environment_variable", "secret_name": "B"}),
+            "auth.secret_name: cannot be changed",
+        ),
         (
             variable(),
             json!({"type": "environment_variable", "injection_location": {"header": false, "body": false}}),

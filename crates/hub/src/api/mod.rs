@@ -22,6 +22,7 @@ mod organization;
 mod repeat;
 mod routes;
 mod tunnels;
+mod vaults;
 mod work;
 mod workers;
 mod workspaces;

@@ -83,8 +83,7 @@ pub(super) async fn create_credential(
     Confidential(body): Confidential<CreateCredential>,
 ) -> Result<Json<Credential>, Failure> {
     let (definition, secrets) = body.define(api.store.now())?;
-    let credential =
-        api.store.create_credential(&call.caller.key.workspace, &vault, definition, secrets).await?;
+    let credential = api.store.create_credential(&call.caller.key.workspace, &vault, definition, secrets).await?;
     audit::credential_created(&call, &credential);
     Ok(Json(credential))
 }
