@@ -61,9 +61,10 @@ pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use patch::{Patch, check_metadata, patch_metadata};
 pub use place::{place_text, read_place};
 pub use route::Route;
-pub use sent::{SendEvents, initial_events};
+pub use sent::{SendEvents, SentEvents, initial_events};
 pub use session::{
-    CacheCreation, DeletedSession, Session, SessionList, SessionStats, SessionStatus, SessionThread, Usage,
+    CacheCreation, ChangedAgent, ChosenAgent, CreateSession, DeletedSession, Session, SessionList, SessionStats,
+    SessionStatus, SessionThread, UpdateSession, Usage, no_resources,
 };
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,

@@ -12,6 +12,7 @@ mod betas;
 mod certificates;
 mod checkpoints;
 mod environments;
+mod events;
 mod extract;
 mod frame;
 mod identity;
@@ -19,8 +20,11 @@ mod keys;
 mod openapi;
 mod operations;
 mod organization;
+mod pairs;
 mod repeat;
 mod routes;
+mod sessions;
+mod threads;
 mod tunnels;
 mod vaults;
 mod work;
@@ -39,6 +43,8 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::sessions::Sessions;
 use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
@@ -95,6 +101,10 @@ pub struct ApiState {
     pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
+    /// The sessions of agents.
+    pub sessions: Sessions,
+    /// What is published of them.
+    pub live: Live,
 }
 
 type Api = State<Arc<ApiState>>;
