@@ -1,4 +1,5 @@
-//! What a hub remembers: organisations, workspaces, keys, tunnels, their tokens and certificates, in one SQLite file.
+//! What a hub remembers: organisations, workspaces, keys, tunnels, their tokens and certificates, in
+//! one SQLite file or one PostgreSQL database.
 //!
 //! Everything that a caller can name is read and written within one workspace; an object of another workspace is not
 //! found. Keys are kept as digests only; tunnel tokens and the hub's own secrets are sealed with a master key in a file
@@ -9,14 +10,18 @@
 
 mod certificates;
 mod checkpoints;
+mod database;
 mod db;
 mod error;
 mod keys;
 mod meta;
+mod migrations;
 mod open;
+mod postgres;
 mod repeats;
-mod rows;
 mod seal;
+mod sole;
+mod sqlite;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -25,9 +30,10 @@ mod workspaces;
 
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
+pub use database::{DatabaseUrl, DatabaseUrlError};
 pub use error::{Object, StoreError};
 pub use keys::{ArchivedKey, KnownKey};
-pub use open::Clock;
+pub use open::{Clock, Options};
 pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};

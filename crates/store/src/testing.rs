@@ -8,7 +8,8 @@ use sortie_api::{Limits, PageRequest};
 use sortie_ids::{Digest, OrganizationId, WorkspaceId};
 use tempfile::TempDir;
 
-use crate::{Clock, NewCertificate, Store};
+use crate::db;
+use crate::{Clock, NewCertificate, Options, Store};
 
 pub(crate) struct Fixture {
     pub(crate) store: Store,
@@ -23,7 +24,8 @@ impl Fixture {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let seconds = Arc::new(AtomicI64::new(1_800_000_000));
-        let store = Store::open_with_clock(dir.path(), clock(&seconds)).await.expect("store");
+        let store =
+            Store::open_with(Options { clock: clock(&seconds), ..Options::new(dir.path()) }).await.expect("store");
         let foreign = other_workspace(&store).await;
         let home = store.default_workspace().clone();
         Self { store, home, foreign, limits: Limits::default(), dir, seconds }
@@ -35,13 +37,15 @@ impl Fixture {
 
     pub(crate) async fn reopen(&mut self) {
         self.store.close().await;
-        self.store = Store::open_with_clock(self.dir.path(), clock(&self.seconds)).await.expect("store again");
+        self.store = Store::open_with(Options { clock: clock(&self.seconds), ..Options::new(self.dir.path()) })
+            .await
+            .expect("store again");
     }
 
     /// Changes the database behind the store's back.
     pub(crate) async fn damage(&self, sql: &'static str) {
         let mut transaction = self.store.begin().await.expect("begin");
-        sqlx::query(sql).execute(&mut *transaction).await.expect("damage");
+        db::query(sql).execute(transaction.on()).await.expect("damage");
         transaction.commit().await.expect("commit");
     }
 }
@@ -54,15 +58,15 @@ fn clock(seconds: &Arc<AtomicI64>) -> Clock {
 async fn other_workspace(store: &Store) -> WorkspaceId {
     let (organization, workspace) = (OrganizationId::random(), WorkspaceId::random());
     let mut transaction = store.begin().await.expect("begin");
-    sqlx::query("INSERT INTO organizations (id, name, created_at) VALUES (?, 'Other', 0)")
+    db::query("INSERT INTO organizations (id, name, created_at) VALUES ($1, 'Other', 0)")
         .bind(organization.as_str())
-        .execute(&mut *transaction)
+        .execute(transaction.on())
         .await
         .expect("organisation");
-    sqlx::query("INSERT INTO workspaces (id, organization_id, name, created_at) VALUES (?, ?, 'Other', 0)")
+    db::query("INSERT INTO workspaces (id, organization_id, name, created_at) VALUES ($1, $2, 'Other', 0)")
         .bind(workspace.as_str())
         .bind(organization.as_str())
-        .execute(&mut *transaction)
+        .execute(transaction.on())
         .await
         .expect("workspace");
     transaction.commit().await.expect("commit");
