@@ -234,7 +234,9 @@ fn shown(row: &Row) -> Result<PublishedCheckpoint, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, all};
+    use crate::testing::{Fixture, all, on_both};
+
+    on_both![of_many_checkpoints_those_stay_that_matter,];
 
     fn checkpoint(origin: &str, size: u64) -> NewCheckpoint {
         let root = Digest::of(&size.to_be_bytes());
@@ -242,9 +244,7 @@ mod tests {
         NewCheckpoint { origin, key, size, root, note, proven: true, certified: false, refused: None }
     }
 
-    #[tokio::test]
-    async fn of_many_checkpoints_those_stay_that_matter() {
-        let f = Fixture::new().await;
+    async fn of_many_checkpoints_those_stay_that_matter(f: Fixture) {
         let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
         let (quarter, last) = (6 * 3600, 4 * 100);
         for size in 1..=last {

@@ -112,11 +112,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, all, first};
+    use crate::testing::{Fixture, all, first, on_both};
 
-    #[tokio::test]
-    async fn workspaces_are_listed_newest_first_up_to_their_limit() {
-        let mut f = Fixture::new().await;
+    on_both![workspaces_are_listed_newest_first_up_to_their_limit,];
+
+    async fn workspaces_are_listed_newest_first_up_to_their_limit(mut f: Fixture) {
         f.limits.workspaces_per_organization = 3;
         let organization = f.store.organization_of(&f.home).await.expect("organisation");
         let make = async |name: &str| {
