@@ -15,6 +15,7 @@ mod key;
 mod page;
 mod route;
 mod schema;
+mod sent;
 mod session;
 pub mod time;
 mod tunnel;
@@ -43,6 +44,7 @@ pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use route::Route;
+pub use sent::{SendEvents, initial_events};
 pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,

@@ -22,6 +22,23 @@ pub enum SessionStatus {
     Terminated,
 }
 
+impl SessionStatus {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Rescheduling => "rescheduling",
+            Self::Terminated => "terminated",
+        }
+    }
+
+    /// Whether something happens without a client: what cannot be archived or deleted.
+    pub fn is_at_work(self) -> bool {
+        matches!(self, Self::Running | Self::Rescheduling)
+    }
+}
+
 /// What a session has used, in tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]

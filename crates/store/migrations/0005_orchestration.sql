@@ -74,6 +74,9 @@ CREATE TABLE sessions (
     environment_id TEXT NOT NULL REFERENCES environments (id),
     agent_id TEXT NOT NULL REFERENCES agents (id),
     agent_version INTEGER NOT NULL,
+    -- The key that it was made with, and its one thread.
+    key_id TEXT NOT NULL REFERENCES keys (id),
+    thread_id TEXT NOT NULL UNIQUE,
     status TEXT NOT NULL CHECK (status IN ('idle', 'running', 'rescheduling', 'terminated')),
     -- What is shown of it.
     body TEXT NOT NULL,

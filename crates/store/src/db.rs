@@ -5,6 +5,7 @@
 //! a statement.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -14,15 +15,17 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
 
 use crate::StoreError;
+use crate::error::During as _;
 use crate::postgres::answered;
+use crate::sole::Sole;
 
 /// The pools of one database.
 #[derive(Clone)]
 pub(crate) enum Db {
     /// One connection that writes, some that read.
     Sqlite { writer: SqlitePool, readers: SqlitePool },
-    /// Some that write, some that only read, so that reads do not wait behind writes.
-    Postgres { writers: PgPool, readers: PgPool },
+    /// Some that write, some that only read, so that reads do not wait behind writes; and the right to write.
+    Postgres { writers: PgPool, readers: PgPool, sole: Arc<Sole> },
 }
 
 /// What a statement runs on: the connection of a transaction, or any that only reads.
@@ -65,10 +68,16 @@ pub(crate) fn query(sql: &'static str) -> Query {
 impl Db {
     /// Begins a transaction. On SQLite it holds the lock for writing from the start, so that what it reads stays true. On
     /// PostgreSQL it holds nothing yet: see [`Transaction::alone`].
-    pub(crate) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
+    pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
+        let doing = "beginning a transaction";
         Ok(match self {
-            Self::Sqlite { writer, .. } => Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres { writers, .. } => Transaction::Postgres(answered(writers.begin()).await?),
+            Self::Sqlite { writer, .. } => {
+                Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await.during(doing)?)
+            }
+            Self::Postgres { writers, sole, .. } => {
+                sole.held().await?;
+                Transaction::Postgres(answered(writers.begin()).await.during(doing)?)
+            }
         })
     }
 
@@ -84,9 +93,10 @@ impl Db {
                 writer.close().await;
                 readers.close().await;
             }
-            Self::Postgres { writers, readers } => {
+            Self::Postgres { writers, readers, sole } => {
                 writers.close().await;
                 readers.close().await;
+                sole.release().await;
             }
         }
     }

@@ -18,6 +18,10 @@ pub enum Object {
     Certificate,
     /// A key.
     Key,
+    /// An environment.
+    Environment,
+    /// A session.
+    Session,
 }
 
 impl Object {
@@ -34,6 +38,8 @@ impl fmt::Display for Object {
             Object::Tunnel => "tunnel",
             Object::Certificate => "certificate",
             Object::Key => "key",
+            Object::Environment => "environment",
+            Object::Session => "session",
         })
     }
 }
@@ -135,6 +141,15 @@ pub enum StoreError {
     /// The operating system gave no random bytes, or a secret could not be encrypted.
     #[error("a secret could not be encrypted")]
     Seal,
+    /// The session has gone on from the revision that was to be built on.
+    #[error("the session was changed at the same time; read it again")]
+    Outdated,
+    /// Sessions run in environments whose tools are run by workers of their owner.
+    #[error("environment_id: an environment of the type `{0}` runs no sessions here; name a `self_hosted` one")]
+    NotSelfHosted(String),
+    /// A session that works is neither archived nor deleted.
+    #[error("the session is running; send a `user.interrupt` first")]
+    AtWork,
     /// The task of a write ended before it could answer; whether it was stored is not known.
     #[error("the write was cut off, since the hub is stopping")]
     Interrupted,
@@ -147,6 +162,13 @@ pub(crate) trait During<T> {
 
 impl<T, E: Error + Send + Sync + 'static> During<T> for Result<T, E> {
     fn during(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Database { doing, source: Box::new(source) })
+        self.map_err(|source| {
+            let source: Box<dyn Error + Send + Sync> = Box::new(source);
+            // What has a name of its own keeps it.
+            match source.downcast::<StoreError>() {
+                Ok(named) => *named,
+                Err(source) => StoreError::Database { doing, source },
+            }
+        })
     }
 }

@@ -58,14 +58,14 @@ impl Store {
         let Options { data_dir, database, clock } = options;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
         made.map_err(|source| StoreError::File { doing: "making", path: data_dir.clone(), source })?;
-        let (db, sole) = match &database {
-            Some(url) => postgres::open(url).await.map(|(db, sole)| (db, Some(sole)))?,
-            None => (sqlite::open(&data_dir.join("store.db")).await?, None),
+        let db = match &database {
+            Some(url) => postgres::open(url).await?,
+            None => sqlite::open(&data_dir.join("store.db")).await?,
         };
         let key_path = data_dir.join("store.key");
         let key = MasterKey::load(&key_path, !has_check(&db).await?)?;
         let workspace = first_contents(&db, &key, &key_path, clock()).await?;
-        Ok(Self::assemble((db, sole), key, clock, workspace))
+        Ok(Self::assemble(db, key, clock, workspace))
     }
 }
 
@@ -78,7 +78,7 @@ async fn has_check(db: &Db) -> Result<bool, StoreError> {
 /// The default workspace, made together with its organisation and the check of the master key when there is none.
 async fn first_contents(db: &Db, key: &MasterKey, key_path: &Path, now: Timestamp) -> Result<WorkspaceId, StoreError> {
     let wrong_key = || StoreError::MasterKeyWrong(PathBuf::from(key_path));
-    let mut transaction = db.begin().await.during("beginning a transaction")?;
+    let mut transaction = db.begin().await?;
     transaction.alone().await.during("waiting for other writes")?;
     let check = db::query("SELECT sealed FROM secrets WHERE name = $1")
         .bind(CHECK_NAME)

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -40,7 +41,7 @@ const SETTINGS: [(&str, &str); 5] = [
 const SERVING: [(&str, &str); 2] = [("statement_timeout", "30s"), ("lock_timeout", "10s")];
 
 /// Opens a database and brings its tables up to date.
-pub(crate) async fn open(url: &DatabaseUrl) -> Result<(Db, Sole), StoreError> {
+pub(crate) async fn open(url: &DatabaseUrl) -> Result<Db, StoreError> {
     let options = url.options().options(SETTINGS);
     let mut connection = connect(url, &options).await?;
     check_server(&mut connection).await?;
@@ -51,7 +52,7 @@ pub(crate) async fn open(url: &DatabaseUrl) -> Result<(Db, Sole), StoreError> {
     let options = options.options(SERVING);
     let writers = pool(WRITERS, Some(&sole)).connect_lazy_with(options.clone());
     let readers = pool(READERS, None).connect_lazy_with(options.options([("default_transaction_read_only", "on")]));
-    Ok((Db::Postgres { writers, readers }, sole))
+    Ok(Db::Postgres { writers, readers, sole: Arc::new(sole) })
 }
 
 async fn connect(url: &DatabaseUrl, options: &PgConnectOptions) -> Result<PgConnection, StoreError> {

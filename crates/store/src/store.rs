@@ -13,7 +13,6 @@ use crate::error::During as _;
 use crate::keys::KeyCache;
 use crate::open::Clock;
 use crate::seal::MasterKey;
-use crate::sole::Sole;
 use crate::{Object, StoreError};
 
 /// What changed, after it is stored. A receiver reads the new state itself; a change may be announced more than once.
@@ -61,8 +60,6 @@ pub struct Store {
 
 struct Inner {
     db: Db,
-    /// Where others could write to the same database.
-    sole: Option<Sole>,
     key: MasterKey,
     clock: Clock,
     default_workspace: WorkspaceId,
@@ -71,15 +68,10 @@ struct Inner {
 }
 
 impl Store {
-    pub(crate) fn assemble(
-        (db, sole): (Db, Option<Sole>),
-        key: MasterKey,
-        clock: Clock,
-        default_workspace: WorkspaceId,
-    ) -> Self {
+    pub(crate) fn assemble(db: Db, key: MasterKey, clock: Clock, default_workspace: WorkspaceId) -> Self {
         let (changes, _) = broadcast::channel(CHANGES);
         let known_keys = KeyCache::default();
-        Self { inner: Arc::new(Inner { db, sole, key, clock, default_workspace, changes, known_keys }) }
+        Self { inner: Arc::new(Inner { db, key, clock, default_workspace, changes, known_keys }) }
     }
 
     /// The workspace that was made when the store was first opened.
@@ -113,9 +105,6 @@ impl Store {
     /// Waits for the writes that have begun, then closes the database. Every later call fails.
     pub async fn close(&self) {
         self.inner.db.close().await;
-        if let Some(sole) = &self.inner.sole {
-            sole.release().await;
-        }
     }
 
     /// The database, for reading.
@@ -134,10 +123,7 @@ impl Store {
     /// Begins a transaction. What it reads may change before its end, but for rows that it has written or locked: see
     /// [`Store::begin_alone`].
     pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
-        if let Some(sole) = &self.inner.sole {
-            sole.held().await?;
-        }
-        self.inner.db.begin().await.during("beginning a transaction")
+        self.inner.db.begin().await
     }
 
     /// Begins a transaction that no other one of this kind runs beside, so that what it reads of theirs stays true until

@@ -74,6 +74,9 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// On SQLite.
     pub(crate) async fn new() -> Self {
+        if std::env::var_os("TRYPG").is_some() {
+            return Self::on_postgres().await.expect("pg");
+        }
         Self::with(None).await
     }
 
@@ -106,9 +109,9 @@ impl Fixture {
     }
 
     /// Changes the database behind the store's back.
-    pub(crate) async fn damage(&self, query: Query) {
+    pub(crate) async fn damage(&self, query: impl Into<Query>) {
         let mut transaction = self.store.begin().await.expect("begin");
-        query.execute(transaction.on()).await.expect("damage");
+        query.into().execute(transaction.on()).await.expect("damage");
         transaction.commit().await.expect("commit");
     }
 
@@ -116,6 +119,12 @@ impl Fixture {
     pub(crate) fn lies_in_a_file(&self, secret: &[u8]) -> bool {
         let server = self.server.as_ref().map(Postgres::data_dir);
         server.iter().map(|dir| dir.as_path()).chain([self.dir.path()]).any(|dir| lies_below(dir, secret))
+    }
+}
+
+impl From<&'static str> for Query {
+    fn from(sql: &'static str) -> Self {
+        db::query(sql)
     }
 }
 

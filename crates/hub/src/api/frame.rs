@@ -58,6 +58,9 @@ impl From<StoreError> for Failure {
             | StoreError::TooManyCertificates(_)
             | StoreError::TooManyKeys(_)
             | StoreError::TooManyWorkspaces(_) => ApiError::limit_reached(sentence),
+            StoreError::Outdated => ApiError::conflict(capitalised(&sentence)).with_retry(true),
+            StoreError::AtWork => ApiError::invalid_request(capitalised(&sentence)),
+            StoreError::NotSelfHosted(_) => ApiError::invalid_request(sentence),
             StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),

@@ -110,13 +110,13 @@ async fn a_key_is_believed_for_five_seconds_without_the_database(f: Fixture) {
     let made = manage(&f).await;
     let digest = made.secret.digest();
     let before = f.store.key_by_digest(&digest).await.expect("found").expect("known");
-    f.damage(db::query("UPDATE keys SET kind = 'use'")).await;
+    f.damage("UPDATE keys SET kind = 'use'").await;
     f.pass(4);
     let cached = f.store.key_by_digest(&digest).await.expect("found").expect("known");
     assert!(Arc::ptr_eq(&before, &cached));
     f.pass(1);
     assert_eq!(f.store.key_by_digest(&digest).await.expect("found").expect("known").kind, KeyKind::Use);
-    f.damage(db::query("UPDATE keys SET kind = 'manage'")).await;
+    f.damage("UPDATE keys SET kind = 'manage'").await;
     f.pass(-3600);
     let read_again = f.store.key_by_digest(&digest).await.expect("found").expect("known");
     assert_eq!(read_again.kind, KeyKind::Manage, "a clock that was set back does not stretch the belief");

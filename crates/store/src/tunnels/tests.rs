@@ -196,9 +196,9 @@ async fn damaged_rows_are_errors(f: Fixture) {
     let made = tunnel(&f).await;
     f.damage(db::query("UPDATE tunnel_tokens SET sealed = $1").bind(&[1, 2][..])).await;
     assert!(matches!(f.store.reveal_token(&f.home, &made.id).await, Err(StoreError::Corrupt("tunnel_tokens.sealed"))));
-    f.damage(db::query("UPDATE tunnels SET created_at = 9223372036854775807")).await;
+    f.damage("UPDATE tunnels SET created_at = 9223372036854775807").await;
     assert!(matches!(f.store.get_tunnel(&f.home, &made.id).await, Err(StoreError::Corrupt("created_at"))));
-    f.damage(db::query("UPDATE tunnels SET created_at = 0, label = 'NOT A LABEL'")).await;
+    f.damage("UPDATE tunnels SET created_at = 0, label = 'NOT A LABEL'").await;
     let error = f.store.list_tunnels(&f.home, all()).await.expect_err("damaged");
     assert_eq!(
         error.to_string(),
@@ -235,6 +235,6 @@ async fn small_things_are_kept_by_name(mut f: Fixture) {
     f.reopen().await;
     assert_eq!(f.store.get_meta("base_domain").await.expect("meta").as_deref(), Some("sortie.localhost"));
     assert_eq!(f.store.get_secret("signing").await.expect("secret").expect("there").as_slice(), b"two");
-    f.damage(db::query("INSERT INTO secrets SELECT 'moved', sealed FROM secrets WHERE name = 'signing'")).await;
+    f.damage("INSERT INTO secrets SELECT 'moved', sealed FROM secrets WHERE name = 'signing'").await;
     assert!(matches!(f.store.get_secret("moved").await, Err(StoreError::Corrupt(_))));
 }
