@@ -133,18 +133,27 @@ CREATE TABLE work (
     metadata TEXT NOT NULL,
     -- Of the token that its worker acts for the session with; a new one each time that it is handed out.
     token_digest BLOB UNIQUE CHECK (token_digest IS NULL OR length(token_digest) = 32),
+    -- The worker that it was handed to, and the key of the environment that it asked with.
     worker TEXT,
+    key_id TEXT REFERENCES keys (id),
     created_at INTEGER NOT NULL,
+    -- Since when it waits for a worker.
+    queued_at INTEGER NOT NULL,
     -- When it was handed out last; none before that, and once it is given back.
     polled_at INTEGER,
     acknowledged_at INTEGER,
     started_at INTEGER,
     latest_heartbeat_at INTEGER,
+    previous_heartbeat_at INTEGER,
+    -- When its session asked for a worker while it had this one.
+    woken_at INTEGER,
     -- When the lease ends without a further heartbeat, or the wait for the first one.
     lease_ends_at INTEGER,
     ttl_seconds INTEGER,
     stop_requested_at INTEGER,
-    stopped_at INTEGER
+    stopped_at INTEGER,
+    -- Grows with every change: who writes on an older one reads again.
+    revision INTEGER NOT NULL
 ) STRICT;
 
 CREATE INDEX work_of_environment ON work (environment_id, seq);
@@ -159,7 +168,3 @@ CREATE TABLE work_polls (
     at INTEGER NOT NULL,
     PRIMARY KEY (environment_id, worker)
 ) STRICT;
-
--- Keys of environments act for one of them; roles say what a `manage` key may do.
-ALTER TABLE keys ADD COLUMN environment_id TEXT;
-ALTER TABLE keys ADD COLUMN role TEXT;

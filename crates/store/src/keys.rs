@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use sortie_api::{CreateKey, CreatedKey, DisplayName, Grant, Key, KeyKind, Limits, PageRequest};
-use sortie_ids::{ApiKey, Digest, KeyId, OrganizationId, WorkspaceId};
+use sortie_ids::{ApiKey, Digest, EnvironmentId, KeyId, OrganizationId, WorkspaceId};
 
 use crate::db::{self, Connection, Row, Transaction};
 use crate::error::During as _;
@@ -38,6 +38,8 @@ pub struct KnownKey {
     pub agent: Option<DisplayName>,
     /// The person that it is used for.
     pub user: Option<DisplayName>,
+    /// The environment that an `environment` key is for.
+    pub environment: Option<EnvironmentId>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
     /// When it was withdrawn.
@@ -66,8 +68,8 @@ pub struct ArchivedKey {
 macro_rules! select_key {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, id, workspace_id, kind, name, agent, \"user\", created_at, expires_at, archived_at, last_used_at \
-             FROM keys ",
+            "SELECT seq, id, workspace_id, kind, name, agent, \"user\", environment_id, created_at, expires_at, archived_at, \
+             last_used_at FROM keys ",
             $rest
         )
     };
@@ -198,7 +200,7 @@ impl Store {
         };
         let row = db::query(
             "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.\"user\", k.expires_at, k.archived_at, \
-             k.last_used_at \
+             k.last_used_at, k.environment_id \
              FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = $1",
         )
         .bind(digest.as_bytes())
@@ -214,6 +216,7 @@ impl Store {
             grants: grants(self.db().on(), &id).await?.into(),
             agent: row.optional_parsed("agent")?,
             user: row.optional_parsed("user")?,
+            environment: row.optional_parsed("environment_id")?,
             expires_at: row.optional_time("expires_at")?,
             archived_at: row.optional_time("archived_at")?,
             last_used: AtomicI64::new(row.optional_time("last_used_at")?.map_or(i64::MIN, Timestamp::as_second)),
@@ -276,6 +279,9 @@ fn check(new: &CreateKey, now: Timestamp, limits: &Limits) -> Result<(), StoreEr
         KeyKind::Use if new.grants.is_empty() => {
             refused("grants: a use key needs at least one, such as {\"tunnel_id\": \"tnl_...\"}".to_owned())
         }
+        KeyKind::Environment => {
+            refused("kind: keys of an environment are made at /v1/sortie/environments/{environment_id}/keys".to_owned())
+        }
         KeyKind::Manage | KeyKind::Use => Ok(()),
     }
 }
@@ -311,6 +317,7 @@ async fn insert_new(
         grants: new.grants,
         agent: new.agent,
         user: new.user,
+        environment_id: None,
         created_at: now,
         expires_at: new.expires_at,
         archived_at: None,
@@ -369,6 +376,7 @@ async fn with_grants(on: Connection<'_>, row: &Row) -> Result<Key, StoreError> {
         grants: grants(on, &id).await?,
         agent: row.optional_parsed("agent")?,
         user: row.optional_parsed("user")?,
+        environment_id: row.optional_parsed("environment_id")?,
         created_at: row.time("created_at")?,
         expires_at: row.optional_time("expires_at")?,
         archived_at: row.optional_time("archived_at")?,

@@ -8,10 +8,12 @@
 //! A write runs to its end once it has begun, even when its caller goes away, and is announced to
 //! [`Store::changes`] after its commit. Its task ends with the write; [`Store::close`] waits for it.
 
+mod agents;
 mod certificates;
 mod checkpoints;
 mod database;
 mod db;
+mod environment_keys;
 mod error;
 mod events;
 mod keys;
@@ -28,8 +30,10 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod work;
 mod workspaces;
 
+pub use agents::{Changed, Created};
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
 pub use database::{DatabaseUrl, DatabaseUrlError};
@@ -41,3 +45,4 @@ pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use sessions::{NewSession, SessionFilter, SessionPage, SessionPlace, SessionRecord, Transition};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};

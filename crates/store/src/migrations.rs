@@ -1,5 +1,6 @@
-//! The tables. They are described once, in the words of SQLite, of which a few are others in PostgreSQL. Only ever added to:
-//! a migration that was released is never changed.
+//! The tables. They are described once, in the words of SQLite, of which a few are others in PostgreSQL. Where words do not
+//! do, as when a table of SQLite has to be made anew, PostgreSQL has a file of the same number of its own. Only ever added
+//! to: a migration that was released is never changed.
 
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
@@ -9,6 +10,9 @@ use crate::error::During as _;
 
 /// For SQLite.
 pub(crate) static SQLITE: Migrator = sqlx::migrate!("./migrations");
+
+/// For PostgreSQL, where they are not the same.
+static OTHERS: Migrator = sqlx::migrate!("./migrations/postgres");
 
 /// What is written otherwise in PostgreSQL, in this order.
 const POSTGRES: [(&str, &str); 6] = [
@@ -24,8 +28,11 @@ const POSTGRES: [(&str, &str); 6] = [
 /// For PostgreSQL.
 pub(crate) fn postgres() -> Migrator {
     let migrations = SQLITE.iter().map(|migration| {
-        let sql =
-            POSTGRES.iter().fold(migration.sql.as_str().to_owned(), |sql, (ours, theirs)| sql.replace(ours, theirs));
+        if let Some(other) = OTHERS.iter().find(|other| other.version == migration.version) {
+            return other.clone();
+        }
+        let sql = migration.sql.as_str().to_owned();
+        let sql = POSTGRES.iter().fold(sql, |sql, (ours, theirs)| sql.replace(ours, theirs));
         let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
         let Migration { version, description, migration_type, no_tx, .. } = migration;
         Migration::new(*version, description.clone(), *migration_type, sql, *no_tx)

@@ -9,7 +9,8 @@ use sortie_ids::{AgentId, EventId, KeyId, OrganizationId, SessionId, ThreadId, W
 
 use crate::db::{Row, Transaction, query};
 use crate::error::During as _;
-use crate::store::to_the_end;
+use crate::store::{Change, to_the_end};
+use crate::work::{end_work, ensure_work};
 use crate::{Object, Store, StoreError};
 
 /// A session with what is not shown of it.
@@ -214,8 +215,9 @@ impl Store {
             .await
             .during("storing a session")?;
             let steps = Steps { session: &shown, arrived, events, entries, wake, position: 1, entry: 1 };
-            steps.store(&mut transaction, store.now()).await?;
+            let change = steps.store(&mut transaction, store.exact_now()).await?;
             transaction.commit().await.during("committing")?;
+            change.into_iter().for_each(|change| store.announce(change));
             Ok(SessionRecord { session: shown, workspace, organization, key, thread, state, revision: 1 })
         })
         .await
@@ -256,8 +258,9 @@ impl Store {
             let position = row.integer("next_position")?.saturating_sub(positions);
             let entry = row.integer("next_entry")?.saturating_sub(places);
             let steps = Steps { session: &shown, arrived, events, entries, wake, position, entry };
-            steps.store(&mut transaction, store.now()).await?;
+            let change = steps.store(&mut transaction, store.exact_now()).await?;
             transaction.commit().await.during("committing")?;
+            change.into_iter().for_each(|change| store.announce(change));
             Ok(())
         })
         .await
@@ -408,7 +411,8 @@ struct Steps<'s> {
 }
 
 impl Steps<'_> {
-    async fn store(self, transaction: &mut Transaction, now: Timestamp) -> Result<(), StoreError> {
+    /// What is to be announced after the commit.
+    async fn store(self, transaction: &mut Transaction, now: Timestamp) -> Result<Option<Change>, StoreError> {
         let session = &self.session.id;
         for event in &self.arrived {
             query("INSERT INTO session_events (session_id, id, kind, answers, body) VALUES ($1, $2, $3, $4, $5)")
@@ -453,20 +457,13 @@ impl Steps<'_> {
                 .await
                 .during("storing an entry of a transcript")?;
         }
-        if self.wake {
-            query(
-                "INSERT INTO work (id, environment_id, kind, session_id, state, metadata, created_at) \
-                 VALUES ($1, $2, 'session', $3, 'queued', '{}', $4) ON CONFLICT DO NOTHING",
-            )
-            .bind(sortie_ids::WorkId::random().as_str())
-            .bind(self.session.environment_id.as_str())
-            .bind(session.as_str())
-            .bind(now.as_microsecond())
-            .execute(transaction.on())
-            .await
-            .during("queueing work")?;
+        if self.session.status == SessionStatus::Terminated {
+            end_work(transaction, session, now).await?;
+            return Ok(None);
         }
-        Ok(())
+        let environment = &self.session.environment_id;
+        let made = self.wake && ensure_work(transaction, environment, session, now).await?;
+        Ok(made.then(|| Change::WorkWaits(environment.clone())))
     }
 }
 

@@ -74,9 +74,6 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// On SQLite.
     pub(crate) async fn new() -> Self {
-        if std::env::var_os("TRYPG").is_some() {
-            return Self::on_postgres().await.expect("pg");
-        }
         Self::with(None).await
     }
 
