@@ -14,6 +14,7 @@ mod checkpoints;
 mod database;
 mod db;
 mod environment_keys;
+mod environments;
 mod error;
 mod events;
 mod keys;
