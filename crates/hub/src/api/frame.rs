@@ -70,7 +70,17 @@ impl From<StoreError> for Failure {
             StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),
+            StoreError::Lost | StoreError::Taken(_) => {
+                let public = ApiError::overloaded("The hub cannot reach its database at the moment.");
+                return Self { error: public, cause: Some(sentence) };
+            }
             StoreError::File { .. }
+            | StoreError::Connect { .. }
+            | StoreError::OldServer
+            | StoreError::Encoding
+            | StoreError::NoSchema
+            | StoreError::Foreign
+            | StoreError::Newer
             | StoreError::MasterKeyMissing(_)
             | StoreError::MasterKeyWrong(_)
             | StoreError::MasterKeyExposed(_)
