@@ -157,7 +157,7 @@ impl Store {
         .await
     }
 
-    /// Deletes an environment that no session is in, with what is left of its work.
+    /// Deletes an environment that no session is in, with what is left of its work and the keys of its workers.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Refused`] with 409 while there are sessions; database errors.
@@ -180,13 +180,15 @@ impl Store {
                 return Err(ApiError::conflict(reason).into());
             }
             for (statement, doing) in [
-                ("DELETE FROM work_polls WHERE environment_id = $1", "deleting polls"),
                 ("DELETE FROM work WHERE environment_id = $1", "deleting work"),
+                ("DELETE FROM keys WHERE environment_id = $1", "deleting the keys of its workers"),
                 ("DELETE FROM environments WHERE id = $1", "deleting an environment"),
             ] {
                 query(statement).bind(id.as_str()).execute(transaction.on()).await.during(doing)?;
             }
-            transaction.commit().await.during("committing")
+            transaction.commit().await.during("committing")?;
+            store.known_keys().forget_all();
+            Ok(())
         })
         .await
     }
