@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sortie_ids::{EnvironmentId, SessionId, VaultId};
+use sortie_ids::{EnvironmentId, SessionId, ThreadId, VaultId};
 
 use crate::{Metadata, SessionAgent};
 
@@ -20,6 +20,23 @@ pub enum SessionStatus {
     Rescheduling,
     /// It is over, and takes nothing more.
     Terminated,
+}
+
+impl SessionStatus {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Rescheduling => "rescheduling",
+            Self::Terminated => "terminated",
+        }
+    }
+
+    /// Whether something happens without a client: what cannot be archived or deleted.
+    pub fn is_at_work(self) -> bool {
+        matches!(self, Self::Running | Self::Rescheduling)
+    }
 }
 
 /// What a session has used, in tokens.
@@ -59,6 +76,7 @@ pub struct SessionStats {
 /// A session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "session")]
+#[schemars(transform = crate::schema::typed("session"))]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
@@ -98,4 +116,78 @@ pub struct Session {
     #[serde(with = "crate::time::optional")]
     #[schemars(with = "Option<Timestamp>")]
     pub archived_at: Option<Timestamp>,
+}
+
+/// A page of sessions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionList {
+    /// The sessions.
+    pub data: Vec<Session>,
+    /// What to send as `page` for the next page; none on the last one.
+    pub next_page: Option<String>,
+    /// What to send as `page` for the page before; none on the first one.
+    pub prev_page: Option<String>,
+}
+
+/// What is left of a deleted session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename = "session_deleted")]
+#[schemars(transform = crate::schema::typed("session_deleted"))]
+pub struct DeletedSession {
+    /// Its id.
+    pub id: SessionId,
+}
+
+/// A thread of a session. There is one, whose events are the session's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename = "session_thread")]
+#[schemars(transform = crate::schema::typed("session_thread"))]
+pub struct SessionThread {
+    /// Its id.
+    pub id: ThreadId,
+    /// The session.
+    pub session_id: SessionId,
+    /// The session's copy of the agent.
+    pub agent: SessionAgent,
+    /// Always none: no thread is made by another one.
+    pub parent_thread_id: Option<ThreadId>,
+    /// What it does.
+    pub status: SessionStatus,
+    /// How long it has worked.
+    pub stats: SessionStats,
+    /// What it has used.
+    pub usage: Usage,
+    /// Always none.
+    pub workflow_run_id: Option<String>,
+    /// When it was archived, which is when its session was.
+    #[serde(with = "crate::time::optional")]
+    #[schemars(with = "Option<Timestamp>")]
+    pub archived_at: Option<Timestamp>,
+    /// When it was made.
+    #[serde(with = "crate::time")]
+    #[schemars(with = "Timestamp")]
+    pub created_at: Timestamp,
+    /// When it changed last.
+    #[serde(with = "crate::time")]
+    #[schemars(with = "Timestamp")]
+    pub updated_at: Timestamp,
+}
+
+impl SessionThread {
+    /// The one thread of a session.
+    pub fn primary(id: ThreadId, session: Session) -> Self {
+        Self {
+            id,
+            session_id: session.id,
+            agent: session.agent,
+            parent_thread_id: None,
+            status: session.status,
+            stats: session.stats,
+            usage: session.usage,
+            workflow_run_id: None,
+            archived_at: session.archived_at,
+            created_at: session.created_at,
+            updated_at: session.updated_at,
+        }
+    }
 }

@@ -12,6 +12,8 @@ use sortie_audit::kinds;
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_orchestrator::mcp::McpServers;
+use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -179,6 +181,9 @@ impl Hub {
             audit: audit.clone(),
         });
         let servers = mcp_servers(&config, api_addr, calls.clone(), tasks).await?;
+        let terms =
+            Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
+        let work = Queues::start(store.clone(), terms, tasks).await?;
         let router = crate::api::router(ApiState {
             store: store.clone(),
             base_domain: config.base_domain.clone(),
@@ -190,6 +195,7 @@ impl Hub {
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
             audit: audit.clone(),
+            work,
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {

@@ -8,7 +8,7 @@ use axum::RequestExt as _;
 use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
-use sortie_api::{ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
+use sortie_api::{Agent, ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
 use sortie_ids::{RequestId, TunnelId};
 
@@ -136,6 +136,7 @@ fn actor(caller: &Caller, request: &Request) -> Value {
         "key_kind": key.kind.as_str(),
         "agent": key.agent,
         "user": key.user,
+        "work_id": caller.work.as_ref().map(|work| &work.work),
         "organization_id": key.organization,
         "workspace_id": key.workspace,
         "ip_address": request.extensions().get::<PeerAddress>().map(|peer| peer.0),
@@ -196,6 +197,25 @@ fn of_certificate(certificate: &TunnelCertificate) -> Value {
     })
 }
 
+pub(super) fn agent_created(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_CREATED, of_agent(agent));
+}
+
+/// With the members that are different from before.
+pub(super) fn agent_updated(call: &Call, agent: &Agent, members: &[&str]) {
+    let mut fields = of_agent(agent);
+    fields["changed"] = json!(members);
+    call.note(kinds::AGENT_UPDATED, fields);
+}
+
+pub(super) fn agent_archived(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_ARCHIVED, of_agent(agent));
+}
+
+fn of_agent(agent: &Agent) -> Value {
+    json!({"agent_id": agent.id, "agent_version": agent.version, "agent_name": agent.definition.name})
+}
+
 pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {
     let fields = json!({"created_workspace_id": workspace.id, "created_workspace_name": workspace.name});
     call.note(kinds::WORKSPACE_CREATED, fields);
@@ -219,6 +239,7 @@ pub(crate) fn of_key(key: &Key) -> Value {
         "token_grants": key.grants,
         "token_agent": key.agent,
         "token_user": key.user,
+        "token_environment_id": key.environment_id,
         "token_expires_at": key.expires_at.map(|time| time.to_string()),
     })
 }

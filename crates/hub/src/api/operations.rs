@@ -1,6 +1,9 @@
 //! Everything that the API's listener answers, in one table. The router, who may ask, and the OpenAPI document are made
 //! from it, so that none of them can know an operation that the others do not.
 
+mod resources;
+mod work;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::routing::{MethodRouter, get, post};
@@ -30,7 +33,20 @@ pub(crate) enum Access {
     Organization,
     /// A key that may call the route.
     Route,
+    /// The key of an environment.
+    Queue,
+    /// The key of an environment, or the token of an item of its work.
+    Lease,
+    /// A `manage` key, or the key of an environment.
+    Environment,
+    /// A `manage` key, or for what they work at, the key of an environment or the token of an item of its work.
+    Worker,
 }
+
+/// Largest body of an operation that says nothing else, in bytes.
+const USUAL_BODY: usize = 64 * 1024;
+/// Largest body of an operation that takes whole definitions or conversations, in bytes, as the public contract has it.
+const LARGE_BODY: usize = 32 * 1024 * 1024;
 
 /// What answers an operation outside of the API's router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +100,12 @@ pub(super) struct Operation {
     /// A further parameter of its query, with its description.
     pub(super) query: Option<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
+    /// Largest body that it takes, in bytes; a larger one is answered with 413.
+    pub(super) body: usize,
     /// The events that it may leave in the audit. Whatever changes something or shows a secret leaves some.
     pub(super) leaves: &'static [Kind],
+    /// Whether it changes something and leaves no events all the same, as it is asked for every few seconds.
+    pub(super) unrecorded: bool,
 }
 
 impl Operation {
@@ -107,7 +127,9 @@ impl Operation {
             paged,
             query,
             deprecated,
+            body: USUAL_BODY,
             leaves: &[],
+            unrecorded: false,
         }
     }
 
@@ -118,6 +140,11 @@ impl Operation {
     /// What changes something or shows a secret, with the events that it leaves.
     fn post(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
         Self { leaves, ..Self::new(Some(Method::POST), path, id, access, Served::Router(served)) }
+    }
+
+    /// What takes something away, with the events that it leaves.
+    fn delete(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
+        Self { leaves, ..Self::new(Some(Method::DELETE), path, id, access, Served::Router(served)) }
     }
 
     fn front(path: &str, id: &str, access: Access, own: Own) -> Self {
@@ -147,6 +174,14 @@ impl Operation {
 
     fn text(self, kind: &'static str) -> Self {
         Self { answer: Answer::Text(kind), ..self }
+    }
+
+    fn large(self) -> Self {
+        Self { body: LARGE_BODY, ..self }
+    }
+
+    fn unrecorded(self) -> Self {
+        Self { unrecorded: true, ..self }
     }
 
     fn asks(self, name: &'static str, description: &'static str) -> Self {
@@ -190,6 +225,8 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     ]);
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
+    all.extend(resources::all());
+    all.extend(work::all());
     all.extend(beside());
     all.extend(outside());
     all
@@ -349,7 +386,7 @@ mod tests {
     fn what_changes_something_leaves_records() {
         for operation in OPERATIONS.iter() {
             let read = operation.method.as_ref().is_none_or(|method| *method == Method::GET);
-            assert_eq!(operation.leaves.is_empty(), read, "{}", operation.id);
+            assert_eq!(operation.leaves.is_empty(), read || operation.unrecorded, "{}", operation.id);
         }
     }
 }
