@@ -6,6 +6,7 @@ mod agent;
 mod approval;
 mod checkpoint;
 mod discovery;
+mod environment;
 mod error;
 mod event;
 mod headers;
@@ -35,6 +36,10 @@ pub use approval::{
 };
 pub use checkpoint::PublishedCheckpoint;
 pub use discovery::Discovery;
+pub use environment::{
+    CreateEnvironment, DeletedEnvironment, Environment, EnvironmentConfig, EnvironmentDefinition, Networking, Packages,
+    Scope, UpdateEnvironment,
+};
 pub use error::{ApiError, ErrorKind};
 pub use event::{
     ContentBlock, Evaluated, Evaluation, Event, EventBody, ModelUsage, Permission, RetryStatus, SessionFailure,
@@ -55,9 +60,10 @@ pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use patch::{Patch, check_metadata, patch_metadata};
 pub use place::{place_text, read_place};
 pub use route::Route;
-pub use sent::{SendEvents, initial_events};
+pub use sent::{SendEvents, SentEvents, initial_events};
 pub use session::{
-    CacheCreation, DeletedSession, Session, SessionList, SessionStats, SessionStatus, SessionThread, Usage,
+    CacheCreation, ChangedAgent, ChosenAgent, CreateSession, DeletedSession, Session, SessionList, SessionStats,
+    SessionStatus, SessionThread, UpdateSession, Usage, no_resources,
 };
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,

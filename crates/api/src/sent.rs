@@ -1,11 +1,11 @@
 //! What clients send to sessions, and what of it is refused.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sortie_ids::EventId;
 
-use crate::{ApiError, EventBody, Verdict};
+use crate::{ApiError, Event, EventBody, Verdict};
 
 /// Events sent in one request at most.
 const MAX_EVENTS: usize = 1000;
@@ -22,6 +22,13 @@ pub struct SendEvents {
     /// At least one and at most 1000 of `user.message`, `user.interrupt`, `user.tool_confirmation`, `user.tool_result`,
     /// `user.custom_tool_result`, `system.message`.
     pub events: Vec<Value>,
+}
+
+/// What was sent, as it was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SentEvents {
+    /// Each event with its id, and with the time at which it took effect, if it has.
+    pub data: Vec<Event>,
 }
 
 impl SendEvents {

@@ -11,8 +11,11 @@ use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_audit::kinds;
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
+use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::McpServers;
+use sortie_orchestrator::models::Catalog;
 use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
@@ -184,7 +187,19 @@ impl Hub {
         let terms =
             Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
         let work = Queues::start(store.clone(), terms, tasks).await?;
+        let live = Live::start(tasks);
+        let models = Arc::new(Catalog::default());
+        let sessions = Sessions::start(
+            store.clone(),
+            models,
+            Arc::new(servers.clone()),
+            live.clone(),
+            Settings::default(),
+            tasks.clone(),
+        );
         let router = crate::api::router(ApiState {
+            sessions: sessions.clone(),
+            live,
             store: store.clone(),
             base_domain: config.base_domain.clone(),
             limits: config.limits,
@@ -231,6 +246,10 @@ impl Hub {
             None => None,
         };
 
+        let at_work = sessions.recover().await?;
+        if at_work > 0 {
+            tracing::info!(sessions = at_work, "sessions that were at work go on");
+        }
         let following = follow_changes(store.clone(), links.clone(), pool.clone());
         let stop = tasks.clone();
         tasks.spawn("changes", async move {

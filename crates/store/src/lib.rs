@@ -12,6 +12,7 @@ mod certificates;
 mod checkpoints;
 mod db;
 mod environment_keys;
+mod environments;
 mod error;
 mod events;
 mod keys;

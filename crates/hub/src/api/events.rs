@@ -8,21 +8,21 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Json, Response};
 use bytes::Bytes;
 use futures_util::Stream as _;
 use http_body::{Body as HttpBody, Frame};
-use sortie_api::{ApiError, SessionStatus, place_text};
+use sortie_api::{ApiError, EventBody, SendEvents, SentEvents, SessionStatus, place_text};
 use sortie_ids::{SessionId, ThreadId};
 use sortie_orchestrator::live::{Deltas, Holder, Subscription};
 use sortie_store::{EventPlace, EventQuery, SessionRecord};
 
-use super::extract::At;
+use super::extract::{At, Object};
 use super::frame::{Call, Failure};
 use super::pairs::{Pairs, Unit, place};
-use super::sessions::reached;
+use super::sessions::{reached, refused};
 use super::threads::thread_of;
-use super::{Api, ApiState};
+use super::{Api, ApiState, audit};
 
 /// Events on a page, at most and when the caller does not say.
 const MAX_PAGE: u32 = 1000;
@@ -30,6 +30,26 @@ const MAX_PAGE: u32 = 1000;
 const PAGE_BYTES: u64 = 8 * 1024 * 1024;
 /// Values of a repeated parameter at most.
 const MAX_VALUES: usize = 100;
+
+pub(super) async fn send(
+    State(api): Api,
+    call: Call,
+    At(id): At<SessionId>,
+    Object(body): Object<SendEvents>,
+) -> Result<Json<SentEvents>, Failure> {
+    let session = reached(&api, &call, &id).await?;
+    let events = body.check()?;
+    for event in &events {
+        if let EventBody::UserInterrupt { session_thread_id: Some(thread) } = event
+            && *thread != session.thread
+        {
+            return Err(ApiError::invalid_request("session_thread_id: the session has no thread with this id").into());
+        }
+    }
+    let data = api.sessions.post(&session.workspace, &id, events).await.map_err(refused)?;
+    audit::session_events_sent(&call, &id, &data);
+    Ok(Json(SentEvents { data }))
+}
 
 pub(super) async fn list(
     State(api): Api,
@@ -107,7 +127,8 @@ fn subscribe(api: &ApiState, call: &Call, id: &SessionId, pairs: &Pairs) -> Resu
             "agent.message" => deltas.message = true,
             "agent.thinking" => deltas.thinking = true,
             _ => {
-                let sentence = "event_deltas: must be `agent.message` or `agent.thinking`; no other events have previews";
+                let sentence =
+                    "event_deltas: must be `agent.message` or `agent.thinking`; no other events have previews";
                 return Err(ApiError::invalid_request(sentence));
             }
         }
@@ -138,10 +159,7 @@ impl HttpBody for Events {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Pin::new(&mut self.0).poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -11,6 +11,8 @@ mod auth;
 mod betas;
 mod certificates;
 mod checkpoints;
+mod environments;
+mod events;
 mod extract;
 mod frame;
 mod identity;
@@ -18,8 +20,11 @@ mod keys;
 mod openapi;
 mod operations;
 mod organization;
+mod pairs;
 mod repeat;
 mod routes;
+mod sessions;
+mod threads;
 mod tunnels;
 mod work;
 mod workers;
@@ -37,6 +42,8 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::sessions::Sessions;
 use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
@@ -93,6 +100,10 @@ pub struct ApiState {
     pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
+    /// The sessions of agents.
+    pub sessions: Sessions,
+    /// What is published of them.
+    pub live: Live,
 }
 
 type Api = State<Arc<ApiState>>;

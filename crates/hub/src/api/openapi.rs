@@ -11,7 +11,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sortie_api::ErrorKind;
 use sortie_ids::{
-    AgentId, CertificateId, CredentialId, EnvironmentId, KeyId, RouteName, TunnelId, TunnelLabel, VaultId, WorkId,
+    AgentId, CertificateId, CredentialId, EnvironmentId, KeyId, RouteName, SessionId, ThreadId, TunnelId, TunnelLabel,
+    VaultId, WorkId,
 };
 
 use super::API_VERSIONS;
@@ -149,7 +150,7 @@ impl Types {
                 all.push(reference("include_archived"));
             }
         }
-        if let Some((name, description)) = operation.query {
+        for (name, description) in &operation.query {
             all.push(json!({"name": name, "in": "query", "description": description, "schema": {"type": "string"}}));
         }
         all
@@ -162,6 +163,8 @@ impl Types {
             "certificate_id" => schema(CertificateId::json_schema),
             "key_id" => schema(KeyId::json_schema),
             "agent_id" => schema(AgentId::json_schema),
+            "session_id" => schema(SessionId::json_schema),
+            "thread_id" => schema(ThreadId::json_schema),
             "environment_id" => schema(EnvironmentId::json_schema),
             "vault_id" => schema(VaultId::json_schema),
             "credential_id" => schema(CredentialId::json_schema),

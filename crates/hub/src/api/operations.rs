@@ -2,6 +2,7 @@
 //! from it, so that none of them can know an operation that the others do not.
 
 mod resources;
+mod sessions;
 mod work;
 
 use std::sync::{Arc, LazyLock};
@@ -97,8 +98,8 @@ pub(super) struct Operation {
     pub(super) creates: bool,
     /// Whether its answer is a page, so that it takes what pages are asked for with.
     pub(super) paged: bool,
-    /// A further parameter of its query, with its description.
-    pub(super) query: Option<(&'static str, &'static str)>,
+    /// Further parameters of its query, with their descriptions.
+    pub(super) query: Vec<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
     /// Largest body that it takes, in bytes; a larger one is answered with 413.
     pub(super) body: usize,
@@ -111,7 +112,7 @@ pub(super) struct Operation {
 impl Operation {
     fn new(method: Option<Method>, path: &str, id: &str, access: Access, served: Served) -> Self {
         let (path, id) = (path.to_owned(), id.to_owned());
-        let (request, answer, query) = (None, Answer::Anything, None);
+        let (request, answer, query) = (None, Answer::Anything, Vec::new());
         let (creates, paged, deprecated) = (false, false, path.starts_with("/v1/organizations/"));
         let summary = "";
         Self {
@@ -180,12 +181,13 @@ impl Operation {
         Self { body: LARGE_BODY, ..self }
     }
 
-    fn unrecorded(self) -> Self {
-        Self { unrecorded: true, ..self }
+    fn asks(mut self, name: &'static str, description: &'static str) -> Self {
+        self.query.push((name, description));
+        self
     }
 
-    fn asks(self, name: &'static str, description: &'static str) -> Self {
-        Self { query: Some((name, description)), ..self }
+    fn unrecorded(self) -> Self {
+        Self { unrecorded: true, ..self }
     }
 }
 
@@ -226,6 +228,7 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
     all.extend(resources::all());
+    all.extend(sessions::all());
     all.extend(work::all());
     all.extend(beside());
     all.extend(outside());

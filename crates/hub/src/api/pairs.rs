@@ -89,8 +89,10 @@ impl Pairs {
             let refused = |_| ApiError::invalid_request(format!("{name}: must be an RFC 3339 timestamp"));
             text.map(|text| text.parse().map_err(refused)).transpose()
         };
-        let from = [bound("gt")?.map(|at| unit.last_until(at).saturating_add(1)), bound("gte")?.map(|at| unit.first_from(at))];
-        let to = [bound("lt")?.map(|at| unit.first_from(at).saturating_sub(1)), bound("lte")?.map(|at| unit.last_until(at))];
+        let from =
+            [bound("gt")?.map(|at| unit.last_until(at).saturating_add(1)), bound("gte")?.map(|at| unit.first_from(at))];
+        let to =
+            [bound("lt")?.map(|at| unit.first_from(at).saturating_sub(1)), bound("lte")?.map(|at| unit.last_until(at))];
         Ok(Within { from: from.into_iter().flatten().max(), to: to.into_iter().flatten().min() })
     }
 
@@ -134,7 +136,8 @@ impl Unit {
 /// The cursor of a list with this name, which says its order, too.
 pub(super) fn place<const N: usize>(list: &str, pairs: &Pairs) -> Result<Option<[i64; N]>, ApiError> {
     let refused = || {
-        let sentence = "page: not a cursor of this list in this order; send the next_page of the previous page unchanged";
+        let sentence =
+            "page: not a cursor of this list in this order; send the next_page of the previous page unchanged";
         ApiError::invalid_request(sentence)
     };
     pairs.one("page")?.map(|text| sortie_api::read_place(list, text).ok_or_else(refused)).transpose()
