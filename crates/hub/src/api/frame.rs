@@ -155,7 +155,7 @@ async fn admit(api: &ApiState, operation: &'static Operation, request: Request, 
         Ok(caller) => caller,
         Err(error) => {
             if error.status == StatusCode::UNAUTHORIZED {
-                api.audit.count(Surface::Api, Refused::Unauthenticated, peer, None);
+                api.audit.count(Surface::Api, Refused::Unauthenticated, peer, None).await;
             }
             return Failure::from(error).into_response();
         }
@@ -166,7 +166,7 @@ async fn admit(api: &ApiState, operation: &'static Operation, request: Request, 
         Ok(()) => recorded(api, operation, caller, request, next).await,
         Err(error) => {
             if error.status == StatusCode::FORBIDDEN {
-                api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id));
+                api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id)).await;
             }
             Failure::from(error).into_response()
         }

@@ -10,6 +10,7 @@ mod common;
 mod config;
 mod crowd;
 mod errors;
+mod hub_audit;
 mod large;
 mod leave;
 mod link;
