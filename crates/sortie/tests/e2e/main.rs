@@ -4,6 +4,7 @@
 mod audit;
 mod bounds;
 mod canary;
+mod canary_hub;
 mod capture;
 mod cli;
 mod common;
