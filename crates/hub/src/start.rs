@@ -25,7 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::HubConfig;
 use crate::api::{API_VERSIONS, ApiState, CheckedCa, of_key};
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditError};
 use crate::call::Calls;
 use crate::front::Front;
 use crate::gateways::Gateways;
@@ -76,9 +76,9 @@ pub enum HubError {
     /// The edge cannot be set up.
     #[error(transparent)]
     Edge(#[from] EdgeError),
-    /// The audit log cannot be opened.
-    #[error("the audit log cannot be used: {0}")]
-    Audit(#[from] sortie_audit::OpenError),
+    /// There is no audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),

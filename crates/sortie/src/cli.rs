@@ -1,16 +1,20 @@
 //! The command line.
 
+mod hub_audit;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
-use sortie_hub::{AuditConfig, Durability, McpConfig, OnFailure, PlaceSpec, PrivateHost};
+use sortie_hub::{McpConfig, PrivateHost};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
 use crate::policy::PolicyCommand;
+
+pub(crate) use hub_audit::{AuditDestinationArgs, HubAuditArgs};
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
@@ -157,6 +161,8 @@ pub(crate) struct UpArgs {
     pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mcp: SessionMcpArgs,
+    #[command(flatten)]
+    pub(crate) audit: AuditDestinationArgs,
 }
 
 #[derive(Args, Debug)]
@@ -214,58 +220,6 @@ pub(crate) struct HubArgs {
     pub(crate) mcp: SessionMcpArgs,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
-}
-
-/// How the hub keeps its records.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Audit")]
-pub(crate) struct HubAuditArgs {
-    /// Where what is done to tunnels, keys and workspaces is recorded [default: audit in the data directory].
-    #[arg(long, env = "SORTIE_AUDIT_DIR", value_name = "DIR")]
-    audit_dir: Option<PathBuf>,
-    /// When a record counts as kept: when the kernel has it, or when the disk does.
-    #[arg(long, env = "SORTIE_AUDIT_DURABILITY", value_enum, value_name = "WHEN", default_value_t = AuditDurability::Power)]
-    audit_durability: AuditDurability,
-    /// What happens to operations whose records cannot be kept.
-    #[arg(long, env = "SORTIE_AUDIT_ON_FAILURE", value_enum, value_name = "WHAT", default_value_t = AuditOnFailure::Deny)]
-    audit_on_failure: AuditOnFailure,
-    /// A directory where its checkpoints are published, such as a mount that can be written once.
-    #[arg(long, env = "SORTIE_AUDIT_PUBLISH_DIR", value_name = "DIR")]
-    audit_publish_dir: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AuditDurability {
-    /// The end of the process loses nothing, a power cut the last moments.
-    Process,
-    /// A power cut loses nothing either.
-    Power,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AuditOnFailure {
-    /// They are refused.
-    Deny,
-    /// They are done, and the records that are missing are counted.
-    DropAndCount,
-}
-
-impl HubAuditArgs {
-    /// The settings as the hub takes them.
-    pub(crate) fn config(&self) -> AuditConfig {
-        AuditConfig {
-            dir: self.audit_dir.clone(),
-            durability: match self.audit_durability {
-                AuditDurability::Process => Durability::Process,
-                AuditDurability::Power => Durability::Power,
-            },
-            on_failure: match self.audit_on_failure {
-                AuditOnFailure::Deny => OnFailure::Deny,
-                AuditOnFailure::DropAndCount => OnFailure::DropAndCount,
-            },
-            publish: self.audit_publish_dir.iter().map(|dir| PlaceSpec::dir("dir", dir)).collect(),
-        }
-    }
 }
 
 /// How sessions reach MCP servers. Those behind tunnels, and public ones over https, need nothing here.

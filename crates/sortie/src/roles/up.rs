@@ -104,9 +104,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         issuer: None,
         region: None,
         limits: Limits::default(),
-        audit: AuditConfig::default(),
         mcp: args.mcp.config(),
         models: args.models,
+        audit: args.audit.put(AuditConfig::default())?,
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;
