@@ -10,6 +10,7 @@ use sortie_hub::{AuditConfig, Durability, McpConfig, OnFailure, PlaceSpec, Priva
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
+use crate::operate::sessions::SessionsCommand;
 use crate::policy::PolicyCommand;
 
 /// Private access for AI agents: everything dials out, nothing gets in.
@@ -98,6 +99,9 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Sessions: agents at work.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),
