@@ -41,7 +41,7 @@ const EDGE_CA_DAYS: u32 = 3650;
 /// Connections of gateways and clients on the edge's port, and half of the files that the process may open at most.
 const MAX_EDGE_CONNECTIONS: usize = 20_000;
 /// Connections on the API's listener, and a quarter of the files at most.
-const MAX_API_CONNECTIONS: usize = 10_000;
+const MAX_API_CONNECTIONS: usize = 20_000;
 /// How often unused inner connections are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
