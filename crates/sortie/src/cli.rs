@@ -12,6 +12,7 @@ use sortie_hub::{McpConfig, PrivateHost};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
+use crate::operate::sessions::SessionsCommand;
 use crate::policy::PolicyCommand;
 
 pub(crate) use hub_audit::{AuditDestinationArgs, HubAuditArgs};
@@ -102,6 +103,9 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Sessions: agents at work.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),

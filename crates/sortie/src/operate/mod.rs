@@ -5,6 +5,7 @@ pub(crate) mod certs;
 pub(crate) mod keys;
 pub(crate) mod mcp;
 pub(crate) mod routes;
+pub(crate) mod sessions;
 pub(crate) mod tools;
 pub(crate) mod tunnels;
 pub(crate) mod workspaces;
