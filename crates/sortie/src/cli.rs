@@ -1,5 +1,7 @@
 //! The command line.
 
+mod resources;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
 use sortie_hub::{AuditConfig, Durability, McpConfig, OnFailure, PlaceSpec, PrivateHost};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
+
+pub(crate) use resources::{AgentsCommand, CredentialsCommand, EnvironmentCommand, From, VaultsCommand};
 
 use crate::audit::AuditCommand;
 use crate::policy::PolicyCommand;
@@ -98,6 +102,17 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Agents: models with prompts, tools and MCP servers, in versions.
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Environments: where the tools of sessions run.
+    #[command(subcommand)]
+    Environments(EnvironmentCommand),
+    /// Vaults: credentials that sessions use.
+    #[command(subcommand)]
+    Vaults(VaultsCommand),
+    /// Print the active agents, environments and vaults (without secrets) as JSON.
+    Export,
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),
@@ -152,6 +167,9 @@ pub(crate) struct UpArgs {
     /// Written, mode 0600, when everything serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mcp: SessionMcpArgs,
 }
@@ -202,6 +220,9 @@ pub(crate) struct HubArgs {
     /// Where this hub is; gateways are told with every caller.
     #[arg(long, env = "SORTIE_REGION", value_name = "NAME", value_parser = region)]
     pub(crate) region: Option<String>,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) audit: HubAuditArgs,
     #[command(flatten)]
@@ -708,6 +729,9 @@ pub(crate) enum ConfigCommand {
         /// Resolve the hosts of upstreams, too, and judge their addresses. Nothing is dialled.
         #[arg(long)]
         online: bool,
+        /// The file is a hub's settings of models.
+        #[arg(long, conflicts_with = "online")]
+        models: bool,
     },
     /// Show the settings in force, defaults included; --output toml writes a file that says the same.
     Show {

@@ -58,6 +58,31 @@ async fn lost_answers_leave_no_spare_tunnel_behind_the_typescript_sdk() {
 }
 
 #[tokio::test]
+async fn sessions_work_with_the_python_sdk() {
+    let Some(interpreter) = tool(PYTHON) else { return };
+    let mut command = Command::new(interpreter);
+    command.arg(script("python/sessions_api.py"));
+    sessions(command).await;
+}
+
+#[tokio::test]
+async fn sessions_work_with_the_typescript_sdk() {
+    let Some(sdk) = tool(NODE) else { return };
+    let mut command = Command::new("node");
+    command.arg(script("node/sessions_api.mjs")).arg(sdk);
+    sessions(command).await;
+}
+
+async fn sessions(mut command: Command) {
+    let mut tasks = JoinSet::new();
+    let hub = Hub::new().await;
+    let address = serve(&hub, &mut tasks).await;
+    command.arg(format!("http://{address}")).arg(&hub.manage);
+    let said = succeeds(command).await;
+    assert!(said.contains("all as expected"), "{said}");
+}
+
+#[tokio::test]
 async fn agents_environments_and_vaults_work_with_the_python_sdk() {
     let Some(interpreter) = tool(PYTHON) else { return };
     let mut command = Command::new(interpreter);
