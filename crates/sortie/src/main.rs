@@ -85,6 +85,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, style?).await,
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
+            Command::Environments(command) => operate::environments::run(command, &cli.hub, style?).await,
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sortie_api::{
-    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, List, ListQuery, Patch,
-    StopWork, UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState, patch_metadata,
+    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, List, ListQuery, Patch, StopWork,
+    UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState, patch_metadata,
 };
 use sortie_audit::kinds;
 use sortie_ids::{ApiKey, EnvironmentId, KeyId, WorkId};

@@ -114,7 +114,8 @@ impl Hub {
         let terms = Terms { lease_seconds: 120, start_seconds: 300 };
         let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
-        let sessions = Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks.clone());
+        let sessions =
+            Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
             work,
             sessions,

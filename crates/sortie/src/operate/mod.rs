@@ -2,6 +2,7 @@
 
 pub(crate) mod approvals;
 pub(crate) mod certs;
+pub(crate) mod environments;
 pub(crate) mod keys;
 pub(crate) mod mcp;
 pub(crate) mod routes;

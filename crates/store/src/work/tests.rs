@@ -52,8 +52,7 @@ async fn a_session_has_one_item_that_is_not_over() {
     assert!(changes.try_recv().is_err(), "nothing new waits");
     // An item that is over while its session rests is not followed by another one.
     let (home, environment) = (&ground.fixture.home, &ground.environment);
-    let end = |item: WorkItem| ground.fixture.store.change_work(home, environment, &item.id.clone(), stopped);
-    end(item).await.expect("stopped");
+    ground.fixture.store.change_work(home, environment, &item.id, stopped).await.expect("stopped");
     assert_eq!(ground.items().await.len(), 1);
     let session = ground.commit(&session, |step| step.wake = true).await;
     assert_eq!(ground.items().await.len(), 2, "the last one is over");
