@@ -19,8 +19,7 @@ struct Environment {
 
 impl Environment {
     fn make(home: &TempHome, hub: &Hub) -> Self {
-        let body = json!({"name": "workshop", "config": {"type": "self_hosted"}});
-        let made = hub.post("/v1/environments", &body);
+        let made = hub.json(home, ["environments", "create", "workshop"]);
         let id = made["id"].as_str().expect("id").to_owned();
         let key = hub.json(home, ["environments", "keys", "create", &id, "worker"]);
         Self { id, key: key["secret"].as_str().expect("secret").to_owned() }

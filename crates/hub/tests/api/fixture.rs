@@ -115,10 +115,11 @@ impl Hub {
         let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
         let sessions =
-            Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks.clone());
+            Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
             work,
             sessions,
+            models,
             live,
             store: store.clone(),
             base_domain,
@@ -154,6 +155,22 @@ impl Hub {
         files.sort();
         let text: String = files.iter().map(|file| std::fs::read_to_string(file).expect("file")).collect();
         text.lines().map(|line| serde_json::from_str(line).expect("json")).collect()
+    }
+
+    /// Whether a file below the data directory holds this text.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        let mut folders = vec![self.dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("folder") {
+                let path = entry.expect("entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if std::fs::read(&path).expect("file").windows(text.len()).any(|part| part == text.as_bytes()) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Sends a request with the `manage` key; `body` is sent as it is when it is a JSON string.
