@@ -86,7 +86,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
             Command::Agents(command) => operate::agents::run(command, &cli.hub, style?).await,
-            Command::Environments(command) => operate::environment::run(command, &cli.hub, style?).await,
+            Command::Environments(command) => operate::environments::run(command, &cli.hub, style?).await,
             Command::Vaults(command) => operate::vaults::run(command, &cli.hub, style?).await,
             Command::Export => operate::resources::export(&cli.hub).await,
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,

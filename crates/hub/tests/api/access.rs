@@ -124,6 +124,11 @@ const WORKERS: &[(&str, [u16; 3])] = &[
     ("acknowledge_work", [200, 200, 404]),
     ("heartbeat_work", [200, 200, 404]),
     ("stop_work", [200, 200, 404]),
+    // The session is of another environment.
+    ("get_session", [404, 404, 404]),
+    ("send_session_events", [404, 404, 404]),
+    ("list_session_events", [404, 404, 404]),
+    ("stream_session_events", [404, 404, 404]),
 ];
 
 /// A hub with three workspaces. The objects lie in the middle one.

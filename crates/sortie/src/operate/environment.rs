@@ -5,15 +5,15 @@ use sortie_api::{DeletedEnvironment, Environment};
 
 use super::resources::{PAGE, body, of_archived};
 use super::{text, time};
-use crate::cli::{EnvironmentCommand, HubAccess};
+use crate::cli::EnvironmentCommand;
+use crate::client::Hub;
 use crate::error::Failure;
+use crate::output;
 use crate::output::Style;
-use crate::{output, profile};
 
 const PATH: &str = "/v1/environments";
 
-pub(crate) async fn run(command: EnvironmentCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
-    let hub = profile::hub(access)?;
+pub(super) async fn run(hub: &Hub, command: EnvironmentCommand, output: Style) -> Result<(), Failure> {
     match command {
         EnvironmentCommand::List { archived } => {
             let all: Vec<Environment> = hub.all_by(PAGE, &of_archived(PATH, archived)).await?;

@@ -3,7 +3,8 @@
 pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod certs;
-pub(crate) mod environment;
+mod environment;
+pub(crate) mod environments;
 pub(crate) mod keys;
 pub(crate) mod mcp;
 pub(crate) mod resources;
