@@ -33,4 +33,5 @@ pub use identity::{RotationError, Signer, SignerError};
 pub use mcp::{McpConfig, PrivateHost};
 pub use sortie_audit::{Durability, OnFailure};
 pub use sortie_sinks::publish::PlaceSpec;
+pub use sortie_store::DatabaseUrl;
 pub use start::{Hub, HubError};

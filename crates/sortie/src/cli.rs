@@ -10,6 +10,7 @@ use sortie_hub::{AuditConfig, Durability, McpConfig, OnFailure, PlaceSpec, Priva
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
+use crate::database::DatabaseArgs;
 use crate::policy::PolicyCommand;
 
 /// Private access for AI agents: everything dials out, nothing gets in.
@@ -161,6 +162,8 @@ pub(crate) struct HubArgs {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Where the API listens; TLS unless loopback.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
     pub(crate) api: SocketAddr,
