@@ -146,6 +146,8 @@ async fn keep(
             }
         }
         holding.send_replace(Holding::Lost);
+        // Before the next one is asked for: a server that is only slow would see it as another hub's.
+        drop(connection);
         tracing::warn!("the connection to the database is lost; nothing is written until it is back");
         connection = tokio::select! {
             again = again(&options, &holding) => again,
