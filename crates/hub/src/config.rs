@@ -45,6 +45,8 @@ pub struct HubConfig {
     pub limits: Limits,
     /// How records are kept.
     pub audit: AuditConfig,
+    /// The file that names the upstreams of models; without one there is the scripted model only.
+    pub models: Option<PathBuf>,
     /// How sessions reach MCP servers.
     pub mcp: McpConfig,
 }

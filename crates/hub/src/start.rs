@@ -13,7 +13,7 @@ use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::McpServers;
-use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::models::{Catalog, ModelsConfigError};
 use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
@@ -82,6 +82,9 @@ pub enum HubError {
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),
+    /// The settings of models cannot be used.
+    #[error("the settings of models cannot be used: {0}")]
+    Models(#[from] ModelsConfigError),
     /// Identities cannot be signed.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -189,10 +192,10 @@ impl Hub {
             Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
         let work = Queues::start(store.clone(), terms, tasks).await?;
         let live = Live::start(tasks);
-        let models = Arc::new(Catalog::default());
+        let models = models(&config, tasks).await?;
         let sessions = Sessions::start(
             store.clone(),
-            models,
+            models.clone(),
             Arc::new(servers.clone()),
             live.clone(),
             Settings::default(),
@@ -200,6 +203,7 @@ impl Hub {
         );
         let router = crate::api::router(ApiState {
             sessions: sessions.clone(),
+            models,
             live,
             store: store.clone(),
             base_domain: config.base_domain.clone(),
@@ -303,6 +307,14 @@ async fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, HubEr
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// The models of sessions.
+async fn models(config: &HubConfig, tasks: &TaskSet) -> Result<Arc<Catalog>, HubError> {
+    let Some(file) = config.models.clone() else { return Ok(Arc::new(Catalog::scripted())) };
+    let tasks = tasks.clone();
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(file, &tasks)).await;
+    Ok(opened.map_err(|_| StoreError::Interrupted)??)
 }
 
 /// The MCP servers of sessions.

@@ -49,6 +49,7 @@ async fn start(dir: &Path) -> (Hub, TaskSet) {
         limits: Limits::default(),
         audit: AuditConfig::default(),
         mcp: sortie_hub::McpConfig::default(),
+        models: None,
     };
     (Hub::start(config, &tasks).await.expect("started"), tasks)
 }

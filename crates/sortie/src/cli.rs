@@ -153,6 +153,9 @@ pub(crate) struct UpArgs {
     /// Written, mode 0600, when everything serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mcp: SessionMcpArgs,
 }
@@ -205,6 +208,9 @@ pub(crate) struct HubArgs {
     /// Where this hub is; gateways are told with every caller.
     #[arg(long, env = "SORTIE_REGION", value_name = "NAME", value_parser = region)]
     pub(crate) region: Option<String>,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) audit: HubAuditArgs,
     #[command(flatten)]
@@ -711,6 +717,9 @@ pub(crate) enum ConfigCommand {
         /// Resolve the hosts of upstreams, too, and judge their addresses. Nothing is dialled.
         #[arg(long)]
         online: bool,
+        /// The file is a hub's settings of models.
+        #[arg(long, conflicts_with = "online")]
+        models: bool,
     },
     /// Show the settings in force, defaults included; --output toml writes a file that says the same.
     Show {

@@ -146,6 +146,7 @@ impl World {
             limits: sortie_api::Limits::default(),
             audit: AuditConfig::default(),
             mcp: sortie_hub::McpConfig::default(),
+            models: None,
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");
         let dir = home.join("setup");

@@ -11,6 +11,7 @@
 mod agents;
 mod certificates;
 mod checkpoints;
+mod credentials;
 mod database;
 mod db;
 mod environment_keys;
@@ -31,12 +32,14 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod vaults;
 mod work;
 mod workspaces;
 
 pub use agents::{Changed, Created};
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
+pub use credentials::{FoundCredential, NewTokens};
 pub use database::{DatabaseUrl, DatabaseUrlError};
 pub use error::{Object, StoreError};
 pub use events::{EventPage, EventPlace, EventQuery};
@@ -46,4 +49,5 @@ pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use sessions::{NewSession, SessionFilter, SessionPage, SessionPlace, SessionRecord, Transition};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use vaults::ArchivedVault;
 pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};

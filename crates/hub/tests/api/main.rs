@@ -7,4 +7,5 @@ mod openapi;
 mod repeats;
 mod requests;
 mod sdks;
+mod work;
 mod workspaces;

@@ -45,6 +45,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         limits: args.limits.limits(),
         audit: args.audit.config(),
         mcp: args.mcp.config(),
+        models: args.models,
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
         HubError::Nameless(_) => Failure::usage(error),

@@ -107,6 +107,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         limits: Limits::default(),
         audit: AuditConfig::default(),
         mcp: args.mcp.config(),
+        models: args.models,
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;

@@ -57,6 +57,7 @@ impl World {
             limits: sortie_api::Limits::default(),
             audit: AuditConfig::default(),
             mcp,
+            models: None,
         };
         let hub = Hub::start(config, &tasks).await.expect("hub");
         Self { mcp: hub.mcp.clone(), hub, home, tasks }
