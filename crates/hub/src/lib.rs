@@ -35,4 +35,5 @@ pub use sortie_audit::{Durability, OnFailure};
 pub use sortie_orchestrator::models::ModelsConfig;
 pub use sortie_sinks::SinkSpec;
 pub use sortie_sinks::publish::PlaceSpec;
+pub use sortie_store::DatabaseUrl;
 pub use start::{Hub, HubError};

@@ -15,6 +15,7 @@ use sortie_ids::{ApprovalId, BaseDomain, CertificateId, EnvironmentId, KeyId, Ro
 pub(crate) use resources::{AgentsCommand, CredentialsCommand, EnvironmentCommand, From, VaultsCommand};
 
 use crate::audit::AuditCommand;
+use crate::database::DatabaseArgs;
 use crate::operate::sessions::SessionsCommand;
 use crate::policy::PolicyCommand;
 
@@ -188,6 +189,8 @@ pub(crate) struct HubArgs {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Where the API listens; TLS unless loopback.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
     pub(crate) api: SocketAddr,

@@ -4,6 +4,7 @@ mod audit;
 mod cli;
 mod client;
 mod config;
+mod database;
 mod error;
 mod local;
 mod operate;

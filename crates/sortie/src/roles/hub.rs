@@ -30,6 +30,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
     let tasks = TaskSet::new();
     let config = HubConfig {
         data_dir: args.data_dir,
+        database: args.database.url()?,
         api: args.api,
         edge: args.edge,
         health: args.health,

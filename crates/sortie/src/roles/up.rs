@@ -105,6 +105,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let (hub_tasks, gateway_tasks) = (TaskSet::new(), TaskSet::new());
     let hub_config = HubConfig {
         data_dir: data_dir.join("hub"),
+        database: None,
         api: args.api,
         edge: args.edge,
         health: None,
