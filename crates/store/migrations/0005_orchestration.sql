@@ -59,6 +59,8 @@ CREATE TABLE vault_credentials (
     body TEXT NOT NULL,
     -- Its secrets; none once it is archived.
     sealed BLOB,
+    -- Grows with every change: who replaces tokens on an older one is refused.
+    revision INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     archived_at INTEGER

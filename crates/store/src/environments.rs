@@ -2,13 +2,13 @@
 
 use serde_json::json;
 use sortie_api::{ApiError, Environment, EnvironmentDefinition, PageRequest};
-use sortie_ids::{EnvironmentId, WorkspaceId};
+use sortie_ids::{EnvironmentId, KeyId, WorkspaceId};
 
 use crate::agents::Changed;
 use crate::db::{Connection, Row, Transaction, query};
 use crate::error::During as _;
 use crate::store::{Page, to_the_end};
-use crate::{Object, Store, StoreError};
+use crate::{Change, Object, Store, StoreError};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -157,7 +157,7 @@ impl Store {
         .await
     }
 
-    /// Deletes an environment that no session is in, with what is left of its work and the keys of its workers.
+    /// Deletes an environment that no session is in, with its keys and what is left of its work.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Refused`] with 409 while there are sessions; database errors.
@@ -179,15 +179,23 @@ impl Store {
                 );
                 return Err(ApiError::conflict(reason).into());
             }
+            let keys = query("DELETE FROM keys WHERE environment_id = $1 RETURNING id")
+                .bind(id.as_str())
+                .all(transaction.on())
+                .await
+                .during("deleting keys")?;
+            let keys = keys.iter().map(|row| row.parsed("id")).collect::<Result<Vec<KeyId>, _>>()?;
             for (statement, doing) in [
                 ("DELETE FROM work WHERE environment_id = $1", "deleting work"),
-                ("DELETE FROM keys WHERE environment_id = $1", "deleting the keys of its workers"),
                 ("DELETE FROM environments WHERE id = $1", "deleting an environment"),
             ] {
                 query(statement).bind(id.as_str()).execute(transaction.on()).await.during(doing)?;
             }
             transaction.commit().await.during("committing")?;
             store.known_keys().forget_all();
+            for key in keys {
+                store.announce(Change::KeyArchived(key));
+            }
             Ok(())
         })
         .await

@@ -26,6 +26,7 @@ mod routes;
 mod sessions;
 mod threads;
 mod tunnels;
+mod vaults;
 mod work;
 mod workers;
 mod workspaces;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sortie_api::{CreateAgent, CreateEnvironment, CreateEnvironmentKey, CreateKey, Grant, KeyKind, Limits};
+use sortie_api::{
+    CreateAgent, CreateCredential, CreateEnvironment, CreateEnvironmentKey, CreateKey, Grant, KeyKind, Limits, Metadata,
+};
 use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{Digest, WorkspaceId};
 use sortie_orchestrator::queue::Terms;
@@ -79,6 +81,18 @@ const ROWS: &[Row] = &[
     ("archive_environment_key", [401, 401, 403, 404, 200, 404]),
     ("create_healthcheck", [401, 401, 403, 404, 200, 404]),
     ("get_healthcheck", [401, 401, 403, 404, 200, 404]),
+    ("create_vault", [401, 401, 403, 200, 200, 200]),
+    ("list_vaults", [401, 401, 403, 200, 200, 200]),
+    ("get_vault", [401, 401, 403, 404, 200, 404]),
+    ("update_vault", [401, 401, 403, 404, 200, 404]),
+    ("archive_vault", [401, 401, 403, 404, 200, 404]),
+    ("delete_vault", [401, 401, 403, 404, 200, 404]),
+    ("create_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("list_vault_credentials", [401, 401, 403, 404, 200, 404]),
+    ("get_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("update_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("archive_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("delete_vault_credential", [401, 401, 403, 404, 200, 404]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
     ("list_checkpoints", [401, 401, 403, 404, 200, 404]),
     ("list_approvals", [401, 401, 403, 404, 200, 404]),
@@ -150,6 +164,11 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], [Strin
     let environment: CreateEnvironment = serde_json::from_value(json!({"name": "lab"})).expect("environment");
     let environment = environment.define().expect("environment");
     let environment = store.create_environment(&middle, environment).await.expect("environment");
+    let name = "secrets".parse().expect("name");
+    let vault = store.create_vault(&middle, name, Metadata::new()).await.expect("vault");
+    let sent: CreateCredential = serde_json::from_value(credential("first")).expect("credential");
+    let (definition, secrets) = sent.define(store.now()).expect("credential");
+    let kept = store.create_credential(&middle, &vault.id, definition, secrets).await.expect("credential");
     let spare = key(&middle, KeyKind::Use, std::slice::from_ref(&grant)).await;
     let shown = |made: sortie_api::CreatedKey| Some(made.secret.expose().to_owned());
     let keys = [
@@ -167,6 +186,8 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], [Strin
         ("{key_id}", spare.key.id.to_string()),
         ("{agent_id}", agent.id.to_string()),
         ("{environment_id}", environment.id.to_string()),
+        ("{vault_id}", vault.id.to_string()),
+        ("{credential_id}", kept.id.to_string()),
         ("{label}", tunnel.label.to_string()),
         ("{route}", "files".to_owned()),
         ("{path}", "mcp".to_owned()),
@@ -266,6 +287,11 @@ impl Stage {
     }
 }
 
+fn credential(server: &str) -> Value {
+    let url = format!("https://{server}.example.com");
+    json!({"auth": {"type": "static_bearer", "mcp_server_url": url, "token": "secret"}})
+}
+
 /// A body that the operation takes, as far as it can be made up here.
 fn body(operation: &str) -> Value {
     match operation {
@@ -274,6 +300,8 @@ fn body(operation: &str) -> Value {
         "create_environment" => json!({"name": "made"}),
         "create_workspace" | "create_environment_key" => json!({"name": "made"}),
         "update_work" => json!({"metadata": {"note": "seen"}}),
+        "create_vault" => json!({"display_name": "made"}),
+        "create_vault_credential" => credential("second"),
         "decide_approval" => json!({"decision": "deny"}),
         // Allowed callers get to the rules for certificates, and no further.
         "create_tunnel_certificate" | "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": "x"}),
@@ -298,7 +326,8 @@ async fn every_operation_answers_every_caller_as_the_table_says() {
     // What archives comes last, the tunnel itself after what lies in it, and after that what deletes.
     let ends = |id: &str| {
         let archives = id.starts_with("archive_");
-        (id.starts_with("delete_"), archives, id.contains("tunnel") && !id.contains("certificate"))
+        let holds = (id.contains("tunnel") || id.contains("vault")) && !id.contains("cert") && !id.contains("cred");
+        (id.starts_with("delete_"), archives, holds)
     };
     let mut rows = ROWS.to_vec();
     rows.sort_by_key(|(id, _)| ends(id));
@@ -341,6 +370,9 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
         "/v1/agents/{agent_id}",
         "/v1/agents/{agent_id}/versions",
         "/v1/environments/{environment_id}",
+        "/v1/vaults/{vault_id}",
+        "/v1/vaults/{vault_id}/credentials",
+        "/v1/vaults/{vault_id}/credentials/{credential_id}",
     ] {
         let said = async |path: &str| {
             let (status, answer) = stage.send("GET", path, foreign, "").await;
@@ -350,6 +382,7 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
         };
         let unknown = path.replace("{tunnel_id}", "tnl_nosuch").replace("{key_id}", "key_nosuch");
         let unknown = unknown.replace("{agent_id}", "agent_nosuch").replace("{environment_id}", "env_nosuch");
+        let unknown = unknown.replace("{vault_id}", "vlt_nosuch");
         let found = said(path).await;
         assert_eq!(found.0, 404, "{path}");
         assert_eq!(found, said(&unknown).await, "{path}");

@@ -82,6 +82,37 @@ async fn sessions(mut command: Command) {
     assert!(said.contains("all as expected"), "{said}");
 }
 
+#[tokio::test]
+async fn agents_environments_and_vaults_work_with_the_python_sdk() {
+    let Some(interpreter) = tool(PYTHON) else { return };
+    let mut command = Command::new(interpreter);
+    command.arg(script("python/agents_api.py"));
+    every_resource(command).await;
+}
+
+#[tokio::test]
+async fn agents_environments_and_vaults_work_with_the_typescript_sdk() {
+    let Some(sdk) = tool(NODE) else { return };
+    let mut command = Command::new("node");
+    command.arg(script("node/agents_api.mjs")).arg(sdk);
+    every_resource(command).await;
+}
+
+async fn every_resource(mut command: Command) {
+    let mut tasks = JoinSet::new();
+    let hub = Hub::new().await;
+    let address = serve(&hub, &mut tasks).await;
+    command.arg(format!("http://{address}")).arg(&hub.manage);
+    let said = succeeds(command).await;
+    assert!(said.contains("all as expected"), "{said}");
+    let records = serde_json::to_string(&hub.records()).expect("json");
+    for event in ["agent_updated", "environment_deleted", "vault_archived", "vault_credential_updated"] {
+        assert!(records.contains(event), "{event} is on record");
+    }
+    assert!(!records.contains("canary-secret"), "no secret is");
+    assert!(!hub.holds("canary-secret"), "no secret lies open in the data directory");
+}
+
 async fn every_method(mut command: Command) {
     let mut tasks = JoinSet::new();
     let hub = Hub::new().await;
