@@ -1,11 +1,17 @@
 //! Agents: a model with a prompt, tools and MCP servers, in versions.
 
+mod definition;
+mod tools;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sortie_ids::AgentId;
+
+pub use definition::{Agent, AgentDefinition, AgentOverrides, CreateAgent, ExecutionIdentity, SentModel, UpdateAgent};
+pub use tools::{SANDBOX_TOOLS, SentConfig, SentMcpTool, SentSandboxTool, SentServer, SentTool};
 
 /// What the owner of an object writes beside it: at most 16 pairs, keys of at most 64 characters, values of at most 512.
 pub type Metadata = BTreeMap<String, String>;
@@ -23,6 +29,7 @@ pub struct Model {
 /// An MCP server that an agent uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "url")]
+#[schemars(rename = "McpServer", transform = crate::schema::typed("url"))]
 pub struct McpServer {
     /// What the agent's tools call it by.
     pub name: String,
@@ -99,6 +106,7 @@ pub enum PermissionPolicy {
 /// The part of an agent that a session runs: its own copy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "agent")]
+#[schemars(rename = "SessionAgent", transform = crate::schema::typed("agent"))]
 pub struct SessionAgent {
     /// The agent that it was made from.
     pub id: AgentId,

@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// 400, 405: the request cannot be understood or allowed as it is.
+    /// 400, 405, 412: the request cannot be understood or allowed as it is.
     InvalidRequestError,
     /// 401: no acceptable credential.
     AuthenticationError,
@@ -85,6 +85,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, ErrorKind::ConflictError, message).with_retry(false)
     }
 
+    /// 412: what the request expects of the object is not so.
+    pub fn precondition_failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, ErrorKind::InvalidRequestError, message)
+    }
+
     /// 413: the body is too large.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::RequestTooLarge, message)
@@ -153,6 +158,7 @@ mod tests {
             (ApiError::not_found(""), 404, "not_found_error"),
             (ApiError::method_not_allowed(""), 405, "invalid_request_error"),
             (ApiError::conflict(""), 409, "conflict_error"),
+            (ApiError::precondition_failed(""), 412, "invalid_request_error"),
             (ApiError::too_large(""), 413, "request_too_large"),
             (ApiError::rate_limited(""), 429, "rate_limit_error"),
             (ApiError::internal(), 500, "api_error"),

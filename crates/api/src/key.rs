@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId, WorkspaceId};
+use sortie_ids::{ApiKey, EnvironmentId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::DisplayName;
 
@@ -16,6 +16,8 @@ pub enum KeyKind {
     Manage,
     /// Calls to the routes that its grants name, nothing else.
     Use,
+    /// What the workers of one environment need, nothing else.
+    Environment,
 }
 
 impl KeyKind {
@@ -24,12 +26,13 @@ impl KeyKind {
         match self {
             KeyKind::Manage => "manage",
             KeyKind::Use => "use",
+            KeyKind::Environment => "environment",
         }
     }
 
     /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [KeyKind::Manage, KeyKind::Use].into_iter().find(|kind| kind.as_str() == name)
+        [KeyKind::Manage, KeyKind::Use, KeyKind::Environment].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -73,6 +76,9 @@ pub struct Key {
     /// The person that it is used for, whom gateways are told of.
     #[serde(default)]
     pub user: Option<DisplayName>,
+    /// The environment that an `environment` key is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_id: Option<EnvironmentId>,
     /// When it was created, in whole seconds.
     #[serde(with = "crate::time")]
     #[schemars(with = "Timestamp")]
@@ -173,7 +179,7 @@ mod tests {
 
     #[test]
     fn kinds_have_one_name_everywhere() {
-        for kind in [KeyKind::Manage, KeyKind::Use] {
+        for kind in [KeyKind::Manage, KeyKind::Use, KeyKind::Environment] {
             assert_eq!(KeyKind::from_name(kind.as_str()), Some(kind));
             assert_eq!(serde_json::to_value(kind).expect("json"), kind.as_str());
         }

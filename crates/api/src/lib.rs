@@ -6,26 +6,40 @@ mod agent;
 mod approval;
 mod checkpoint;
 mod discovery;
+mod environment;
 mod error;
 mod event;
 mod headers;
 mod hop;
 mod identity;
 mod key;
+mod mcp_url;
 mod page;
+mod patch;
+mod place;
 mod route;
 mod schema;
+mod sent;
 mod session;
 pub mod time;
 mod tunnel;
+mod work;
 mod workspace;
 
-pub use agent::{AgentTool, McpServer, Metadata, Model, NamedToolConfig, PermissionPolicy, SessionAgent, ToolConfig};
+pub use agent::{
+    Agent, AgentDefinition, AgentOverrides, AgentTool, CreateAgent, ExecutionIdentity, McpServer, Metadata, Model,
+    NamedToolConfig, PermissionPolicy, SANDBOX_TOOLS, SentConfig, SentMcpTool, SentModel, SentSandboxTool, SentServer,
+    SentTool, SessionAgent, ToolConfig, UpdateAgent,
+};
 pub use approval::{
     Approval, ApprovalArguments, ApprovalCaller, ApprovalDecision, ApprovalStatus, Approver, Choice, DecideApproval,
 };
 pub use checkpoint::PublishedCheckpoint;
 pub use discovery::Discovery;
+pub use environment::{
+    CreateEnvironment, DeletedEnvironment, Environment, EnvironmentConfig, EnvironmentDefinition, Networking, Packages,
+    Scope, UpdateEnvironment,
+};
 pub use error::{ApiError, ErrorKind};
 pub use event::{
     ContentBlock, Evaluated, Evaluation, Event, EventBody, ModelUsage, Permission, RetryStatus, SessionFailure,
@@ -41,11 +55,22 @@ pub use hop::{
 };
 pub use identity::{IdentityRotation, RotateIdentity};
 pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
+pub use patch::{Patch, check_metadata, patch_metadata};
+pub use place::{place_text, read_place};
 pub use route::Route;
-pub use session::{CacheCreation, Session, SessionStats, SessionStatus, Usage};
+pub use sent::{SendEvents, SentEvents, initial_events};
+pub use session::{
+    CacheCreation, ChangedAgent, ChosenAgent, CreateSession, DeletedSession, Session, SessionList, SessionStats,
+    SessionStatus, SessionThread, UpdateSession, Usage, no_resources,
+};
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use work::{
+    CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,
+    WorkQueueStats, WorkState,
 };
 pub use workspace::{CreateWorkspace, Workspace};

@@ -26,6 +26,10 @@ pub struct Limits {
     pub pem_bytes: u32,
     /// Characters of the name of a tunnel, key or workspace, at most [`DisplayName::MAX_CHARACTERS`].
     pub name_characters: u32,
+    /// How long the lease on an item of work lasts without a heartbeat, in seconds, when the worker does not say.
+    pub work_lease_seconds: u32,
+    /// How long a worker that took an item may be without its first heartbeat, in seconds.
+    pub work_start_seconds: u32,
     /// Objects on a page when the caller does not say.
     pub default_page: u32,
     /// Objects on a page at most.
@@ -42,6 +46,8 @@ impl Default for Limits {
             workspaces_per_organization: 100,
             pem_bytes: CreateCertificate::MAX_PEM_BYTES,
             name_characters: DisplayName::MAX_CHARACTERS,
+            work_lease_seconds: 120,
+            work_start_seconds: 300,
             default_page: 20,
             largest_page: 1000,
         }
@@ -103,9 +109,17 @@ impl ListQuery {
     /// # Errors
     /// 400 for a limit out of bounds, or a cursor that this list did not hand out.
     pub fn check(&self, list: &str, limits: &Limits) -> Result<PageRequest, ApiError> {
-        let limit = self.limit.unwrap_or(limits.default_page);
-        if limit == 0 || limit > limits.largest_page {
-            let most = limits.largest_page;
+        self.check_up_to(u32::MAX, list, limits)
+    }
+
+    /// The same for a list whose pages have at most so many objects, whatever the installation allows.
+    ///
+    /// # Errors
+    /// As [`ListQuery::check`].
+    pub fn check_up_to(&self, most: u32, list: &str, limits: &Limits) -> Result<PageRequest, ApiError> {
+        let most = most.min(limits.largest_page);
+        let limit = self.limit.unwrap_or(limits.default_page.min(most));
+        if limit == 0 || limit > most {
             return Err(ApiError::invalid_request(format!("limit: must be between 1 and {most}, not {limit}")));
         }
         let before = match &self.page {

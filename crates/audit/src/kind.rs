@@ -63,7 +63,31 @@ table! {
     CHECKPOINT_REFUSED = "H2013W", "checkpoint_refused", "A gateway published what contradicts an earlier checkpoint.";
     MANAGEMENT_UNCHANGED = "H2014I", "management_unchanged", "A management operation changed nothing: it was done before.";
     REQUESTS_REFUSED = "H2015W", "requests_refused", "Requests that showed no valid key, or one that may not ask for this, counted.";
+    WORK_STOPPED = "H2141I", "work_stopped", "An item of work was ended, or is to end.";
+    WORK_UPDATED = "H2142I", "work_updated", "What is written beside an item of work was changed.";
+    HEALTHCHECK_CREATED = "H2143I", "healthcheck_created", "The workers of an environment are to answer a check.";
     CHECKPOINTS_FORGOTTEN = "H2016W", "checkpoints_forgotten", "The checkpoints of a log gave way to those of another one.";
+    AGENT_CREATED = "H2101I", "agent_created", "An agent was made.";
+    AGENT_UPDATED = "H2102I", "agent_updated", "An agent was changed, which made its next version.";
+    AGENT_ARCHIVED = "H2103I", "agent_archived", "An agent was archived.";
+    ENVIRONMENT_CREATED = "H2111I", "environment_created", "An environment was made.";
+    ENVIRONMENT_UPDATED = "H2112I", "environment_updated", "An environment was changed.";
+    ENVIRONMENT_ARCHIVED = "H2113I", "environment_archived", "An environment was archived.";
+    ENVIRONMENT_DELETED = "H2114I", "environment_deleted", "An environment was deleted.";
+    VAULT_CREATED = "H2121I", "vault_created", "A vault was made.";
+    VAULT_UPDATED = "H2122I", "vault_updated", "A vault was changed.";
+    VAULT_ARCHIVED = "H2123I", "vault_archived", "A vault was archived, and the secrets in it were removed.";
+    VAULT_DELETED = "H2124I", "vault_deleted", "A vault was deleted with all credentials in it.";
+    CREDENTIAL_CREATED = "H2131I", "vault_credential_created", "A credential was put into a vault.";
+    CREDENTIAL_UPDATED = "H2132I", "vault_credential_updated", "A credential in a vault was changed.";
+    CREDENTIAL_ARCHIVED = "H2133I", "vault_credential_archived", "A credential was archived, and its secrets were removed.";
+    CREDENTIAL_DELETED = "H2134I", "vault_credential_deleted", "A credential was deleted.";
+    CREDENTIAL_VALIDATED = "H2135I", "vault_credential_validated", "A credential was tried at its server.";
+    SESSION_CREATED = "H2141I", "session_created", "A session was made.";
+    SESSION_UPDATED = "H2142I", "session_updated", "A session was changed.";
+    SESSION_ARCHIVED = "H2143I", "session_archived", "A session was archived, which ends it.";
+    SESSION_DELETED = "H2144I", "session_deleted", "A session was deleted with all of its events.";
+    SESSION_EVENTS_SENT = "H2145I", "session_events_sent", "Events were sent to a session.";
 }
 
 impl Kind {

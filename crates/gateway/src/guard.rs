@@ -3,17 +3,10 @@
 //! The judgement is made on the resolved address at each dial, and the dialled address is the judged one, so that a
 //! name that changes its mind gains nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-
-/// Where clouds answer whoever asks with the machine's own credentials.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
+use sortie_runtime::addresses::{meant, never_dialled};
 
 /// An address that may not be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,12 +37,8 @@ impl Guard {
 
     /// Judges one address.
     pub(crate) fn judge(&self, address: IpAddr) -> Result<(), Refusal> {
-        // An IPv6 address that stands for an IPv4 one leads there, so it is that one which counts.
-        let meant = match address {
-            IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
-            IpAddr::V4(_) => address,
-        };
-        if let Some(what) = never(meant) {
+        let meant = meant(address);
+        if let Some(what) = never_dialled(meant) {
             return Err(Refusal::Never { address, what });
         }
         let mut listed = self.allowed.iter().filter(|range| range.contains(&meant));
@@ -59,42 +48,10 @@ impl Guard {
     }
 }
 
-fn never(address: IpAddr) -> Option<&'static str> {
-    if METADATA.contains(&address) {
-        return Some("a cloud's metadata service");
-    }
-    if address.is_multicast() {
-        return Some("a multicast address");
-    }
-    match address {
-        IpAddr::V4(v4) if v4.octets().first() == Some(&0) => Some("an unspecified address"),
-        IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
-        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
-        IpAddr::V6(v6) if v6.is_unspecified() => Some("an unspecified address"),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
-        _ => None,
-    }
-}
-
 fn within_loopback(range: &IpNet) -> bool {
     match range {
         IpNet::V4(range) => range.network().is_loopback() && range.prefix_len() >= 8,
         IpNet::V6(range) => range.network().is_loopback() && range.prefix_len() == 128,
-    }
-}
-
-/// The IPv4 address that an IPv6 address stands for: mapped and compatible (RFC 4291 section 2.5.5), NAT64 (RFC 6052
-/// section 2.1, RFC 8215) and 6to4 (RFC 3056 section 2).
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let last = |h: u16, l: u16| Ipv4Addr::from(u32::from(h) << 16 | u32::from(l));
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0xffff, h, l] => Some(last(h, l)),
-        // `::` and `::1` are IPv6's own.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0, h, l] => Some(last(h, l)),
-        [0x64, 0xff9b, 0, 0, 0, 0, h, l] | [0x64, 0xff9b, 1, _, _, _, h, l] => Some(last(h, l)),
-        [0x2002, h, l, ..] => Some(last(h, l)),
-        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -15,9 +16,11 @@ use sortie_api::{
     HOP_HEADER, Hop, HopError, IDENTITY_HEADER, PATH_PREFIX_HEADER, REQUEST_ID_HEADER, frame_request, is_framed_once,
     join_cookies, strip_hop_by_hop, strip_ours,
 };
-use sortie_ids::{RequestId, RouteName, TunnelLabel};
+use sortie_identity::Caller;
+use sortie_ids::{RequestId, RouteName, TunnelLabel, WorkspaceId};
 use sortie_link::EdgeLink;
 use sortie_link::protos::ProbeFailure;
+use sortie_runtime::http::Sending;
 use sortie_store::Store;
 
 use crate::api::authenticate;
@@ -28,6 +31,7 @@ use crate::inner::{Inner, Peer, Pool, Shared, is_lasting};
 use crate::tunnels::{LiveTunnel, Tunnels};
 
 /// Where a call goes.
+#[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) label: TunnelLabel,
     pub(crate) route: RouteName,
@@ -139,7 +143,37 @@ impl Calls {
         {
             headers.insert(HeaderName::from_static(PATH_PREFIX_HEADER), prefix);
         }
-        self.send(request, &tunnel, &host).await
+        let (request, sending) = RequestBody::of(request);
+        self.send(request, sending, &tunnel, &host).await
+    }
+
+    /// Makes a call of the hub's own for a caller of this workspace. Credentials in it are the caller's for the server.
+    pub(crate) async fn own(
+        &self,
+        mut request: Request<Bytes>,
+        target: &Target,
+        workspace: &WorkspaceId,
+        caller: &Caller,
+    ) -> Result<Response<ResponseBody>, HopError> {
+        let tunnel = self.tunnels.find(&target.label).await?;
+        let tunnel = tunnel.filter(|tunnel| tunnel.record.workspace == *workspace).ok_or_else(HopError::no_route)?;
+        let host = tunnel.domain.route_host(&target.route);
+        let identity = self.signer.sign(caller, &host, self.store.now().as_second());
+        let identity =
+            identity.ok_or_else(|| HopError::new(Hop::Identity, "the session's identity cannot be signed"))?;
+        *request.uri_mut() = target.path.clone().into();
+        let id = RequestId::random();
+        let length = u64::try_from(request.body().len()).ok();
+        let headers = request.headers_mut();
+        strip(headers);
+        frame_request(headers, length);
+        headers.insert(IDENTITY_HEADER, identity);
+        for (name, value) in [(HeaderName::from_static(REQUEST_ID_HEADER), id.as_str()), (header::HOST, &host)] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        }
+        self.send(request.map(RequestBody::own), None, &tunnel, &host).await.map_err(|refusal| refusal.error)
     }
 
     /// Who is calling, and whether they may: nothing is told about a tunnel to who may not call it.
@@ -176,11 +210,11 @@ impl Calls {
     /// been sent is never sent again.
     async fn send(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<RequestBody>,
+        sending: Option<Sending>,
         tunnel: &LiveTunnel,
         host: &str,
     ) -> Result<Response<ResponseBody>, Refusal> {
-        let (mut request, sending) = RequestBody::of(request);
         if is_lasting(&request) {
             match Box::pin(self.shared(tunnel, host)).await {
                 Err(error) => return Err(Refusal::of(error, request)),
@@ -204,7 +238,7 @@ impl Calls {
             };
             match inner.send(request).await {
                 Ok(response) => {
-                    let early = sending.is_some_and(|sending| sending.is_going_on());
+                    let early = sending.as_ref().is_some_and(Sending::is_going_on);
                     if early {
                         inner.detach(&self.pool);
                     }

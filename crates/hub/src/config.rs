@@ -7,6 +7,7 @@ use sortie_api::Limits;
 use sortie_ids::BaseDomain;
 
 use crate::audit::AuditConfig;
+use crate::mcp::McpConfig;
 
 /// How a hub is set up.
 #[derive(Clone, Debug)]
@@ -41,4 +42,6 @@ pub struct HubConfig {
     pub limits: Limits,
     /// How records are kept.
     pub audit: AuditConfig,
+    /// How sessions reach MCP servers.
+    pub mcp: McpConfig,
 }

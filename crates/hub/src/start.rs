@@ -11,6 +11,12 @@ use sortie_api::{CreateKey, Discovery, KeyKind};
 use sortie_audit::kinds;
 use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::mcp::McpServers;
+use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::sessions::{Sessions, Settings};
+use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
 use sortie_store::{Change, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
@@ -26,6 +32,7 @@ use crate::gateways::Gateways;
 use crate::hosts::Hosts;
 use crate::identity::{Signer, SignerError};
 use crate::inner::Pool;
+use crate::mcp::{Home, Servers};
 use crate::published::Published;
 use crate::tunnels::Tunnels;
 
@@ -106,6 +113,8 @@ pub struct Hub {
     pub health_addr: Option<SocketAddr>,
     /// Where its records are.
     pub audit_dir: PathBuf,
+    /// The way to MCP servers, as sessions go it.
+    pub mcp: Arc<dyn McpServers>,
     store: Store,
     audit: Audit,
 }
@@ -174,7 +183,23 @@ impl Hub {
             signer: signer.clone(),
             audit: audit.clone(),
         });
+        let servers = mcp_servers(&config, api_addr, calls.clone(), tasks).await?;
+        let terms =
+            Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
+        let work = Queues::start(store.clone(), terms, tasks).await?;
+        let live = Live::start(tasks);
+        let models = Arc::new(Catalog::default());
+        let sessions = Sessions::start(
+            store.clone(),
+            models,
+            Arc::new(servers.clone()),
+            live.clone(),
+            Settings::default(),
+            tasks.clone(),
+        );
         let router = crate::api::router(ApiState {
+            sessions: sessions.clone(),
+            live,
             store: store.clone(),
             base_domain: config.base_domain.clone(),
             limits: config.limits,
@@ -185,6 +210,7 @@ impl Hub {
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
             audit: audit.clone(),
+            work,
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
         });
         let front = Arc::new(Front {
@@ -220,6 +246,10 @@ impl Hub {
             None => None,
         };
 
+        let at_work = sessions.recover().await?;
+        if at_work > 0 {
+            tracing::info!(sessions = at_work, "sessions that were at work go on");
+        }
         let following = follow_changes(store.clone(), links.clone(), pool.clone());
         let stop = tasks.clone();
         tasks.spawn("changes", async move {
@@ -253,6 +283,7 @@ impl Hub {
             edge_listener: edge_addr,
             health_addr,
             audit_dir,
+            mcp: Arc::new(servers),
             store,
             audit,
         })
@@ -271,6 +302,26 @@ async fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, HubEr
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// The MCP servers of sessions.
+async fn mcp_servers(
+    config: &HubConfig,
+    api: SocketAddr,
+    calls: Arc<Calls>,
+    tasks: &TaskSet,
+) -> Result<Servers, HubError> {
+    let ca_pem = match &config.mcp.ca_file {
+        None => String::new(),
+        Some(path) => {
+            let read = tokio::fs::read_to_string(path).await;
+            read.map_err(|source| HubError::File { path: path.clone(), source })?
+        }
+    };
+    let mut names: Vec<_> = config.names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    names.push(api.ip().to_string());
+    let home = Home { base: config.base_domain.clone(), names, loopback: api.ip().is_loopback(), port: api.port() };
+    Ok(Servers::new(calls, home, config.mcp.clone(), &ca_pem, tasks))
 }
 
 fn check_ca(pem: &str) -> Result<CheckedCa, String> {

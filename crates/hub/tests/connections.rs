@@ -37,6 +37,7 @@ async fn a_connection_without_a_request_is_let_go() {
         region: None,
         limits: Limits::default(),
         audit: AuditConfig::default(),
+        mcp: sortie_hub::McpConfig::default(),
     };
     let hub = Hub::start(config, &tasks).await.expect("started");
     let api = hub.api_url.trim_start_matches("http://").to_owned();

@@ -47,6 +47,7 @@ async fn start(dir: &Path) -> (Hub, TaskSet) {
         region: None,
         limits: Limits::default(),
         audit: AuditConfig::default(),
+        mcp: sortie_hub::McpConfig::default(),
     };
     (Hub::start(config, &tasks).await.expect("started"), tasks)
 }

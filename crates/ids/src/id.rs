@@ -56,7 +56,7 @@ macro_rules! id {
                     Ok(Self(text.to_owned()))
                 } else {
                     let given = text.chars().take(MAX_LEN).collect();
-                    Err(IdError { given, expected: concat!("a ", $what, " id (", $prefix, "...)") })
+                    Err(IdError { given, expected: concat!($what, " id (", $prefix, "...)") })
                 }
             }
         }
@@ -104,72 +104,72 @@ macro_rules! random_id {
 
 id!(
     /// A tunnel.
-    TunnelId, "tnl_", "tunnel"
+    TunnelId, "tnl_", "a tunnel"
 );
 id!(
     /// A CA certificate registered on a tunnel.
-    CertificateId, "tcrt_", "tunnel certificate"
+    CertificateId, "tcrt_", "a tunnel certificate"
 );
 id!(
     /// A tunnel token: the SHA-256 of its value, so that it changes exactly when the value does.
-    TokenId, "ttkn_", "tunnel token"
+    TokenId, "ttkn_", "a tunnel token"
 );
 id!(
     /// An API key.
-    KeyId, "key_", "key"
+    KeyId, "key_", "a key"
 );
 id!(
     /// A workspace: the unit that tunnels and keys belong to.
-    WorkspaceId, "wrkspc_", "workspace"
+    WorkspaceId, "wrkspc_", "a workspace"
 );
 id!(
     /// An organisation: the unit that limits are counted for.
-    OrganizationId, "org_", "organization"
+    OrganizationId, "org_", "an organization"
 );
 id!(
     /// One call, under the same id in every process that it passes.
-    RequestId, "req_", "request"
+    RequestId, "req_", "a request"
 );
 id!(
     /// One established link between a gateway and an edge.
-    LinkId, "lnk_", "link"
+    LinkId, "lnk_", "a link"
 );
 id!(
     /// A call that waits for a person to approve it.
-    ApprovalId, "apr_", "approval"
+    ApprovalId, "apr_", "an approval"
 );
 
 id!(
     /// An agent: a model with a prompt, tools and MCP servers.
-    AgentId, "agent_", "agent"
+    AgentId, "agent_", "an agent"
 );
 id!(
     /// An environment: where the sandbox tools of sessions run.
-    EnvironmentId, "env_", "environment"
+    EnvironmentId, "env_", "an environment"
 );
 id!(
     /// A session of an agent in an environment.
-    SessionId, "sesn_", "session"
+    SessionId, "sesn_", "a session"
 );
 id!(
     /// An event of a session; also the id of the tool use that it tells of.
-    EventId, "sevt_", "event"
+    EventId, "sevt_", "an event"
 );
 id!(
     /// A thread of a session.
-    ThreadId, "sthr_", "thread"
+    ThreadId, "sthr_", "a thread"
 );
 id!(
     /// A vault: credentials that sessions use.
-    VaultId, "vlt_", "vault"
+    VaultId, "vlt_", "a vault"
 );
 id!(
     /// A credential in a vault.
-    CredentialId, "vcrd_", "credential"
+    CredentialId, "vcrd_", "a credential"
 );
 id!(
     /// An item of an environment's work queue.
-    WorkId, "work_", "work"
+    WorkId, "work_", "a work"
 );
 
 random_id!(TunnelId);

@@ -1,103 +1,34 @@
 //! The client against the `files` connector and against answers that Sortie or others give instead of it.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+mod common;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 use sortie_api::{Hop, HopError};
-use sortie_connectors::files::{FilesConfig, FilesLimits, FilesService, files};
 use sortie_ids::ApiKey;
 use sortie_mcp::client::{ClientError, Endpoint, call_tool, list_tools};
 use sortie_mcp::envelope::request_id;
 use sortie_tls::{Authority, ReloadingIdentity, TlsAcceptor, Versions, server_config};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
-type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+use common::{Body, Listener, answer, connector};
 
-/// A listener on loopback; it ends with this value.
-struct Listener {
-    address: SocketAddr,
-    seen: Arc<Mutex<Vec<http::request::Parts>>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Listener {
-    async fn new<F, Fut>(tls: Option<TlsAcceptor>, answer: F) -> Self
-    where
-        F: Fn(Request<Bytes>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Response<Body>> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let mut tasks = JoinSet::new();
-        let log = Arc::clone(&seen);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (answer, tls, log) = (answer.clone(), tls.clone(), Arc::clone(&log));
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let (answer, log) = (answer.clone(), Arc::clone(&log));
-                    async move {
-                        let (parts, body) = request.into_parts();
-                        log.lock().expect("no panic").push(parts.clone());
-                        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-                        Ok::<_, Infallible>(answer(Request::from_parts(parts, body)).await)
-                    }
-                });
-                connections.spawn(async move {
-                    let http = hyper::server::conn::http1::Builder::new();
-                    // Clients that hang up are part of the tests.
-                    let _ = match tls {
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
-                            Err(_) => Ok(()),
-                        },
-                        None => http.serve_connection(TokioIo::new(stream), service).await,
-                    };
-                });
-            }
-        });
-        Self { address, seen, _tasks: tasks }
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        Endpoint { url: format!("http://{}/mcp", self.address), key: key(), ca_pem: None }
-    }
-
-    fn seen(&self) -> Vec<http::request::Parts> {
-        self.seen.lock().expect("no panic").clone()
-    }
+/// Where the client is to call.
+fn endpoint(listener: &Listener) -> Endpoint {
+    Endpoint { url: format!("http://{}/mcp", listener.address), key: key(), ca_pem: None }
 }
 
 fn key() -> ApiKey {
     ApiKey::parse("sortie-use-test").expect("a key")
 }
 
-fn connector() -> (tempfile::TempDir, FilesService) {
-    let dir = tempfile::tempdir().expect("a directory");
-    std::fs::write(dir.path().join("a.txt"), "hello\n").expect("write");
-    let config = FilesConfig { root: dir.path().to_owned(), limits: FilesLimits::default() };
-    let service = files(config).expect("the directory is there");
-    (dir, service)
-}
-
 fn arguments(value: Value) -> Map<String, Value> {
     value.as_object().expect("an object").clone()
-}
-
-fn answer(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
-    let builder = Response::builder().status(status).header("content-type", content_type);
-    builder.body(Full::new(body.into()).boxed()).expect("a response")
 }
 
 /// What the client makes of one fixed answer to everything.
@@ -107,7 +38,7 @@ async fn outcome_of(fixed: impl Fn(&Request<Bytes>) -> Response<Body> + Clone + 
         async move { response }
     })
     .await;
-    let called = tokio::time::timeout(Duration::from_secs(20), list_tools(&listener.endpoint())).await;
+    let called = tokio::time::timeout(Duration::from_secs(20), list_tools(&endpoint(&listener))).await;
     called.expect("an answer in time").expect_err("no tools")
 }
 
@@ -119,7 +50,7 @@ async fn tools_are_listed_and_called_in_the_stateless_era() {
         async move { service.call(request.map(Full::new)).await }
     })
     .await;
-    let endpoint = listener.endpoint();
+    let endpoint = endpoint(&listener);
     let tools = list_tools(&endpoint).await.expect("tools");
     assert_eq!(tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["list", "read", "search"]);
     assert!(tools.iter().all(|tool| tool.read_only && tool.description.is_some() && tool.output_schema.is_some()));
@@ -155,7 +86,7 @@ async fn servers_of_the_older_era_are_met_by_falling_back() {
         }
     })
     .await;
-    let read = call_tool(&listener.endpoint(), "read", arguments(json!({"path": "a.txt"}))).await.expect("an outcome");
+    let read = call_tool(&endpoint(&listener), "read", arguments(json!({"path": "a.txt"}))).await.expect("an outcome");
     assert_eq!(read.text(), "hello\n");
     let seen = listener.seen();
     assert!(seen.iter().any(|request| request.headers.contains_key("mcp-session-id")));
@@ -208,7 +139,7 @@ async fn a_failure_inside_an_answer_names_its_hop() {
         }
     })
     .await;
-    let error = call_tool(&listener.endpoint(), "read", Map::new()).await.expect_err("a failure");
+    let error = call_tool(&endpoint(&listener), "read", Map::new()).await.expect_err("a failure");
     assert!(matches!(&error, ClientError::Hop { hop: Hop::Upstream, reason, .. } if reason == "the server broke off"));
 }
 
@@ -331,7 +262,7 @@ async fn a_call_whose_answer_breaks_off_is_not_repeated() {
         }
     })
     .await;
-    let endpoint = listener.endpoint();
+    let endpoint = endpoint(&listener);
     let called = tokio::time::timeout(Duration::from_secs(30), call_tool(&endpoint, "read", Map::new())).await;
     let error = called.expect("an answer in time").expect_err("no answer");
     assert!(matches!(&error, ClientError::Broken { .. }), "{error:?}");

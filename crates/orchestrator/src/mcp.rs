@@ -1,5 +1,8 @@
 //! What a session asks of MCP servers.
 
+pub mod content;
+pub mod schema;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -84,4 +87,42 @@ pub trait McpServers: Send + Sync + 'static {
 
     /// The session waits or is over: what is kept open for it may be closed.
     fn rest(&self, session: &SessionId);
+}
+
+/// No way to any server: each one fails, in words that say so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoServers;
+
+impl NoServers {
+    fn failure(server: &McpServer) -> McpFailure {
+        McpFailure {
+            kind: "mcp_connection_failed_error",
+            message: format!("the MCP server `{}` cannot be reached: this hub has no way to MCP servers", server.name),
+            hop: None,
+            details: Map::new(),
+        }
+    }
+}
+
+impl McpServers for NoServers {
+    fn list<'a>(
+        &'a self,
+        _: &'a McpContext,
+        server: &'a McpServer,
+    ) -> BoxFuture<'a, Result<Arc<[McpTool]>, McpFailure>> {
+        Box::pin(async { Err(Self::failure(server)) })
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: &'a McpContext,
+        server: &'a McpServer,
+        _: &'a str,
+        _: &'a Map<String, Value>,
+        _: &'a EventId,
+    ) -> BoxFuture<'a, Result<McpAnswer, McpFailure>> {
+        Box::pin(async { Err(Self::failure(server)) })
+    }
+
+    fn rest(&self, _: &SessionId) {}
 }

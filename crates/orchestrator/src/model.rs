@@ -85,6 +85,43 @@ pub struct ModelError {
     pub details: Map<String, Value>,
 }
 
+/// Too many at once, there or here.
+pub const OVERLOADED: &str = "model_overloaded_error";
+/// More than the upstream allows in a time.
+pub const RATE_LIMITED: &str = "model_rate_limited_error";
+/// Any other failure.
+pub const REQUEST_FAILED: &str = "model_request_failed_error";
+/// The upstream wants to be paid.
+pub const BILLING: &str = "billing_error";
+
+impl ModelError {
+    /// One of this kind that another try does not change.
+    pub fn new(kind: &'static str, message: impl Into<String>) -> Self {
+        let (message, details) = (message.into(), Map::new());
+        Self { kind, message, retryable: false, retry_after: None, too_long: false, details }
+    }
+
+    /// One of this kind that another try may change.
+    pub fn passing(kind: &'static str, message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::new(kind, message) }
+    }
+}
+
+/// How much a model takes and gives, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Of a request and its answer together.
+    pub context_window: u64,
+    /// Of an answer.
+    pub max_tokens: u32,
+}
+
+impl Default for ModelLimits {
+    fn default() -> Self {
+        Self { context_window: 200_000, max_tokens: 32_000 }
+    }
+}
+
 /// The models that there are.
 pub trait Models: Send + Sync + 'static {
     /// Asks one. Dropping the future ends the request. Each upstream is tried at most once here: a failure that can be tried
@@ -97,4 +134,10 @@ pub trait Models: Send + Sync + 'static {
 
     /// Refuses a model that no upstream serves, in one sentence, so that an agent with it is not made.
     fn check(&self, model: &Model) -> Result<(), String>;
+
+    /// How much this model takes and gives, as far as the settings say it.
+    fn limits(&self, model: &Model) -> ModelLimits {
+        let _unknown = model;
+        ModelLimits::default()
+    }
 }

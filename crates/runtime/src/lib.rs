@@ -4,6 +4,7 @@
 //! Knows nothing of tunnels or MCP. Every task of the program is spawned through a [`TaskSet`], so that stopping is
 //! one call: tasks are told to finish, waited for until a deadline, and then dropped.
 
+pub mod addresses;
 mod backoff;
 mod dumps;
 mod files;

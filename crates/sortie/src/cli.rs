@@ -4,9 +4,11 @@ mod hub_audit;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
+use sortie_hub::{McpConfig, PrivateHost};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
 
 use crate::audit::AuditCommand;
@@ -156,6 +158,8 @@ pub(crate) struct UpArgs {
     pub(crate) ready_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) audit: AuditDestinationArgs,
+    #[command(flatten)]
+    pub(crate) mcp: SessionMcpArgs,
 }
 
 #[derive(Args, Debug)]
@@ -207,7 +211,36 @@ pub(crate) struct HubArgs {
     #[command(flatten)]
     pub(crate) audit: HubAuditArgs,
     #[command(flatten)]
+    pub(crate) mcp: SessionMcpArgs,
+    #[command(flatten)]
     pub(crate) limits: LimitArgs,
+}
+
+/// How sessions reach MCP servers. Those behind tunnels, and public ones over https, need nothing here.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "MCP servers of sessions")]
+pub(crate) struct SessionMcpArgs {
+    /// A host that sessions may reach although it is not public, also in plain http; may be repeated.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    allow_private_mcp: Vec<PrivateHost>,
+    /// CAs to trust for MCP servers and token endpoints, beside this machine's own.
+    #[arg(long, value_name = "FILE")]
+    mcp_ca: Option<PathBuf>,
+    /// How long one call of a tool may take, in seconds; it is cancelled then.
+    #[arg(long, value_name = "SECONDS", default_value_t = McpConfig::default().call_timeout.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    mcp_call_timeout: u64,
+}
+
+impl SessionMcpArgs {
+    /// The settings as the hub takes them.
+    pub(crate) fn config(self) -> McpConfig {
+        McpConfig {
+            allow_private: self.allow_private_mcp,
+            ca_file: self.mcp_ca,
+            call_timeout: Duration::from_secs(self.mcp_call_timeout),
+        }
+    }
 }
 
 /// Bounds on what callers of the API may create and ask for.

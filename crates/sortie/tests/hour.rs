@@ -144,6 +144,7 @@ impl World {
             region: None,
             limits: sortie_api::Limits::default(),
             audit: AuditConfig::default(),
+            mcp: sortie_hub::McpConfig::default(),
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");
         let dir = home.join("setup");

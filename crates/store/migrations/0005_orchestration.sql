@@ -74,6 +74,9 @@ CREATE TABLE sessions (
     environment_id TEXT NOT NULL REFERENCES environments (id),
     agent_id TEXT NOT NULL REFERENCES agents (id),
     agent_version INTEGER NOT NULL,
+    -- The key that it was made with, and its one thread.
+    key_id TEXT NOT NULL REFERENCES keys (id),
+    thread_id TEXT NOT NULL UNIQUE,
     status TEXT NOT NULL CHECK (status IN ('idle', 'running', 'rescheduling', 'terminated')),
     -- What is shown of it.
     body TEXT NOT NULL,
@@ -130,18 +133,27 @@ CREATE TABLE work (
     metadata TEXT NOT NULL,
     -- Of the token that its worker acts for the session with; a new one each time that it is handed out.
     token_digest BLOB UNIQUE CHECK (token_digest IS NULL OR length(token_digest) = 32),
+    -- The worker that it was handed to, and the key of the environment that it asked with.
     worker TEXT,
+    key_id TEXT REFERENCES keys (id),
     created_at INTEGER NOT NULL,
+    -- Since when it waits for a worker.
+    queued_at INTEGER NOT NULL,
     -- When it was handed out last; none before that, and once it is given back.
     polled_at INTEGER,
     acknowledged_at INTEGER,
     started_at INTEGER,
     latest_heartbeat_at INTEGER,
+    previous_heartbeat_at INTEGER,
+    -- When its session asked for a worker while it had this one.
+    woken_at INTEGER,
     -- When the lease ends without a further heartbeat, or the wait for the first one.
     lease_ends_at INTEGER,
     ttl_seconds INTEGER,
     stop_requested_at INTEGER,
-    stopped_at INTEGER
+    stopped_at INTEGER,
+    -- Grows with every change: who writes on an older one reads again.
+    revision INTEGER NOT NULL
 ) STRICT;
 
 CREATE INDEX work_of_environment ON work (environment_id, seq);
@@ -157,6 +169,34 @@ CREATE TABLE work_polls (
     PRIMARY KEY (environment_id, worker)
 ) STRICT;
 
--- Keys of environments act for one of them; roles say what a `manage` key may do.
-ALTER TABLE keys ADD COLUMN environment_id TEXT;
-ALTER TABLE keys ADD COLUMN role TEXT;
+-- Keys of environments act for one of them; roles say what a `manage` key may do. The table is made anew, since its check
+-- of kinds cannot be changed.
+PRAGMA defer_foreign_keys = ON;
+
+CREATE TABLE keys_before AS SELECT * FROM keys;
+DROP TABLE keys;
+
+CREATE TABLE keys (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    workspace_id TEXT NOT NULL REFERENCES workspaces (id),
+    kind TEXT NOT NULL CHECK (kind IN ('manage', 'use', 'environment')),
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    archived_at INTEGER,
+    last_used_at INTEGER,
+    agent TEXT,
+    user TEXT,
+    environment_id TEXT REFERENCES environments (id),
+    role TEXT,
+    CHECK ((kind = 'environment') = (environment_id IS NOT NULL))
+) STRICT;
+
+INSERT INTO keys (seq, id, workspace_id, kind, name, digest, created_at, expires_at, archived_at, last_used_at, agent, user)
+SELECT seq, id, workspace_id, kind, name, digest, created_at, expires_at, archived_at, last_used_at, agent, user FROM keys_before;
+DROP TABLE keys_before;
+
+CREATE INDEX keys_of_workspace ON keys (workspace_id, seq);
+CREATE INDEX keys_of_environment ON keys (environment_id, seq) WHERE environment_id IS NOT NULL;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use sortie_api::ApiError;
 use sortie_ids::TunnelId;
 
 /// The kinds of objects that can be missing or archived.
@@ -18,6 +19,18 @@ pub enum Object {
     Certificate,
     /// A key.
     Key,
+    /// A session.
+    Session,
+    /// An item of work.
+    Work,
+    /// An agent, or a version of it.
+    Agent,
+    /// An environment.
+    Environment,
+    /// A vault.
+    Vault,
+    /// A credential in a vault.
+    Credential,
 }
 
 impl Object {
@@ -34,6 +47,12 @@ impl fmt::Display for Object {
             Object::Tunnel => "tunnel",
             Object::Certificate => "certificate",
             Object::Key => "key",
+            Object::Session => "session",
+            Object::Work => "item of work",
+            Object::Agent => "agent",
+            Object::Environment => "environment",
+            Object::Vault => "vault",
+            Object::Credential => "credential",
         })
     }
 }
@@ -71,6 +90,9 @@ pub enum StoreError {
     /// The workspace's answers under idempotency keys fill their place.
     #[error("the workspace used {0} idempotency keys within 24 hours; send the request without one, or later")]
     TooManyIdempotencyKeys(u32),
+    /// What is stored does not permit it; the words are for the caller.
+    #[error("{0}")]
+    Refused(Box<ApiError>),
     /// A file or directory of the store cannot be used.
     #[error("{doing} {path} failed")]
     File {
@@ -106,9 +128,30 @@ pub enum StoreError {
     /// The operating system gave no random bytes, or a secret could not be encrypted.
     #[error("a secret could not be encrypted")]
     Seal,
+    /// The session has gone on from the revision that was to be built on.
+    #[error("the session was changed at the same time; read it again")]
+    Outdated,
+    /// Sessions run in environments whose tools are run by workers of their owner.
+    #[error("environment_id: an environment of the type `{0}` runs no sessions here; name a `self_hosted` one")]
+    NotSelfHosted(String),
+    /// A session that works is neither archived nor deleted.
+    #[error("the session is running; send a `user.interrupt` first")]
+    AtWork,
+    /// No workers work for an environment of this type.
+    #[error("an environment of the type `{0}` has no workers; name a `self_hosted` one")]
+    NoWorkers(String),
+    /// The environment's limit of health checks is reached.
+    #[error("Environment already has {0} health checks that wait for an answer")]
+    TooManyHealthchecks(u32),
     /// The task of a write ended before it could answer; whether it was stored is not known.
     #[error("the write was cut off, since the hub is stopping")]
     Interrupted,
+}
+
+impl From<ApiError> for StoreError {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(Box::new(error))
+    }
 }
 
 /// Names the step at which the database failed.

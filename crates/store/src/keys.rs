@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use sortie_api::{CreateKey, CreatedKey, DisplayName, Grant, Key, KeyKind, Limits, PageRequest};
-use sortie_ids::{ApiKey, Digest, KeyId, OrganizationId, WorkspaceId};
+use sortie_ids::{ApiKey, Digest, EnvironmentId, KeyId, OrganizationId, WorkspaceId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{SqliteConnection, SqliteExecutor};
 
@@ -39,6 +39,8 @@ pub struct KnownKey {
     pub agent: Option<DisplayName>,
     /// The person that it is used for.
     pub user: Option<DisplayName>,
+    /// The environment that an `environment` key is for.
+    pub environment: Option<EnvironmentId>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
     /// When it was withdrawn.
@@ -67,8 +69,8 @@ pub struct ArchivedKey {
 macro_rules! select_key {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, id, workspace_id, kind, name, agent, user, created_at, expires_at, archived_at, last_used_at \
-             FROM keys ",
+            "SELECT seq, id, workspace_id, kind, name, agent, user, environment_id, created_at, expires_at, archived_at, \
+             last_used_at FROM keys ",
             $rest
         )
     };
@@ -202,7 +204,7 @@ impl Store {
         let mut connection = self.readers().acquire().await.during("looking a key up")?;
         let row = sqlx::query(
             "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.user, k.expires_at, k.archived_at, \
-             k.last_used_at \
+             k.last_used_at, k.environment_id \
              FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = ?",
         )
         .bind(digest.as_bytes().as_slice())
@@ -218,6 +220,7 @@ impl Store {
             grants: grants(&mut *connection, &id).await?.into(),
             agent: rows::optional(&row, "agent")?,
             user: rows::optional(&row, "user")?,
+            environment: rows::optional(&row, "environment_id")?,
             expires_at: rows::optional_time(&row, "expires_at")?,
             archived_at: rows::optional_time(&row, "archived_at")?,
             last_used: AtomicI64::new(
@@ -279,6 +282,9 @@ fn check(new: &CreateKey, now: Timestamp, limits: &Limits) -> Result<(), StoreEr
         KeyKind::Use if new.grants.is_empty() => {
             refused("grants: a use key needs at least one, such as {\"tunnel_id\": \"tnl_...\"}".to_owned())
         }
+        KeyKind::Environment => {
+            refused("kind: keys of an environment are made at /v1/sortie/environments/{environment_id}/keys".to_owned())
+        }
         KeyKind::Manage | KeyKind::Use => Ok(()),
     }
 }
@@ -314,6 +320,7 @@ async fn insert_new(
         grants: new.grants,
         agent: new.agent,
         user: new.user,
+        environment_id: None,
         created_at: now,
         expires_at: new.expires_at,
         archived_at: None,
@@ -372,6 +379,7 @@ async fn with_grants(database: &mut SqliteConnection, row: &SqliteRow) -> Result
         grants: grants(database, &id).await?,
         agent: rows::optional(row, "agent")?,
         user: rows::optional(row, "user")?,
+        environment_id: rows::optional(row, "environment_id")?,
         created_at: rows::time(row, "created_at")?,
         expires_at: rows::optional_time(row, "expires_at")?,
         archived_at: rows::optional_time(row, "archived_at")?,

@@ -7,27 +7,37 @@
 //! A write runs to its end once it has begun, even when its caller goes away, and is announced to
 //! [`Store::changes`] after its commit. Its task ends with the write; [`Store::close`] waits for it.
 
+mod agents;
 mod certificates;
 mod checkpoints;
 mod db;
+mod environment_keys;
+mod environments;
 mod error;
+mod events;
 mod keys;
 mod meta;
 mod open;
 mod repeats;
 mod rows;
 mod seal;
+mod sessions;
 mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod work;
 mod workspaces;
 
+pub use agents::{Changed, Created};
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
 pub use error::{Object, StoreError};
+pub use events::{EventPage, EventPlace, EventQuery};
 pub use keys::{ArchivedKey, KnownKey};
 pub use open::Clock;
 pub use repeats::{Answer, Attempt, Made, Once, Repeat};
+pub use sessions::{NewSession, SessionFilter, SessionPage, SessionPlace, SessionRecord, Transition};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};

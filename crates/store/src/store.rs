@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sortie_api::time::whole_seconds;
-use sortie_ids::{KeyId, OrganizationId, TunnelId, WorkspaceId};
+use sortie_api::time::{exact::micros, whole_seconds};
+use sortie_ids::{EnvironmentId, KeyId, OrganizationId, TunnelId, WorkspaceId};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::broadcast;
 
@@ -28,6 +28,8 @@ pub enum Change {
     TokenRotated(TunnelId),
     /// The key is not accepted any more.
     KeyArchived(KeyId),
+    /// There is an item of work in the environment's queue that was not there before.
+    WorkWaits(EnvironmentId),
 }
 
 /// One page of a list, newest first.
@@ -105,6 +107,11 @@ impl Store {
     /// The time, in whole seconds, by the store's clock.
     pub fn now(&self) -> Timestamp {
         whole_seconds((self.inner.clock)())
+    }
+
+    /// The time, in whole microseconds, by the store's clock.
+    pub fn exact_now(&self) -> Timestamp {
+        micros((self.inner.clock)())
     }
 
     /// Announcements of changes from now on. `Lagged` means that some were missed: read everything again.

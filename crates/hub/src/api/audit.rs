@@ -8,9 +8,11 @@ use axum::RequestExt as _;
 use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
-use sortie_api::{ApiError, Approval, Key, TunnelCertificate, TunnelToken, Workspace};
+use sortie_api::{
+    Agent, ApiError, Approval, Environment, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken, Workspace,
+};
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
-use sortie_ids::{RequestId, TunnelId};
+use sortie_ids::{EnvironmentId, RequestId, SessionId, TunnelId};
 
 use super::Caller;
 use super::frame::{Call, Failure};
@@ -143,6 +145,7 @@ fn actor(caller: &Caller, request: &Request) -> Value {
         "key_kind": key.kind.as_str(),
         "agent": key.agent,
         "user": key.user,
+        "work_id": caller.work.as_ref().map(|work| &work.work),
         "organization_id": key.organization,
         "workspace_id": key.workspace,
         "ip_address": request.extensions().get::<PeerAddress>().map(|peer| peer.0),
@@ -203,6 +206,106 @@ fn of_certificate(certificate: &TunnelCertificate) -> Value {
     })
 }
 
+pub(super) fn agent_created(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_CREATED, of_agent(agent));
+}
+
+/// With the members that are different from before.
+pub(super) fn agent_updated(call: &Call, agent: &Agent, members: &[&str]) {
+    let mut fields = of_agent(agent);
+    fields["changed"] = json!(members);
+    call.note(kinds::AGENT_UPDATED, fields);
+}
+
+pub(super) fn agent_archived(call: &Call, agent: &Agent) {
+    call.note(kinds::AGENT_ARCHIVED, of_agent(agent));
+}
+
+fn of_agent(agent: &Agent) -> Value {
+    json!({"agent_id": agent.id, "agent_version": agent.version, "agent_name": agent.definition.name})
+}
+
+pub(super) fn session_created(call: &Call, session: &Session) {
+    let fields = json!({
+        "session_id": session.id,
+        "agent_id": session.agent.id,
+        "agent_version": session.agent.version,
+        "environment_id": session.environment_id,
+        "vault_ids": session.vault_ids,
+    });
+    call.note(kinds::SESSION_CREATED, fields);
+}
+
+/// With the members that are different from before.
+pub(super) fn session_updated(call: &Call, before: &Session, after: &Session) {
+    let changed = [
+        ("title", before.title != after.title),
+        ("metadata", before.metadata != after.metadata),
+        ("tools", before.agent.tools != after.agent.tools),
+        ("mcp_servers", before.agent.mcp_servers != after.agent.mcp_servers),
+    ];
+    let changed: Vec<_> = changed.iter().filter_map(|(member, differs)| differs.then_some(member)).collect();
+    call.note(kinds::SESSION_UPDATED, json!({"session_id": after.id, "changed": changed}));
+}
+
+pub(super) fn session_archived(call: &Call, session: &SessionId) {
+    call.note(kinds::SESSION_ARCHIVED, json!({"session_id": session}));
+}
+
+pub(super) fn session_deleted(call: &Call, session: &SessionId) {
+    call.note(kinds::SESSION_DELETED, json!({"session_id": session}));
+}
+
+/// What was sent, without what was said: types, and what was decided about tool uses.
+pub(super) fn session_events_sent(call: &Call, session: &SessionId, events: &[Event]) {
+    let events: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let verdict = match &event.body {
+                EventBody::UserToolConfirmation { result, .. } => Some(result),
+                _ => None,
+            };
+            let mut shown = json!({"event_id": event.id, "type": event.body.kind()});
+            if let Some(tool_use) = event.body.answers() {
+                shown["tool_use_id"] = json!(tool_use);
+            }
+            if let Some(verdict) = verdict {
+                shown["result"] = json!(verdict);
+            }
+            shown
+        })
+        .collect();
+    call.note(kinds::SESSION_EVENTS_SENT, json!({"session_id": session, "events": events}));
+}
+
+pub(super) fn environment_created(call: &Call, environment: &Environment) {
+    call.note(kinds::ENVIRONMENT_CREATED, of_environment(environment));
+}
+
+/// With the members that are different from before.
+pub(super) fn environment_updated(call: &Call, environment: &Environment, members: &[&str]) {
+    let mut fields = of_environment(environment);
+    fields["changed"] = json!(members);
+    call.note(kinds::ENVIRONMENT_UPDATED, fields);
+}
+
+pub(super) fn environment_archived(call: &Call, environment: &Environment) {
+    call.note(kinds::ENVIRONMENT_ARCHIVED, of_environment(environment));
+}
+
+pub(super) fn environment_deleted(call: &Call, environment: &EnvironmentId) {
+    call.note(kinds::ENVIRONMENT_DELETED, json!({"environment_id": environment}));
+}
+
+fn of_environment(environment: &Environment) -> Value {
+    let definition = &environment.definition;
+    json!({
+        "environment_id": environment.id,
+        "environment_name": definition.name,
+        "environment_type": definition.config.kind(),
+    })
+}
+
 pub(super) fn workspace_created(call: &Call, workspace: &Workspace) {
     let fields = json!({"created_workspace_id": workspace.id, "created_workspace_name": workspace.name});
     call.note(kinds::WORKSPACE_CREATED, fields);
@@ -226,6 +329,7 @@ pub(crate) fn of_key(key: &Key) -> Value {
         "token_grants": key.grants,
         "token_agent": key.agent,
         "token_user": key.user,
+        "token_environment_id": key.environment_id,
         "token_expires_at": key.expires_at.map(|time| time.to_string()),
     })
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use jiff::{SignedDuration, Timestamp};
 use sortie_api::{ApiError, KeyKind};
 use sortie_ids::{ApiKey, RouteName};
-use sortie_store::{KnownKey, Store, TunnelRecord};
+use sortie_store::{KnownKey, Store, StoreError, TunnelRecord, WorkToken};
 
 /// The header that carries a key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -15,6 +16,9 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub struct Caller {
     /// What its key stands for: id, workspace, organisation, kind, grants.
     pub key: Arc<KnownKey>,
+    /// The item of work whose token it sent: it acts for that item and its session only, and `key` is the one that the item
+    /// was asked for with.
+    pub work: Option<Arc<WorkToken>>,
     /// The header that the key came in, which is never forwarded.
     pub carried_by: HeaderName,
 }
@@ -26,6 +30,7 @@ impl Caller {
             && match self.key.kind {
                 KeyKind::Manage => true,
                 KeyKind::Use => self.key.grants.iter().any(|grant| grant.covers(&tunnel.id, route)),
+                KeyKind::Environment => false,
             }
     }
 }
@@ -39,14 +44,33 @@ impl Caller {
 pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let (text, carried_by) = presented(headers)?;
     let refused = || ApiError::authentication("The API key is unknown, expired or archived.");
-    let key = ApiKey::parse(text).map_err(|_| refused())?;
-    let known = store.key_by_digest(&key.digest()).await.map_err(|error| {
+    let failed = |error: StoreError| {
         tracing::error!(%error, source = ?std::error::Error::source(&error), "a key could not be looked up");
         ApiError::overloaded("The API key cannot be checked at the moment.")
-    })?;
+    };
+    let key = ApiKey::parse(text).map_err(|_| refused())?;
+    let (digest, work) = if text.starts_with(SESSION_TOKEN) {
+        let found = store.work_by_token(&key.digest()).await.map_err(failed)?;
+        let found = found.filter(|(work, _)| is_remembered(work, store.now()));
+        let (work, key) =
+            found.ok_or_else(|| ApiError::authentication("The session token is unknown, or has ended."))?;
+        (key, Some(Arc::new(work)))
+    } else {
+        (key.digest(), None)
+    };
+    let known = store.key_by_digest(&digest).await.map_err(failed)?;
     let known = known.filter(|known| known.is_valid(store.now())).ok_or_else(refused)?;
     store.note_use(&known);
-    Ok(Caller { key: known, carried_by })
+    Ok(Caller { key: known, work, carried_by })
+}
+
+/// What every session token begins with.
+const SESSION_TOKEN: &str = "sortie-session-";
+/// How long after its end a worker is told of an item that it is over.
+const TOLD_OF_THE_END: SignedDuration = SignedDuration::from_hours(1);
+
+fn is_remembered(work: &WorkToken, now: Timestamp) -> bool {
+    work.stopped_at.is_none_or(|end| now.duration_since(end) < TOLD_OF_THE_END)
 }
 
 fn presented(headers: &HeaderMap) -> Result<(&str, HeaderName), ApiError> {

@@ -8,8 +8,7 @@ use serde::de::DeserializeOwned;
 use sortie_api::ApiError;
 use sortie_ids::Digest;
 
-use super::MAX_BODY;
-use super::frame::{Failure, unreadable};
+use super::frame::{BodyLimit, Failure, unreadable};
 
 /// The ids in a path. One of another form is the id of nothing: 404.
 pub(super) struct At<T>(pub(super) T);
@@ -93,8 +92,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
 }
 
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failure> {
+    let limit = request.extensions().get::<BodyLimit>().map_or(0, |limit| limit.0);
     let bytes = Bytes::from_request(request, state).await;
-    bytes.map_err(|rejection| unreadable(rejection.status(), MAX_BODY))
+    bytes.map_err(|rejection| unreadable(rejection.status(), limit))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {

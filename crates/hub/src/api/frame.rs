@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 
 use super::audit::{Ledger, outcome};
 use super::operations::{Access, Operation};
-use super::{API_VERSIONS, ApiState, Caller, authenticate, betas};
+use super::{API_VERSIONS, ApiState, Caller, authenticate, betas, workers};
 use crate::audit::{PeerAddress, Refused, Surface};
 use crate::call::class;
 
@@ -57,7 +57,12 @@ impl From<StoreError> for Failure {
             StoreError::TooManyTunnels(_)
             | StoreError::TooManyCertificates(_)
             | StoreError::TooManyKeys(_)
-            | StoreError::TooManyWorkspaces(_) => ApiError::limit_reached(sentence),
+            | StoreError::TooManyWorkspaces(_)
+            | StoreError::TooManyHealthchecks(_) => ApiError::limit_reached(sentence),
+            StoreError::Outdated => ApiError::conflict(capitalised(&sentence)).with_retry(true),
+            StoreError::NoWorkers(_) | StoreError::AtWork => ApiError::invalid_request(capitalised(&sentence)),
+            StoreError::NotSelfHosted(_) => ApiError::invalid_request(sentence),
+            StoreError::Refused(error) => ApiError::clone(error),
             StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),
@@ -77,7 +82,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-fn capitalised(sentence: &str) -> String {
+pub(super) fn capitalised(sentence: &str) -> String {
     let mut characters = sentence.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     first.into_iter().chain(characters).chain(['.']).collect()
@@ -134,9 +139,10 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// Counts the answers of an operation, refusals included.
 pub(super) async fn count(
     State((api, operation)): State<(Arc<ApiState>, &'static Operation)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    request.extensions_mut().insert(BodyLimit(operation.body));
     let response = admit(&api, operation, request, next).await;
     let status = class(response.status().as_u16());
     metrics::counter!("sortie_hub_api_requests_total", "operation" => operation.id.as_str(), "status" => status)
@@ -145,7 +151,7 @@ pub(super) async fn count(
 }
 
 /// Lets a request pass whose sender may ask for this, with fitting headers; tells its handler who calls.
-async fn admit(api: &ApiState, operation: &'static Operation, request: Request, next: Next) -> Response {
+async fn admit(api: &ApiState, operation: &'static Operation, mut request: Request, next: Next) -> Response {
     let access = operation.access;
     if access == Access::Anyone {
         return next.run(request).await;
@@ -161,14 +167,17 @@ async fn admit(api: &ApiState, operation: &'static Operation, request: Request, 
         }
     };
     let (organization, workspace) = (caller.key.organization.clone(), caller.key.workspace.clone());
-    let permitted = permit(&caller, access, api.store.default_workspace());
-    let mut response = match permitted.and_then(|()| check(&caller, request.headers())) {
+    let permitted = match permit(&caller, access, api.store.default_workspace()) {
+        Ok(()) => workers::permit(api, &caller, access, &mut request).await,
+        Err(error) => Err(error.into()),
+    };
+    let mut response = match permitted.and_then(|()| check(&caller, request.headers()).map_err(Failure::from)) {
         Ok(()) => recorded(api, operation, caller, request, next).await,
-        Err(error) => {
-            if error.status == StatusCode::FORBIDDEN {
+        Err(failure) => {
+            if failure.error.status == StatusCode::FORBIDDEN {
                 api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id)).await;
             }
-            Failure::from(error).into_response()
+            failure.into_response()
         }
     };
     set(response.headers_mut(), ORGANIZATION_ID, organization.as_str());
@@ -204,10 +213,12 @@ fn permit(caller: &Caller, access: Access, default_workspace: &WorkspaceId) -> R
     let manages = caller.key.kind == KeyKind::Manage;
     match access {
         Access::Anyone | Access::AnyKey => Ok(()),
-        Access::Manage | Access::Organization if !manages => {
-            let kind = caller.key.kind.as_str();
-            Err(ApiError::permission(format!("A {kind} key calls routes only; this needs a manage key.")))
-        }
+        // Judged by what they name, too.
+        Access::Queue | Access::Lease | Access::Environment | Access::Worker => Ok(()),
+        Access::Manage | Access::Organization if !manages => Err(ApiError::permission(match caller.key.kind {
+            KeyKind::Environment => "The key of an environment serves its workers only; this needs a manage key.",
+            _ => "A use key calls routes only; this needs a manage key.",
+        })),
         Access::Organization if caller.key.workspace != *default_workspace => {
             Err(ApiError::permission("This concerns the organization; it needs a manage key of the default workspace."))
         }
@@ -276,6 +287,10 @@ impl<S: Sync> FromRequestParts<S> for Call {
         })
     }
 }
+
+/// Largest body that an operation takes, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimit(pub(super) usize);
 
 /// The failure for a body that could not be read.
 pub(super) fn unreadable(status: StatusCode, limit: usize) -> Failure {

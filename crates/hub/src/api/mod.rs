@@ -4,12 +4,15 @@
 //! answered with `cache-control: no-store`. A failure inside is logged under the request's id and answered without its
 //! cause. Each request is a task that runs to its end, also when the caller goes away.
 
+mod agents;
 mod approvals;
 mod audit;
 mod auth;
 mod betas;
 mod certificates;
 mod checkpoints;
+mod environments;
+mod events;
 mod extract;
 mod frame;
 mod identity;
@@ -17,9 +20,14 @@ mod keys;
 mod openapi;
 mod operations;
 mod organization;
+mod pairs;
 mod repeat;
 mod routes;
+mod sessions;
+mod threads;
 mod tunnels;
+mod work;
+mod workers;
 mod workspaces;
 
 use std::sync::Arc;
@@ -34,6 +42,9 @@ use serde::Serialize;
 use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::sessions::Sessions;
+use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
 
 use crate::audit::Audit;
@@ -48,9 +59,6 @@ pub(crate) use operations::{Own, own};
 
 /// The values of the header `anthropic-version` that are understood; a request without one is taken, too.
 pub const API_VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
-
-/// Largest request body taken, in bytes.
-const MAX_BODY: usize = 64 * 1024;
 
 /// What a check of a CA certificate found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,8 +96,14 @@ pub struct ApiState {
     pub gateways: Gateways,
     /// Where what is done is recorded.
     pub audit: Audit,
+    /// The queues of environments.
+    pub work: Queues,
     /// The port of the edge, as clients reach it.
     pub edge_port: u16,
+    /// The sessions of agents.
+    pub sessions: Sessions,
+    /// What is published of them.
+    pub live: Live,
 }
 
 type Api = State<Arc<ApiState>>;
@@ -104,11 +118,11 @@ pub fn router(state: ApiState) -> Router {
     routed
         .fold(Router::new(), |router, (operation, handler)| {
             let admission = middleware::from_fn_with_state((Arc::clone(&state), operation), frame::count);
-            router.route(&operation.path, handler().route_layer(admission))
+            let body = DefaultBodyLimit::max(operation.body);
+            router.route(&operation.path, handler().route_layer(body).route_layer(admission))
         })
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(frame::enclose))
         .with_state(state)
 }

@@ -10,13 +10,23 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sortie_api::ErrorKind;
-use sortie_ids::{CertificateId, KeyId, RouteName, TunnelId, TunnelLabel};
+use sortie_ids::{
+    AgentId, CertificateId, CredentialId, EnvironmentId, KeyId, RouteName, SessionId, ThreadId, TunnelId, TunnelLabel,
+    VaultId, WorkId,
+};
 
 use super::API_VERSIONS;
 use super::operations::{Access, Answer, OPERATIONS, Operation};
 
 /// Where the definitions of types lie in the document.
 const DEFINITIONS: &str = "/components/schemas";
+/// Lists of what is never archived.
+const NEVER_ARCHIVED: [&str; 4] = [
+    "/v1/sortie/workspaces",
+    "/v1/sortie/tunnels/{tunnel_id}/checkpoints",
+    "/v1/agents/{agent_id}/versions",
+    "/v1/environments/{environment_id}/work",
+];
 /// The methods that an operation without one is listed under.
 const EVERY: [Method; 7] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::OPTIONS, Method::HEAD, Method::PATCH];
@@ -112,7 +122,7 @@ impl Types {
             },
             "requestBody": taken.map(|content| json!({"content": content})),
             "deprecated": operation.deprecated.then_some(true),
-            "x-sortie-records": (!operation.leaves.is_empty()).then(|| {
+            "x-sortie-records": (operation.unrecorded || !operation.leaves.is_empty()).then(|| {
                 operation.leaves.iter().map(|kind| kind.event).collect::<Vec<_>>()
             }),
         });
@@ -136,13 +146,11 @@ impl Types {
         }
         if operation.paged {
             all.extend(["limit", "page"].map(reference));
-            if !["/v1/sortie/workspaces", "/v1/sortie/tunnels/{tunnel_id}/checkpoints"]
-                .contains(&operation.path.as_str())
-            {
+            if !NEVER_ARCHIVED.contains(&operation.path.as_str()) {
                 all.push(reference("include_archived"));
             }
         }
-        if let Some((name, description)) = operation.query {
+        for (name, description) in &operation.query {
             all.push(json!({"name": name, "in": "query", "description": description, "schema": {"type": "string"}}));
         }
         all
@@ -154,6 +162,13 @@ impl Types {
             "tunnel_id" => schema(TunnelId::json_schema),
             "certificate_id" => schema(CertificateId::json_schema),
             "key_id" => schema(KeyId::json_schema),
+            "agent_id" => schema(AgentId::json_schema),
+            "session_id" => schema(SessionId::json_schema),
+            "thread_id" => schema(ThreadId::json_schema),
+            "environment_id" => schema(EnvironmentId::json_schema),
+            "vault_id" => schema(VaultId::json_schema),
+            "credential_id" => schema(CredentialId::json_schema),
+            "work_id" => schema(WorkId::json_schema),
             "label" => schema(TunnelLabel::json_schema),
             "route" => schema(RouteName::json_schema),
             _ => json!({"type": "string"}),
@@ -189,6 +204,12 @@ fn who(access: Access) -> &'static str {
         Access::Manage => "Needs a `manage` key; acts on its workspace.",
         Access::Organization => "Needs a `manage` key of the default workspace; acts on the whole organisation.",
         Access::Route => "Needs a key that may call the route.",
+        Access::Queue => "Needs the key of the environment.",
+        Access::Lease => "Needs the key of the environment, or the session token of the item.",
+        Access::Environment => "Needs a `manage` key, or the key of the environment.",
+        Access::Worker => {
+            "Needs a `manage` key, or for what its workers work at, the key of the environment or the session token of the item."
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Everything that the API's listener answers, in one table. The router, who may ask, and the OpenAPI document are made
 //! from it, so that none of them can know an operation that the others do not.
 
+mod resources;
+mod sessions;
+mod work;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::routing::{MethodRouter, get, post};
@@ -30,7 +34,20 @@ pub(crate) enum Access {
     Organization,
     /// A key that may call the route.
     Route,
+    /// The key of an environment.
+    Queue,
+    /// The key of an environment, or the token of an item of its work.
+    Lease,
+    /// A `manage` key, or the key of an environment.
+    Environment,
+    /// A `manage` key, or for what they work at, the key of an environment or the token of an item of its work.
+    Worker,
 }
+
+/// Largest body of an operation that says nothing else, in bytes.
+const USUAL_BODY: usize = 64 * 1024;
+/// Largest body of an operation that takes whole definitions or conversations, in bytes, as the public contract has it.
+const LARGE_BODY: usize = 32 * 1024 * 1024;
 
 /// What answers an operation outside of the API's router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,17 +98,21 @@ pub(super) struct Operation {
     pub(super) creates: bool,
     /// Whether its answer is a page, so that it takes what pages are asked for with.
     pub(super) paged: bool,
-    /// A further parameter of its query, with its description.
-    pub(super) query: Option<(&'static str, &'static str)>,
+    /// Further parameters of its query, with their descriptions.
+    pub(super) query: Vec<(&'static str, &'static str)>,
     pub(super) deprecated: bool,
+    /// Largest body that it takes, in bytes; a larger one is answered with 413.
+    pub(super) body: usize,
     /// The events that it may leave in the audit. Whatever changes something or shows a secret leaves some.
     pub(super) leaves: &'static [Kind],
+    /// Whether it changes something and leaves no events all the same, as it is asked for every few seconds.
+    pub(super) unrecorded: bool,
 }
 
 impl Operation {
     fn new(method: Option<Method>, path: &str, id: &str, access: Access, served: Served) -> Self {
         let (path, id) = (path.to_owned(), id.to_owned());
-        let (request, answer, query) = (None, Answer::Anything, None);
+        let (request, answer, query) = (None, Answer::Anything, Vec::new());
         let (creates, paged, deprecated) = (false, false, path.starts_with("/v1/organizations/"));
         let summary = "";
         Self {
@@ -107,7 +128,9 @@ impl Operation {
             paged,
             query,
             deprecated,
+            body: USUAL_BODY,
             leaves: &[],
+            unrecorded: false,
         }
     }
 
@@ -118,6 +141,11 @@ impl Operation {
     /// What changes something or shows a secret, with the events that it leaves.
     fn post(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
         Self { leaves, ..Self::new(Some(Method::POST), path, id, access, Served::Router(served)) }
+    }
+
+    /// What takes something away, with the events that it leaves.
+    fn delete(path: &str, id: &str, access: Access, leaves: &'static [Kind], served: Handler) -> Self {
+        Self { leaves, ..Self::new(Some(Method::DELETE), path, id, access, Served::Router(served)) }
     }
 
     fn front(path: &str, id: &str, access: Access, own: Own) -> Self {
@@ -149,8 +177,17 @@ impl Operation {
         Self { answer: Answer::Text(kind), ..self }
     }
 
-    fn asks(self, name: &'static str, description: &'static str) -> Self {
-        Self { query: Some((name, description)), ..self }
+    fn large(self) -> Self {
+        Self { body: LARGE_BODY, ..self }
+    }
+
+    fn asks(mut self, name: &'static str, description: &'static str) -> Self {
+        self.query.push((name, description));
+        self
+    }
+
+    fn unrecorded(self) -> Self {
+        Self { unrecorded: true, ..self }
     }
 }
 
@@ -190,6 +227,9 @@ pub(super) static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     ]);
     all.extend(tunnels_of("/v1/organizations/tunnels", "organization_", Access::Organization));
     all.extend(organization_tunnels());
+    all.extend(resources::all());
+    all.extend(sessions::all());
+    all.extend(work::all());
     all.extend(beside());
     all.extend(outside());
     all
@@ -349,7 +389,7 @@ mod tests {
     fn what_changes_something_leaves_records() {
         for operation in OPERATIONS.iter() {
             let read = operation.method.as_ref().is_none_or(|method| *method == Method::GET);
-            assert_eq!(operation.leaves.is_empty(), read, "{}", operation.id);
+            assert_eq!(operation.leaves.is_empty(), read || operation.unrecorded, "{}", operation.id);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sortie_api::{CreateKey, Grant, KeyKind, Limits};
+use sortie_api::{CreateAgent, CreateEnvironment, CreateKey, Grant, KeyKind, Limits};
 use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{Digest, WorkspaceId};
 use sortie_runtime::TaskSet;
@@ -23,7 +23,7 @@ type Row = (&'static str, [u16; 6]);
 
 /// `use key` is granted one route; `same workspace` is a second `manage` key of the workspace that holds the objects,
 /// which is not the default one; `administrator` is the `manage` key of the default workspace.
-const ROWS: [Row; 44] = [
+const ROWS: &[Row] = &[
     ("create_tunnel", [401, 401, 403, 200, 200, 200]),
     ("list_tunnels", [401, 401, 403, 200, 200, 200]),
     ("get_tunnel", [401, 401, 403, 404, 200, 404]),
@@ -49,6 +49,18 @@ const ROWS: [Row; 44] = [
     ("archive_key", [401, 401, 403, 404, 200, 404]),
     ("create_workspace", [401, 401, 403, 403, 403, 200]),
     ("list_workspaces", [401, 401, 403, 403, 403, 200]),
+    ("create_agent", [401, 401, 403, 200, 200, 200]),
+    ("list_agents", [401, 401, 403, 200, 200, 200]),
+    ("get_agent", [401, 401, 403, 404, 200, 404]),
+    ("update_agent", [401, 401, 403, 404, 200, 404]),
+    ("archive_agent", [401, 401, 403, 404, 200, 404]),
+    ("list_agent_versions", [401, 401, 403, 404, 200, 404]),
+    ("create_environment", [401, 401, 403, 200, 200, 200]),
+    ("list_environments", [401, 401, 403, 200, 200, 200]),
+    ("get_environment", [401, 401, 403, 404, 200, 404]),
+    ("update_environment", [401, 401, 403, 404, 200, 404]),
+    ("archive_environment", [401, 401, 403, 404, 200, 404]),
+    ("delete_environment", [401, 401, 403, 404, 200, 404]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
     ("list_checkpoints", [401, 401, 403, 404, 200, 404]),
     ("list_approvals", [401, 401, 403, 404, 200, 404]),
@@ -103,6 +115,11 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
     let new = NewCertificate { pem: ca.cert_pem().to_owned(), fingerprint: Digest::of(b"test"), expires_at: None };
     let added = store.add_certificate(&middle, &tunnel.id, new, limits).await.expect("certificate");
     let grant = Grant { tunnel_id: tunnel.id.clone(), route: Some("files".parse().expect("route")) };
+    let agent: CreateAgent = serde_json::from_value(body("create_agent")).expect("agent");
+    let agent = store.create_agent(&middle, agent.define().expect("agent")).await.expect("agent");
+    let environment: CreateEnvironment = serde_json::from_value(json!({"name": "lab"})).expect("environment");
+    let environment = environment.define().expect("environment");
+    let environment = store.create_environment(&middle, environment).await.expect("environment");
     let spare = key(&middle, KeyKind::Use, std::slice::from_ref(&grant)).await;
     let shown = |made: sortie_api::CreatedKey| Some(made.secret.expose().to_owned());
     let keys = [
@@ -117,6 +134,8 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
         ("{tunnel_id}", tunnel.id.to_string()),
         ("{certificate_id}", added.certificate.id.to_string()),
         ("{key_id}", spare.key.id.to_string()),
+        ("{agent_id}", agent.id.to_string()),
+        ("{environment_id}", environment.id.to_string()),
         ("{label}", tunnel.label.to_string()),
         ("{route}", "files".to_owned()),
         ("{path}", "mcp".to_owned()),
@@ -149,6 +168,7 @@ impl Stage {
             region: None,
             limits,
             audit: AuditConfig::default(),
+            mcp: sortie_hub::McpConfig::default(),
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();
@@ -177,6 +197,8 @@ impl Stage {
 fn body(operation: &str) -> Value {
     match operation {
         "create_key" => json!({"kind": "manage", "name": "made"}),
+        "create_agent" => json!({"name": "made", "model": "scripted"}),
+        "create_environment" => json!({"name": "made"}),
         "create_workspace" => json!({"name": "made"}),
         "decide_approval" => json!({"decision": "deny"}),
         // Allowed callers get to the rules for certificates, and no further.
@@ -199,10 +221,13 @@ async fn every_operation_answers_every_caller_as_the_table_says() {
     let rows: BTreeSet<&str> = ROWS.iter().map(|(id, _)| *id).collect();
     assert_eq!(rows, operations.keys().copied().collect(), "each operation has a row, each row an operation");
 
-    // What archives comes last, the tunnel itself after what lies in it.
-    let archives = |id: &str| (id.starts_with("archive_"), id.contains("tunnel") && !id.contains("certificate"));
-    let mut rows = ROWS;
-    rows.sort_by_key(|(id, _)| archives(id));
+    // What archives comes last, the tunnel itself after what lies in it, and after that what deletes.
+    let ends = |id: &str| {
+        let archives = id.starts_with("archive_");
+        (id.starts_with("delete_"), archives, id.contains("tunnel") && !id.contains("certificate"))
+    };
+    let mut rows = ROWS.to_vec();
+    rows.sort_by_key(|(id, _)| ends(id));
     for (id, expected) in rows {
         let (method, path) = &operations[id];
         for ((caller, key), expected) in CALLERS.iter().zip(&stage.keys).zip(expected) {
@@ -229,6 +254,9 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
         "/v1/tunnels/{tunnel_id}/certificates",
         "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}",
         "/v1/sortie/keys/{key_id}",
+        "/v1/agents/{agent_id}",
+        "/v1/agents/{agent_id}/versions",
+        "/v1/environments/{environment_id}",
     ] {
         let said = async |path: &str| {
             let (status, answer) = stage.send("GET", path, foreign, "").await;
@@ -237,6 +265,7 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
             (status, body["error"].clone())
         };
         let unknown = path.replace("{tunnel_id}", "tnl_nosuch").replace("{key_id}", "key_nosuch");
+        let unknown = unknown.replace("{agent_id}", "agent_nosuch").replace("{environment_id}", "env_nosuch");
         let found = said(path).await;
         assert_eq!(found.0, 404, "{path}");
         assert_eq!(found, said(&unknown).await, "{path}");

@@ -1,5 +1,7 @@
 //! A hub's API over a store of its own, with rules for certificates that a test can meet by hand.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -13,6 +15,11 @@ use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
 use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
 use sortie_ids::{Digest, KeyId, TunnelId};
+use sortie_orchestrator::live::Live;
+use sortie_orchestrator::mcp::NoServers;
+use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::sessions::{Sessions, Settings};
+use sortie_runtime::TaskSet;
 use sortie_store::Store;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -97,7 +104,13 @@ impl Hub {
         let (links, edge_port) = (Links::default(), 4443);
         let signer = Signer::open(&store, None, None).await.expect("signer");
         let api_url = "http://127.0.0.1:4180".to_owned();
+        let tasks = TaskSet::new();
+        let live = Live::start(&tasks);
+        let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
+        let sessions = Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks);
         let state = ApiState {
+            sessions,
+            live,
             store: store.clone(),
             base_domain,
             limits,

@@ -116,7 +116,7 @@ pub enum ClientError {
 }
 
 /// What to do about a failure at a hop.
-fn next_step(hop: Hop, status: u16) -> &'static str {
+pub(crate) fn next_step(hop: Hop, status: u16) -> &'static str {
     match (hop, status) {
         (_, 504) => "the deadline passed, raise the route's deadline or ask for less",
         (_, 413) => "the request is too large for the route",
@@ -145,7 +145,7 @@ fn status_step(status: u16) -> &'static str {
 }
 
 /// Text from the other side, fit for a terminal: bounded, and without control characters.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     const LONGEST: usize = 1000;
     let mut out = String::new();
     for c in text.chars().take(LONGEST) {

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use sortie_ids::ApiKey;
 use url::{Host, Url};
 
-use self::error::clean;
+pub(crate) use self::error::{clean, next_step};
 use self::http::{EndpointHttp, Failure, HopDetails};
 
 pub use self::error::ClientError;

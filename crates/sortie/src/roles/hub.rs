@@ -43,6 +43,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         region: args.region,
         limits: args.limits.limits(),
         audit: args.audit.config()?,
+        mcp: args.mcp.config(),
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
         HubError::Nameless(_) => Failure::usage(error),

@@ -105,6 +105,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         region: None,
         limits: Limits::default(),
         audit: args.audit.put(AuditConfig::default())?,
+        mcp: args.mcp.config(),
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;

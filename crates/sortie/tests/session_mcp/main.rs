@@ -1,0 +1,10 @@
+//! What sessions reach of MCP servers: a hub in this process, asked as sessions ask it; gateways and servers are programs.
+
+#![allow(clippy::indexing_slicing, reason = "a missing part of an answer is a failure")]
+
+#[path = "../interop/mod.rs"]
+mod interop;
+
+mod elsewhere;
+mod tunnels;
+mod world;
