@@ -9,6 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod mcp;
 pub(crate) mod resources;
 pub(crate) mod routes;
+pub(crate) mod sessions;
 pub(crate) mod tools;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;
