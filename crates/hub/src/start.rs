@@ -362,6 +362,7 @@ async fn admin_key(store: &Store, audit: &Audit, config: &HubConfig) -> Result<A
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
     let new = CreateKey {
+        role: None,
         kind: KeyKind::Manage,
         name,
         expires_at: None,

@@ -172,7 +172,8 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], [Strin
     let (middle, other) = (workspace("middle").await, workspace("other").await);
     let key = async |workspace: &WorkspaceId, kind, grants: &[Grant]| {
         let (name, grants) = ("test".parse().expect("name"), grants.to_vec());
-        let new = CreateKey { kind, name, expires_at: None, grants, agent: None, user: None, workspace_id: None };
+        let new =
+            CreateKey { kind, role: None, name, expires_at: None, grants, agent: None, user: None, workspace_id: None };
         store.create_key(workspace, new, limits).await.expect("key")
     };
     let tunnel = store.create_tunnel(&middle, None, limits).await.expect("tunnel");

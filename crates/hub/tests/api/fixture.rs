@@ -81,6 +81,7 @@ impl Hub {
         let store = Store::open(dir.path()).await.expect("store");
         let home = store.default_workspace().clone();
         let new = |kind, grants| CreateKey {
+            role: None,
             kind,
             name: "test".parse().expect("name"),
             expires_at: None,
