@@ -18,14 +18,14 @@ use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
-use sortie_store::{Change, Store, StoreError};
+use sortie_store::{Change, Options, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::HubConfig;
 use crate::api::{API_VERSIONS, ApiState, CheckedCa, of_key};
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditError};
 use crate::call::Calls;
 use crate::front::Front;
 use crate::gateways::Gateways;
@@ -76,9 +76,9 @@ pub enum HubError {
     /// The edge cannot be set up.
     #[error(transparent)]
     Edge(#[from] EdgeError),
-    /// The audit log cannot be opened.
-    #[error("the audit log cannot be used: {0}")]
-    Audit(#[from] sortie_audit::OpenError),
+    /// There is no audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),
@@ -131,7 +131,8 @@ impl Hub {
         let data_dir = std::path::absolute(&config.data_dir)
             .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
         let config = HubConfig { data_dir, ..config };
-        let store = Store::open(&config.data_dir).await?;
+        let database = config.database.clone();
+        let store = Store::open_with(Options { database, ..Options::new(&config.data_dir) }).await?;
         let audit_dir = config.audit.dir.clone().unwrap_or_else(|| config.data_dir.join("audit"));
         let audit = open_audit(audit_dir.clone(), &config).await?;
         let signer = Signer::open(&store, config.issuer.clone(), config.region.clone()).await?;

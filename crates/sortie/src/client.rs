@@ -120,11 +120,16 @@ impl Hub {
 
     /// Every item of a list, page by page. `path` may have a query.
     pub(crate) async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Failure> {
+        self.all_by(PAGE, path).await
+    }
+
+    /// The same where pages are smaller.
+    pub(crate) async fn all_by<T: DeserializeOwned>(&self, limit: u32, path: &str) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
         let mut page = String::new();
         let joint = if path.contains('?') { '&' } else { '?' };
         loop {
-            let mut list: List<T> = self.get(&format!("{path}{joint}limit={PAGE}{page}")).await?;
+            let mut list: List<T> = self.get(&format!("{path}{joint}limit={limit}{page}")).await?;
             items.append(&mut list.data);
             match list.next_page {
                 Some(next) => page = format!("&page={next}"),

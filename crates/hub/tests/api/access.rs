@@ -262,6 +262,7 @@ impl Stage {
         let here = ([127, 0, 0, 1], 0).into();
         let config = HubConfig {
             data_dir: dir.path().to_owned(),
+            database: None,
             api: here,
             edge: here,
             health: None,
