@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sortie_api::{CreateEnvironmentKey, CreatedKey, Environment, Healthcheck, HealthcheckOutcome, Key};
+use sortie_api::{CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key};
 use sortie_ids::EnvironmentId;
 
-use super::{text, time};
+use super::{environment, text, time};
 use crate::cli::{EnvironmentKeysCommand, EnvironmentsCommand, HubAccess};
 use crate::client::Hub;
 use crate::error::Failure;
@@ -20,11 +20,7 @@ const GIVE_UP: Duration = Duration::from_secs(70);
 pub(crate) async fn run(command: EnvironmentsCommand, access: &HubAccess, output: Style) -> Result<(), Failure> {
     let hub = profile::hub(access)?;
     match command {
-        EnvironmentsCommand::Create { name } => {
-            let body = serde_json::json!({"name": name, "config": {"type": "self_hosted"}});
-            let made: Environment = hub.post("/v1/environments", &body).await?;
-            output::one(output, &made, &[("id", made.id.to_string()), ("name", made.definition.name.clone())])
-        }
+        EnvironmentsCommand::Of(command) => environment::run(&hub, command, output).await,
         EnvironmentsCommand::Keys(command) => keys(&hub, command, output).await,
         EnvironmentsCommand::Check { environment } => check(&hub, &environment, output).await,
     }

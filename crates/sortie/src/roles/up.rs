@@ -105,6 +105,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let (hub_tasks, gateway_tasks) = (TaskSet::new(), TaskSet::new());
     let hub_config = HubConfig {
         data_dir: data_dir.join("hub"),
+        database: None,
         api: args.api,
         edge: args.edge,
         health: None,
@@ -117,9 +118,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         issuer: None,
         region: None,
         limits: Limits::default(),
-        audit: AuditConfig::default(),
         mcp: args.mcp.config(),
         models: args.models,
+        audit: args.audit.put(AuditConfig::default())?,
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;
