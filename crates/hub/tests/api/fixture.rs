@@ -115,7 +115,6 @@ impl Hub {
         let sessions =
             Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
-            work,
             sessions,
             models,
             live,
