@@ -129,6 +129,7 @@ impl Hub {
             gateways: Gateways::default(),
             validator: Validator::default(),
             audit,
+            work,
             edge_port,
         };
         Self {
