@@ -108,6 +108,8 @@ const ROWS: &[Row] = &[
     ("get_vault_credential", [401, 401, 403, 404, 200, 404]),
     ("update_vault_credential", [401, 401, 403, 404, 200, 404]),
     ("archive_vault_credential", [401, 401, 403, 404, 200, 404]),
+    // Only OAuth has something to validate.
+    ("validate_vault_credential", [401, 401, 403, 404, 400, 404]),
     ("delete_vault_credential", [401, 401, 403, 404, 200, 404]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
     ("list_checkpoints", [401, 401, 403, 404, 200, 404]),

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
-use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
+use sortie_hub::{Audit, AuditConfig, Gateways, Signer, Validator};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::NoServers;
@@ -128,6 +128,7 @@ impl Hub {
             discovery,
             links,
             gateways: Gateways::default(),
+            validator: Validator::default(),
             audit,
             work,
             edge_port,
