@@ -120,19 +120,19 @@ pub enum Scope {
 #[serde(deny_unknown_fields)]
 pub struct CreateEnvironment {
     /// 1 to 256 characters, which no other active environment of the workspace has.
-    pub name: String,
+    name: String,
     /// Where its sandboxes are; `self_hosted`, when left out.
     #[serde(default)]
-    pub config: Option<SentConfig>,
+    config: Option<SentConfig>,
     /// At most 2,048 characters.
     #[serde(default)]
-    pub description: Option<String>,
+    description: Option<String>,
     /// At most 16 pairs.
     #[serde(default)]
-    pub metadata: Option<Metadata>,
+    metadata: Option<Metadata>,
     /// `organization`; `account` is not offered.
     #[serde(default)]
-    pub scope: Option<SentScope>,
+    scope: Option<SentScope>,
 }
 
 /// The body of `POST /v1/environments/{environment_id}`. What is left out stays.
@@ -140,22 +140,22 @@ pub struct CreateEnvironment {
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateEnvironment {
     /// 1 to 256 characters, which no other active environment of the workspace has.
-    pub name: Option<String>,
+    name: Option<String>,
     /// Of the same type as before. What is left out of it stays, too.
-    pub config: Option<SentConfig>,
+    config: Option<SentConfig>,
     /// `null` clears it.
-    pub description: Patch<String>,
+    description: Patch<String>,
     /// Pairs: a text takes the place of what was there, `null` or an empty text takes it away.
-    pub metadata: Patch<BTreeMap<String, Option<String>>>,
+    metadata: Patch<BTreeMap<String, Option<String>>>,
     /// `organization`; `account` is not offered.
-    pub scope: Option<SentScope>,
+    scope: Option<SentScope>,
 }
 
 /// Where sandboxes are, as it is sent.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(rename = "SentEnvironmentConfig")]
-pub enum SentConfig {
+enum SentConfig {
     /// At workers.
     SelfHosted {},
     /// At a service that runs them.
@@ -172,7 +172,7 @@ pub enum SentConfig {
 /// What a sandbox reaches, as it is sent.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum SentNetworking {
+enum SentNetworking {
     /// Everything.
     Unrestricted {},
     /// What is named.
@@ -192,32 +192,29 @@ pub enum SentNetworking {
 /// Packages by their managers, as they are sent: at most 1,024 of each.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names of the managers")]
-pub struct SentPackages {
+struct SentPackages {
     /// `packages`, or nothing.
     #[serde(rename = "type")]
-    pub kind: Option<PackagesType>,
-    pub apt: Option<Vec<String>>,
-    pub cargo: Option<Vec<String>>,
-    pub gem: Option<Vec<String>>,
-    pub go: Option<Vec<String>>,
-    pub npm: Option<Vec<String>>,
-    pub pip: Option<Vec<String>>,
+    kind: Option<PackagesType>,
+    apt: Option<Vec<String>>,
+    cargo: Option<Vec<String>>,
+    gem: Option<Vec<String>>,
+    go: Option<Vec<String>>,
+    npm: Option<Vec<String>>,
+    pip: Option<Vec<String>>,
 }
 
 /// The one type of packages.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the word says it")]
-pub enum PackagesType {
+enum PackagesType {
     Packages,
 }
 
 /// Who sees an environment, as it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words say it")]
-pub enum SentScope {
+enum SentScope {
     Organization,
     Account,
 }

@@ -23,6 +23,7 @@ mod sent;
 mod session;
 pub mod time;
 mod tunnel;
+mod vault;
 mod work;
 mod workspace;
 
@@ -68,6 +69,12 @@ pub use session::{
 pub use tunnel::{
     CreateCertificate, CreateTunnel, DisplayName, DisplayNameError, OrganizationTunnel, RotateToken, Tunnel,
     TunnelCertificate, TunnelToken,
+};
+pub use vault::{
+    CreateCredential, CreateVault, Credential, CredentialAuth, CredentialDefinition, CredentialSecrets,
+    CredentialValidation, DeletedCredential, DeletedVault, InjectionLocation, McpProbe, OauthRefresh, ProbedResponse,
+    RefreshAttempt, RefreshStatus, SecretHosts, SecretText, TokenEndpointAuth, UpdateCredential, UpdateVault,
+    ValidationStatus, Vault,
 };
 pub use work::{
     CreateEnvironmentKey, Healthcheck, HealthcheckOutcome, StopWork, UpdateWork, Work, WorkData, WorkHeartbeat,

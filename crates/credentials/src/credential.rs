@@ -352,6 +352,14 @@ impl Applied<'_> {
         }
     }
 
+    /// Whether this text, which the upstream has sent, repeats the secret.
+    pub fn is_repeated_in(&self, text: &str) -> bool {
+        match &self.put {
+            Put::Header(prepared, _) => prepared.is_repeated_in(text),
+            Put::Certificate(_) => false,
+        }
+    }
+
     /// Takes the secret out of an answer's headers, where the upstream repeats it; how many headers did.
     pub fn redact(&self, headers: &mut HeaderMap) -> usize {
         match &self.put {

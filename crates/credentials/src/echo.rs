@@ -51,6 +51,11 @@ impl Prepared {
         headers.insert(self.header.clone(), self.value.clone());
     }
 
+    /// Whether this text repeats a secret.
+    pub(crate) fn is_repeated_in(&self, text: &str) -> bool {
+        self.secrets.iter().any(|secret| repeats(text.as_bytes(), secret.expose().as_bytes()))
+    }
+
     /// Replaces each value that repeats a secret; how many there were.
     pub(crate) fn redact(&self, headers: &mut HeaderMap) -> usize {
         let mut found = 0;

@@ -13,12 +13,12 @@ use sortie_edge::{Edge, EdgeConfig, EdgeError, Links};
 use sortie_ids::{ApiKey, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::McpServers;
-use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::models::{Catalog, ModelsConfigError};
 use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
-use sortie_store::{Change, Store, StoreError};
+use sortie_store::{Change, Options, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
@@ -41,7 +41,7 @@ const EDGE_CA_DAYS: u32 = 3650;
 /// Connections of gateways and clients on the edge's port, and half of the files that the process may open at most.
 const MAX_EDGE_CONNECTIONS: usize = 20_000;
 /// Connections on the API's listener, and a quarter of the files at most.
-const MAX_API_CONNECTIONS: usize = 10_000;
+const MAX_API_CONNECTIONS: usize = 20_000;
 /// How often unused inner connections are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -82,6 +82,9 @@ pub enum HubError {
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),
+    /// The settings of models cannot be used.
+    #[error("the settings of models cannot be used: {0}")]
+    Models(#[from] ModelsConfigError),
     /// Identities cannot be signed.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -128,7 +131,8 @@ impl Hub {
         let data_dir = std::path::absolute(&config.data_dir)
             .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
         let config = HubConfig { data_dir, ..config };
-        let store = Store::open(&config.data_dir).await?;
+        let database = config.database.clone();
+        let store = Store::open_with(Options { database, ..Options::new(&config.data_dir) }).await?;
         let audit_dir = config.audit.dir.clone().unwrap_or_else(|| config.data_dir.join("audit"));
         let audit = open_audit(audit_dir.clone(), &config).await?;
         let signer = Signer::open(&store, config.issuer.clone(), config.region.clone()).await?;
@@ -188,10 +192,11 @@ impl Hub {
             Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
         let work = Queues::start(store.clone(), terms, tasks).await?;
         let live = Live::start(tasks);
-        let models = Arc::new(Catalog::default());
+        let watched = live.clone();
+        let models = models(&config, tasks).await?;
         let sessions = Sessions::start(
             store.clone(),
-            models,
+            models.clone(),
             Arc::new(servers.clone()),
             live.clone(),
             Settings::default(),
@@ -199,6 +204,7 @@ impl Hub {
         );
         let router = crate::api::router(ApiState {
             sessions: sessions.clone(),
+            models,
             live,
             store: store.clone(),
             base_domain: config.base_domain.clone(),
@@ -250,7 +256,7 @@ impl Hub {
         if at_work > 0 {
             tracing::info!(sessions = at_work, "sessions that were at work go on");
         }
-        let following = follow_changes(store.clone(), links.clone(), pool.clone());
+        let following = follow_changes(store.clone(), links.clone(), pool.clone(), watched);
         let stop = tasks.clone();
         tasks.spawn("changes", async move {
             tokio::select! {
@@ -302,6 +308,14 @@ async fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, HubEr
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// The models of sessions.
+async fn models(config: &HubConfig, tasks: &TaskSet) -> Result<Arc<Catalog>, HubError> {
+    let Some(file) = config.models.clone() else { return Ok(Arc::new(Catalog::scripted())) };
+    let tasks = tasks.clone();
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(file, &tasks)).await;
+    Ok(opened.map_err(|_| StoreError::Interrupted)??)
 }
 
 /// The MCP servers of sessions.
@@ -376,13 +390,21 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Makes archived tunnels and certificates bite on what is already running. No change is passed over: while the store
 /// cannot be read, the next ones wait; when they came too fast, every tunnel with a link is looked at.
-async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>) {
+async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>, live: Live) {
     let mut changes = store.changes();
     loop {
         let changed = match changes.recv().await {
             Ok(Change::TunnelArchived(tunnel) | Change::CertificatesChanged(tunnel)) => Some(tunnel),
+            Ok(Change::KeyArchived(key)) => {
+                live.revoke(key.as_str());
+                continue;
+            }
             Ok(_) => continue,
-            Err(RecvError::Lagged(_)) => None,
+            Err(RecvError::Lagged(_)) => {
+                // Whose keys were archived is not known: everybody opens streams anew who still may.
+                live.end_all();
+                None
+            }
             Err(RecvError::Closed) => return,
         };
         while let Err(error) = enforce(&store, &links, &pool, changed.as_ref()).await {

@@ -13,6 +13,11 @@ mod effects;
 mod kept;
 mod known;
 
+#[cfg(test)]
+mod fault;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -139,6 +144,8 @@ struct Inner {
     settings: Settings,
     places: Arc<Semaphore>,
     known: Mutex<Known>,
+    #[cfg(test)]
+    fault: fault::Fault,
 }
 
 /// Which sessions are in memory: each is awake, or kept, or neither.
@@ -159,7 +166,18 @@ impl Sessions {
     ) -> Self {
         let places = Arc::new(Semaphore::new(settings.at_work.min(Semaphore::MAX_PERMITS)));
         let known = Mutex::new(Known { awake: HashMap::new(), kept: Kept::new(settings.kept_bytes) });
-        Self(Arc::new(Inner { store, models, servers, live, tasks, settings, places, known }))
+        Self(Arc::new(Inner {
+            store,
+            models,
+            servers,
+            live,
+            tasks,
+            settings,
+            places,
+            known,
+            #[cfg(test)]
+            fault: fault::Fault::default(),
+        }))
     }
 
     /// Takes up every session that was at work when the process before this one ended. Returns how many; they go on by

@@ -211,16 +211,14 @@ impl Queues {
     /// Sets what is written beside an item.
     ///
     /// # Errors
-    /// No such item; database errors. Inside: what `merge` says.
+    /// No such item; database errors. Inside: what `patch` says.
     pub async fn update<E: Send + 'static>(
         &self,
         at: &Place,
-        merge: impl Fn(&mut Metadata) -> Result<(), E> + Send + Sync + 'static,
+        patch: impl Fn(Metadata) -> Result<Metadata, E> + Send + Sync + 'static,
     ) -> Result<Result<WorkItem, E>, StoreError> {
         let change = move |item: &mut WorkItem, _| {
-            let mut metadata = item.metadata.clone();
-            merge(&mut metadata)?;
-            item.metadata = metadata;
+            item.metadata = patch(item.metadata.clone())?;
             Ok(())
         };
         self.change(at, change).await.map(only)

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod hub_audit;
+mod resources;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,9 +10,13 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, Limits};
 use sortie_hub::{McpConfig, PrivateHost};
-use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
+use sortie_ids::{ApprovalId, BaseDomain, CertificateId, EnvironmentId, KeyId, RouteName, TunnelId, WorkspaceId};
+
+pub(crate) use resources::{AgentsCommand, CredentialsCommand, EnvironmentCommand, From, VaultsCommand};
 
 use crate::audit::AuditCommand;
+use crate::database::DatabaseArgs;
+use crate::operate::sessions::SessionsCommand;
 use crate::policy::PolicyCommand;
 
 pub(crate) use hub_audit::{AuditDestinationArgs, HubAuditArgs};
@@ -102,6 +107,20 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Sessions: agents at work.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
+    /// Agents: models with prompts, tools and MCP servers, in versions.
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Environments: where the tools of sessions run.
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
+    /// Vaults: credentials that sessions use.
+    #[command(subcommand)]
+    Vaults(VaultsCommand),
+    /// Print the active agents, environments and vaults (without secrets) as JSON.
+    Export,
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),
@@ -156,10 +175,13 @@ pub(crate) struct UpArgs {
     /// Written, mode 0600, when everything serves.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) audit: AuditDestinationArgs,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mcp: SessionMcpArgs,
+    #[command(flatten)]
+    pub(crate) audit: AuditDestinationArgs,
 }
 
 #[derive(Args, Debug)]
@@ -167,6 +189,8 @@ pub(crate) struct HubArgs {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Where the API listens; TLS unless loopback.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
     pub(crate) api: SocketAddr,
@@ -208,6 +232,9 @@ pub(crate) struct HubArgs {
     /// Where this hub is; gateways are told with every caller.
     #[arg(long, env = "SORTIE_REGION", value_name = "NAME", value_parser = region)]
     pub(crate) region: Option<String>,
+    /// The upstreams of models, in TOML; watched for changes. Without it sessions have the scripted model only.
+    #[arg(long, env = "SORTIE_MODELS", value_name = "FILE")]
+    pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) audit: HubAuditArgs,
     #[command(flatten)]
@@ -270,6 +297,14 @@ pub(crate) struct LimitArgs {
     #[arg(long, env = "SORTIE_MAX_NAME", value_name = "COUNT", default_value_t = Limits::default().name_characters,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(DisplayName::MAX_CHARACTERS)))]
     max_name: u32,
+    /// Seconds that a worker's lease on its work lasts without a heartbeat, when the worker does not say.
+    #[arg(long, env = "SORTIE_WORK_LEASE", value_name = "SECONDS", default_value_t = Limits::default().work_lease_seconds,
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    work_lease: u32,
+    /// Seconds from when a worker takes work until its first heartbeat, at most.
+    #[arg(long, env = "SORTIE_WORK_START", value_name = "SECONDS", default_value_t = Limits::default().work_start_seconds,
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    work_start: u32,
     /// Objects on a page of a list when the caller does not say; never more than --max-page-size.
     #[arg(long, env = "SORTIE_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().default_page,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -290,6 +325,8 @@ impl LimitArgs {
             workspaces_per_organization: self.max_workspaces,
             pem_bytes: self.max_pem_bytes,
             name_characters: self.max_name,
+            work_lease_seconds: self.work_lease,
+            work_start_seconds: self.work_start,
             default_page: self.page_size.min(self.max_page_size),
             largest_page: self.max_page_size,
             ..Limits::default()
@@ -490,6 +527,51 @@ pub(crate) enum KeysCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum EnvironmentsCommand {
+    #[command(flatten)]
+    Of(EnvironmentCommand),
+    /// Create an environment whose sandboxes are at workers of your own.
+    Create {
+        /// What to call it.
+        name: String,
+    },
+    /// Keys that the workers of an environment ask for work with.
+    #[command(subcommand)]
+    Keys(EnvironmentKeysCommand),
+    /// Ask the workers of an environment for an answer. Exit code 1 when none comes within a minute.
+    Check {
+        /// The environment.
+        environment: EnvironmentId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvironmentKeysCommand {
+    /// List keys, newest first.
+    List {
+        /// The environment.
+        environment: EnvironmentId,
+    },
+    /// Create a key; its secret is shown once. An environment may have several.
+    Create {
+        /// The environment.
+        environment: EnvironmentId,
+        /// What to call it.
+        name: String,
+        /// From when on it is refused, like 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<jiff::Timestamp>,
+    },
+    /// Withdraw a key at once, with the tokens of the sessions that its workers serve.
+    Archive {
+        /// The environment.
+        environment: EnvironmentId,
+        /// The key.
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum WorkspacesCommand {
     /// List workspaces, newest first. Needs a manage key of the default workspace.
     List,
@@ -662,6 +744,9 @@ pub(crate) enum ConfigCommand {
         /// Resolve the hosts of upstreams, too, and judge their addresses. Nothing is dialled.
         #[arg(long)]
         online: bool,
+        /// The file is a hub's settings of models.
+        #[arg(long, conflicts_with = "online")]
+        models: bool,
     },
     /// Show the settings in force, defaults included; --output toml writes a file that says the same.
     Show {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 use sortie_gateway::GatewayConfig;
+use sortie_hub::ModelsConfig;
 
 use crate::cli::{ConfigCommand, Output};
 use crate::error::Failure;
@@ -31,7 +32,12 @@ pub(crate) async fn run(command: ConfigCommand, output: Option<Output>) -> Resul
         Some(Output::Dir(_)) => Err("--output dir:DIR is for setup; write table or json"),
     };
     match command {
-        ConfigCommand::Check { file, online } => check(&file, online, style.map_err(Failure::usage)?).await,
+        ConfigCommand::Check { file, models: true, .. } => {
+            told(&file, of_models(&file), style.map_err(Failure::usage)?)
+        }
+        ConfigCommand::Check { file, online, .. } => {
+            told(&file, of_gateway(&file, online).await, style.map_err(Failure::usage)?)
+        }
         ConfigCommand::Show { file } if output == Some(Output::Toml) => {
             let config = absolute(&file)?;
             print!("{}", printable(&config.to_toml().map_err(Failure::failed)?));
@@ -42,8 +48,16 @@ pub(crate) async fn run(command: ConfigCommand, output: Option<Output>) -> Resul
     }
 }
 
-async fn check(file: &Path, online: bool, style: Style) -> Result<(), Failure> {
-    let report = match GatewayConfig::load(file) {
+fn of_models(file: &Path) -> Report {
+    let problems = match ModelsConfig::load(file) {
+        Err(error) => vec![error.to_string()],
+        Ok(config) => config.check(),
+    };
+    Report { ok: problems.is_empty(), routes: None, problems, notes: Vec::new() }
+}
+
+async fn of_gateway(file: &Path, online: bool) -> Report {
+    match GatewayConfig::load(file) {
         Err(error) => Report { ok: false, routes: None, problems: vec![error.to_string()], notes: Vec::new() },
         Ok(config) => {
             let mut problems = config.check_files();
@@ -53,7 +67,10 @@ async fn check(file: &Path, online: bool, style: Style) -> Result<(), Failure> {
             let notes = config.notes().to_vec();
             Report { ok: problems.is_empty(), routes: Some(config.routes.len()), problems, notes }
         }
-    };
+    }
+}
+
+fn told(file: &Path, report: Report, style: Style) -> Result<(), Failure> {
     let failure = (!report.ok).then(|| match style {
         Style::Table => Failure::usage(report.problems.join("\nsortie: ")),
         Style::Json => Failure::usage(format!("{}: see problems", file.display())),
@@ -62,8 +79,12 @@ async fn check(file: &Path, online: bool, style: Style) -> Result<(), Failure> {
         Style::Json => output::json(&report)?,
         Style::Table => {
             report.notes.iter().for_each(|note| println!("note: {}", printable(note)));
-            if let (true, Some(routes)) = (report.ok, report.routes) {
-                println!("{}: good, {routes} {}", file.display(), if routes == 1 { "route" } else { "routes" });
+            match (report.ok, report.routes) {
+                (true, Some(routes)) => {
+                    println!("{}: good, {routes} {}", file.display(), if routes == 1 { "route" } else { "routes" });
+                }
+                (true, None) => println!("{}: good", file.display()),
+                (false, _) => {}
             }
         }
     }

@@ -131,6 +131,7 @@ impl World {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let hub = HubConfig {
             data_dir: home.join("hub"),
+            database: None,
             api: free,
             edge: free,
             health: None,
@@ -145,6 +146,7 @@ impl World {
             limits: sortie_api::Limits::default(),
             audit: AuditConfig::default(),
             mcp: sortie_hub::McpConfig::default(),
+            models: None,
         };
         let hub = Hub::start(hub, &tasks[0]).await.expect("hub");
         let dir = home.join("setup");

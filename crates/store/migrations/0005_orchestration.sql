@@ -59,6 +59,8 @@ CREATE TABLE vault_credentials (
     body TEXT NOT NULL,
     -- Its secrets; none once it is archived.
     sealed BLOB,
+    -- Grows with every change: who replaces tokens on an older one is refused.
+    revision INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     archived_at INTEGER
@@ -160,14 +162,6 @@ CREATE INDEX work_of_environment ON work (environment_id, seq);
 CREATE INDEX work_that_waits ON work (environment_id, seq) WHERE state = 'queued';
 CREATE INDEX work_under_lease ON work (lease_ends_at) WHERE lease_ends_at IS NOT NULL;
 CREATE UNIQUE INDEX live_work_of_session ON work (session_id) WHERE state <> 'stopped' AND session_id IS NOT NULL;
-
--- Workers that asked for work lately.
-CREATE TABLE work_polls (
-    environment_id TEXT NOT NULL REFERENCES environments (id),
-    worker TEXT NOT NULL,
-    at INTEGER NOT NULL,
-    PRIMARY KEY (environment_id, worker)
-) STRICT;
 
 -- Keys of environments act for one of them; roles say what a `manage` key may do. The table is made anew, since its check
 -- of kinds cannot be changed.

@@ -3,13 +3,12 @@
 use jiff::Timestamp;
 use sortie_api::{Limits, PageRequest, TunnelCertificate};
 use sortie_ids::{CertificateId, Digest, TunnelId, WorkspaceId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{SqliteConnection, SqliteExecutor};
 
+use crate::db::{self, Connection, Row, Transaction};
 use crate::error::During as _;
 use crate::repeats::{Made, Once};
 use crate::store::{Change, Page, to_the_end};
-use crate::{Object, Store, StoreError, rows, tunnels};
+use crate::{Object, Store, StoreError, tunnels};
 
 /// A checked certificate to register.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ impl Store {
         let (store, workspace, tunnel) = (self.clone(), workspace.clone(), tunnel.clone());
         let limit = limits.certificates_per_tunnel;
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             let added = store.register(&mut transaction, &workspace, tunnel, new, limit).await?;
             transaction.commit().await.during("committing")?;
             store.announce_added(&added);
@@ -88,7 +87,7 @@ impl Store {
         let (store, workspace, tunnel) = (self.clone(), workspace.clone(), tunnel.clone());
         let limit = limits.certificates_per_tunnel;
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             if let Some(answered) = store.answered(&mut transaction, &workspace, &once).await? {
                 return Ok(answered);
             }
@@ -103,16 +102,16 @@ impl Store {
 
     async fn register(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         workspace: &WorkspaceId,
         tunnel: TunnelId,
         new: NewCertificate,
         limit: u32,
     ) -> Result<AddedCertificate, StoreError> {
-        if tunnels::find(&mut *database, workspace, &tunnel).await?.archived_at.is_some() {
+        if tunnels::find(transaction.on(), workspace, &tunnel).await?.archived_at.is_some() {
             return Err(StoreError::Archived(Object::Tunnel));
         }
-        let active = active(&mut *database, &tunnel).await?;
+        let active = active(transaction, &tunnel).await?;
         let count = active.len();
         if let Some(certificate) = active.into_iter().find(|known| known.fingerprint == new.fingerprint) {
             return Ok(AddedCertificate { certificate, fresh: false });
@@ -128,17 +127,17 @@ impl Store {
             expires_at: new.expires_at,
             archived_at: None,
         };
-        sqlx::query(
+        db::query(
             "INSERT INTO certificates (id, tunnel_id, pem, fingerprint, created_at, expires_at) \
-             VALUES (?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(certificate.id.as_str())
         .bind(certificate.tunnel_id.as_str())
         .bind(new.pem)
-        .bind(certificate.fingerprint.as_bytes().as_slice())
+        .bind(certificate.fingerprint.as_bytes())
         .bind(certificate.created_at.as_second())
         .bind(certificate.expires_at.map(Timestamp::as_second))
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("storing a certificate")?;
         Ok(AddedCertificate { certificate, fresh: true })
@@ -160,18 +159,18 @@ impl Store {
         tunnel: &TunnelId,
         page: PageRequest,
     ) -> Result<Page<TunnelCertificate>, StoreError> {
-        tunnels::find(self.readers(), workspace, tunnel).await?;
-        let rows = sqlx::query(select_certificate!(
-            "WHERE tunnel_id = ? AND (? OR archived_at IS NULL) AND seq < ? ORDER BY seq DESC LIMIT ?"
+        tunnels::find(self.db().on(), workspace, tunnel).await?;
+        let rows = db::query(select_certificate!(
+            "WHERE tunnel_id = $1 AND ($2 = 1 OR archived_at IS NULL) AND seq < $3 ORDER BY seq DESC LIMIT $4"
         ))
         .bind(tunnel.as_str())
         .bind(page.include_archived)
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("listing certificates")?;
-        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, from_row(row)?)));
+        let items = rows.iter().map(|row| Ok((row.integer("seq")?, from_row(row)?)));
         Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
     }
 
@@ -185,8 +184,8 @@ impl Store {
         tunnel: &TunnelId,
         id: &CertificateId,
     ) -> Result<TunnelCertificate, StoreError> {
-        tunnels::find(self.readers(), workspace, tunnel).await?;
-        find(self.readers(), tunnel, id).await
+        tunnels::find(self.db().on(), workspace, tunnel).await?;
+        find(self.db().on(), tunnel, id).await
     }
 
     /// Takes a certificate out of the trusted set for good, also the last one. An archived one stays as it is.
@@ -201,17 +200,17 @@ impl Store {
     ) -> Result<ArchivedCertificate, StoreError> {
         let (store, workspace, tunnel, id) = (self.clone(), workspace.clone(), tunnel.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
-            tunnels::find(&mut *transaction, &workspace, &tunnel).await?;
-            let mut certificate = find(&mut *transaction, &tunnel, &id).await?;
+            let mut transaction = store.begin_alone().await?;
+            tunnels::find(transaction.on(), &workspace, &tunnel).await?;
+            let mut certificate = find(transaction.on(), &tunnel, &id).await?;
             if certificate.archived_at.is_some() {
                 return Ok(ArchivedCertificate { certificate, fresh: false });
             }
             let now = store.now();
-            sqlx::query("UPDATE certificates SET archived_at = ? WHERE id = ?")
+            db::query("UPDATE certificates SET archived_at = $1 WHERE id = $2")
                 .bind(now.as_second())
                 .bind(id.as_str())
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("archiving a certificate")?;
             transaction.commit().await.during("committing")?;
@@ -228,26 +227,26 @@ impl Store {
     /// Database errors.
     pub async fn active_cas(&self, tunnel: &TunnelId) -> Result<Vec<String>, StoreError> {
         let rows =
-            sqlx::query("SELECT pem FROM certificates WHERE tunnel_id = ? AND archived_at IS NULL ORDER BY seq DESC")
+            db::query("SELECT pem FROM certificates WHERE tunnel_id = $1 AND archived_at IS NULL ORDER BY seq DESC")
                 .bind(tunnel.as_str())
-                .fetch_all(self.readers())
+                .read_all(&self.db())
                 .await
                 .during("reading certificates")?;
-        rows.iter().map(|row| rows::text(row, "pem")).collect()
+        rows.iter().map(|row| row.text("pem")).collect()
     }
 }
 
 /// Archives every active certificate of a tunnel; returns them as they are now.
 pub(crate) async fn archive_all(
-    database: &mut SqliteConnection,
+    transaction: &mut Transaction,
     tunnel: &TunnelId,
     now: Timestamp,
 ) -> Result<Vec<TunnelCertificate>, StoreError> {
-    let mut certificates = active(database, tunnel).await?;
-    sqlx::query("UPDATE certificates SET archived_at = ? WHERE tunnel_id = ? AND archived_at IS NULL")
+    let mut certificates = active(transaction, tunnel).await?;
+    db::query("UPDATE certificates SET archived_at = $1 WHERE tunnel_id = $2 AND archived_at IS NULL")
         .bind(now.as_second())
         .bind(tunnel.as_str())
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("archiving certificates")?;
     for certificate in &mut certificates {
@@ -256,37 +255,33 @@ pub(crate) async fn archive_all(
     Ok(certificates)
 }
 
-async fn active(database: &mut SqliteConnection, tunnel: &TunnelId) -> Result<Vec<TunnelCertificate>, StoreError> {
-    let rows = sqlx::query(select_certificate!("WHERE tunnel_id = ? AND archived_at IS NULL ORDER BY seq DESC"))
+async fn active(transaction: &mut Transaction, tunnel: &TunnelId) -> Result<Vec<TunnelCertificate>, StoreError> {
+    let rows = db::query(select_certificate!("WHERE tunnel_id = $1 AND archived_at IS NULL ORDER BY seq DESC"))
         .bind(tunnel.as_str())
-        .fetch_all(database)
+        .all(transaction.on())
         .await
         .during("reading certificates")?;
     rows.iter().map(from_row).collect()
 }
 
-async fn find(
-    database: impl SqliteExecutor<'_>,
-    tunnel: &TunnelId,
-    id: &CertificateId,
-) -> Result<TunnelCertificate, StoreError> {
-    let row = sqlx::query(select_certificate!("WHERE id = ? AND tunnel_id = ?"))
+async fn find(on: Connection<'_>, tunnel: &TunnelId, id: &CertificateId) -> Result<TunnelCertificate, StoreError> {
+    let row = db::query(select_certificate!("WHERE id = $1 AND tunnel_id = $2"))
         .bind(id.as_str())
         .bind(tunnel.as_str())
-        .fetch_optional(database)
+        .optional(on)
         .await
         .during("reading a certificate")?;
     from_row(&row.ok_or(StoreError::NotFound(Object::Certificate))?)
 }
 
-fn from_row(row: &SqliteRow) -> Result<TunnelCertificate, StoreError> {
+fn from_row(row: &Row) -> Result<TunnelCertificate, StoreError> {
     Ok(TunnelCertificate {
-        id: rows::parsed(row, "id")?,
-        tunnel_id: rows::parsed(row, "tunnel_id")?,
-        fingerprint: rows::digest(row, "fingerprint")?,
-        created_at: rows::time(row, "created_at")?,
-        expires_at: rows::optional_time(row, "expires_at")?,
-        archived_at: rows::optional_time(row, "archived_at")?,
+        id: row.parsed("id")?,
+        tunnel_id: row.parsed("tunnel_id")?,
+        fingerprint: row.digest("fingerprint")?,
+        created_at: row.time("created_at")?,
+        expires_at: row.optional_time("expires_at")?,
+        archived_at: row.optional_time("archived_at")?,
     })
 }
 

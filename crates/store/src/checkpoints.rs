@@ -3,12 +3,11 @@
 
 use sortie_api::{PageRequest, PublishedCheckpoint};
 use sortie_ids::{Digest, TunnelId, WorkspaceId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
 
+use crate::db::{self, Row, Transaction};
 use crate::error::During as _;
 use crate::store::{Page, to_the_end};
-use crate::{Store, StoreError, rows, tunnels};
+use crate::{Store, StoreError, tunnels};
 
 /// The newest checkpoints of a log that are kept.
 const NEWEST: i64 = 24;
@@ -62,16 +61,16 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn published_logs(&self, tunnel: &TunnelId) -> Result<Vec<PublishedLog>, StoreError> {
-        let rows = sqlx::query(
+        let rows = db::query(
             "SELECT origin, key, size, root, note, certified FROM ( \
                  SELECT origin, key, size, root, note, seq, \
                      max(certified) OVER (PARTITION BY origin) AS certified, \
                      row_number() OVER (PARTITION BY origin ORDER BY seq DESC) AS place \
-                 FROM checkpoints WHERE tunnel_id = ? AND refused IS NULL \
-             ) WHERE place = 1 ORDER BY seq",
+                 FROM checkpoints WHERE tunnel_id = $1 AND refused IS NULL \
+             ) AS newest WHERE place = 1 ORDER BY seq",
         )
         .bind(tunnel.as_str())
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("reading checkpoints")?;
         rows.iter().map(log).collect()
@@ -87,16 +86,16 @@ impl Store {
         origin: &str,
         size: u64,
     ) -> Result<Option<Digest>, StoreError> {
-        let row = sqlx::query(
-            "SELECT root FROM checkpoints WHERE tunnel_id = ? AND origin = ? AND size = ? AND refused IS NULL",
+        let row = db::query(
+            "SELECT root FROM checkpoints WHERE tunnel_id = $1 AND origin = $2 AND size = $3 AND refused IS NULL",
         )
         .bind(tunnel.as_str())
         .bind(origin)
         .bind(signed(size))
-        .fetch_optional(self.readers())
+        .read_optional(&self.db())
         .await
         .during("reading a checkpoint")?;
-        row.as_ref().map(|row| rows::digest(row, "root")).transpose()
+        row.as_ref().map(|row| row.digest("root")).transpose()
     }
 
     /// Keeps a checkpoint of a tunnel, and lets those go that need not be kept any more: of each log the newest 24 stay,
@@ -109,22 +108,22 @@ impl Store {
         to_the_end(async move {
             let now = store.now().as_second();
             let mut transaction = store.begin().await?;
-            sqlx::query(
+            db::query(
                 "INSERT INTO checkpoints \
                  (tunnel_id, origin, key, size, root, note, proven, certified, refused, received_at) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             )
             .bind(tunnel.as_str())
-            .bind(&new.origin)
-            .bind(&new.key)
+            .bind(new.origin.as_str())
+            .bind(new.key.as_str())
             .bind(signed(new.size))
-            .bind(new.root.as_bytes().as_slice())
-            .bind(&new.note)
+            .bind(new.root.as_bytes())
+            .bind(new.note.as_str())
             .bind(new.proven)
             .bind(new.certified)
-            .bind(&new.refused)
+            .bind(new.refused.as_deref())
             .bind(now)
-            .execute(&mut *transaction)
+            .execute(transaction.on())
             .await
             .during("storing a checkpoint")?;
             thin(&mut transaction, &tunnel, &new.origin, now).await?;
@@ -141,10 +140,10 @@ impl Store {
         let (store, tunnel, origin) = (self.clone(), tunnel.clone(), origin.to_owned());
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            sqlx::query("DELETE FROM checkpoints WHERE tunnel_id = ? AND origin = ?")
+            db::query("DELETE FROM checkpoints WHERE tunnel_id = $1 AND origin = $2")
                 .bind(tunnel.as_str())
                 .bind(origin)
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("forgetting checkpoints")?;
             transaction.commit().await.during("committing")
@@ -162,36 +161,31 @@ impl Store {
         tunnel: &TunnelId,
         page: PageRequest,
     ) -> Result<Page<PublishedCheckpoint>, StoreError> {
-        tunnels::find(self.readers(), workspace, tunnel).await?;
-        let rows = sqlx::query(
+        tunnels::find(self.db().on(), workspace, tunnel).await?;
+        let rows = db::query(
             "SELECT seq, origin, key, size, root, note, proven, refused, received_at FROM checkpoints \
-             WHERE tunnel_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+             WHERE tunnel_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3",
         )
         .bind(tunnel.as_str())
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("listing checkpoints")?;
-        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, shown(row)?)));
+        let items = rows.iter().map(|row| Ok((row.integer("seq")?, shown(row)?)));
         Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
     }
 }
 
-async fn thin(
-    transaction: &mut Transaction<'static, Sqlite>,
-    tunnel: &TunnelId,
-    origin: &str,
-    now: i64,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM checkpoints WHERE tunnel_id = ?1 AND origin = ?2 \
-         AND seq NOT IN (SELECT seq FROM checkpoints WHERE tunnel_id = ?1 AND origin = ?2 AND refused IS NULL \
-             ORDER BY seq DESC LIMIT ?3) \
-         AND seq NOT IN (SELECT max(seq) FROM checkpoints WHERE tunnel_id = ?1 AND origin = ?2 AND refused IS NULL \
-             AND received_at >= ?4 GROUP BY received_at / ?5) \
-         AND seq NOT IN (SELECT seq FROM checkpoints WHERE tunnel_id = ?1 AND origin = ?2 AND refused IS NOT NULL \
-             ORDER BY seq DESC LIMIT ?6)",
+async fn thin(transaction: &mut Transaction, tunnel: &TunnelId, origin: &str, now: i64) -> Result<(), StoreError> {
+    db::query(
+        "DELETE FROM checkpoints WHERE tunnel_id = $1 AND origin = $2 \
+         AND seq NOT IN (SELECT seq FROM checkpoints WHERE tunnel_id = $1 AND origin = $2 AND refused IS NULL \
+             ORDER BY seq DESC LIMIT $3) \
+         AND seq NOT IN (SELECT max(seq) FROM checkpoints WHERE tunnel_id = $1 AND origin = $2 AND refused IS NULL \
+             AND received_at >= $4 GROUP BY received_at / $5) \
+         AND seq NOT IN (SELECT seq FROM checkpoints WHERE tunnel_id = $1 AND origin = $2 AND refused IS NOT NULL \
+             ORDER BY seq DESC LIMIT $6)",
     )
     .bind(tunnel.as_str())
     .bind(origin)
@@ -199,7 +193,7 @@ async fn thin(
     .bind(now.saturating_sub(DAYS * DAY))
     .bind(DAY)
     .bind(REFUSED)
-    .execute(&mut **transaction)
+    .execute(transaction.on())
     .await
     .during("thinning checkpoints")?;
     Ok(())
@@ -209,38 +203,40 @@ fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-fn size(row: &SqliteRow) -> Result<u64, StoreError> {
-    u64::try_from(rows::integer(row, "size")?).map_err(|_| StoreError::Corrupt("checkpoints.size"))
+fn size(row: &Row) -> Result<u64, StoreError> {
+    u64::try_from(row.integer("size")?).map_err(|_| StoreError::Corrupt("checkpoints.size"))
 }
 
-fn log(row: &SqliteRow) -> Result<PublishedLog, StoreError> {
+fn log(row: &Row) -> Result<PublishedLog, StoreError> {
     Ok(PublishedLog {
-        origin: rows::text(row, "origin")?,
-        key: rows::text(row, "key")?,
+        origin: row.text("origin")?,
+        key: row.text("key")?,
         size: size(row)?,
-        root: rows::digest(row, "root")?,
-        note: rows::text(row, "note")?,
-        certified: rows::integer(row, "certified")? != 0,
+        root: row.digest("root")?,
+        note: row.text("note")?,
+        certified: row.integer("certified")? != 0,
     })
 }
 
-fn shown(row: &SqliteRow) -> Result<PublishedCheckpoint, StoreError> {
+fn shown(row: &Row) -> Result<PublishedCheckpoint, StoreError> {
     Ok(PublishedCheckpoint {
-        origin: rows::text(row, "origin")?,
-        key: rows::text(row, "key")?,
+        origin: row.text("origin")?,
+        key: row.text("key")?,
         size: size(row)?,
-        root: rows::digest(row, "root")?.to_string(),
-        note: rows::text(row, "note")?,
-        proven: rows::integer(row, "proven")? != 0,
-        refused: rows::optional(row, "refused")?,
-        received_at: rows::time(row, "received_at")?,
+        root: row.digest("root")?.to_string(),
+        note: row.text("note")?,
+        proven: row.integer("proven")? != 0,
+        refused: row.optional_parsed("refused")?,
+        received_at: row.time("received_at")?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, all};
+    use crate::testing::{Fixture, all, on_both};
+
+    on_both![of_many_checkpoints_those_stay_that_matter,];
 
     fn checkpoint(origin: &str, size: u64) -> NewCheckpoint {
         let root = Digest::of(&size.to_be_bytes());
@@ -248,9 +244,7 @@ mod tests {
         NewCheckpoint { origin, key, size, root, note, proven: true, certified: false, refused: None }
     }
 
-    #[tokio::test]
-    async fn of_many_checkpoints_those_stay_that_matter() {
-        let f = Fixture::new().await;
+    async fn of_many_checkpoints_those_stay_that_matter(f: Fixture) {
         let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
         let (quarter, last) = (6 * 3600, 4 * 100);
         for size in 1..=last {

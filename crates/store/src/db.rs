@@ -4,9 +4,8 @@
 //! bits, text, bytes; no booleans (`$1 = 1`); `RETURNING` and `ON CONFLICT` are fine. Values are bound, never written into
 //! a statement.
 
-#![expect(dead_code, reason = "used by what is written on top of it")]
-
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -16,20 +15,24 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
 
 use crate::StoreError;
+use crate::error::During as _;
+use crate::postgres::answered;
+use crate::sole::Sole;
 
 /// The pools of one database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Db {
     /// One connection that writes, some that read.
     Sqlite { writer: SqlitePool, readers: SqlitePool },
-    /// All of one kind.
-    Postgres(PgPool),
+    /// Some that write, some that only read, so that reads do not wait behind writes; and the right to write.
+    Postgres { writers: PgPool, readers: PgPool, sole: Arc<Sole> },
 }
 
-/// A connection out of a pool, or within a transaction.
+/// What a statement runs on: the connection of a transaction, or any that only reads.
 pub(crate) enum Connection<'c> {
     Sqlite(&'c mut sqlx::SqliteConnection),
     Postgres(&'c mut sqlx::PgConnection),
+    Reader(&'c Db),
 }
 
 /// What has begun and is not yet committed; dropped, it is as if it had never been.
@@ -45,7 +48,6 @@ pub(crate) enum Row {
 }
 
 /// A value of a parameter.
-#[derive(Clone, Debug)]
 pub(crate) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
@@ -66,11 +68,22 @@ pub(crate) fn query(sql: &'static str) -> Query {
 impl Db {
     /// Begins a transaction. On SQLite it holds the lock for writing from the start, so that what it reads stays true. On
     /// PostgreSQL it holds nothing yet: see [`Transaction::alone`].
-    pub(crate) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
+    pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
+        let doing = "beginning a transaction";
         Ok(match self {
-            Self::Sqlite { writer, .. } => Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+            Self::Sqlite { writer, .. } => {
+                Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await.during(doing)?)
+            }
+            Self::Postgres { writers, sole, .. } => {
+                sole.held().await?;
+                Transaction::Postgres(answered(writers.begin()).await.during(doing)?)
+            }
         })
+    }
+
+    /// A connection for reading; each statement takes one for itself.
+    pub(crate) fn on(&self) -> Connection<'_> {
+        Connection::Reader(self)
     }
 
     /// Waits for what has begun, then closes.
@@ -80,13 +93,18 @@ impl Db {
                 writer.close().await;
                 readers.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { writers, readers, sole } => {
+                writers.close().await;
+                readers.close().await;
+                sole.release().await;
+            }
         }
     }
 }
 
 /// The lock that transactions share which must see no other beside them.
-const ALONE: &str = "SELECT pg_advisory_xact_lock(6077020617)";
+const ALONE: &str = "SELECT pg_advisory_xact_lock(1936683637::bigint << 32 | oid::bigint) \
+                     FROM pg_namespace WHERE nspname = current_schema()";
 
 impl Transaction {
     /// Waits until no other transaction that asked for this is open, here or in another process: what is counted stays
@@ -95,7 +113,7 @@ impl Transaction {
         match self {
             Self::Sqlite(_) => {}
             Self::Postgres(transaction) => {
-                sqlx::query(ALONE).execute(&mut **transaction).await?;
+                answered(sqlx::query(ALONE).execute(&mut **transaction)).await?;
             }
         }
         Ok(())
@@ -113,7 +131,18 @@ impl Transaction {
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(transaction) => transaction.commit().await,
-            Self::Postgres(transaction) => transaction.commit().await,
+            Self::Postgres(transaction) => answered(transaction.commit()).await,
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// The same once more.
+    pub(crate) fn again(&mut self) -> Connection<'_> {
+        match self {
+            Self::Sqlite(connection) => Connection::Sqlite(connection),
+            Self::Postgres(connection) => Connection::Postgres(connection),
+            Self::Reader(db) => Connection::Reader(db),
         }
     }
 }
@@ -127,85 +156,87 @@ impl Query {
 
     /// Runs it; tells how many rows it changed.
     pub(crate) async fn execute(self, on: Connection<'_>) -> Result<u64, sqlx::Error> {
-        match on {
-            Connection::Sqlite(connection) => {
-                let done = sqlx::query_with(self.sql, sqlite(self.values)?).execute(connection).await?;
-                Ok(done.rows_affected())
+        Ok(match on {
+            Connection::Sqlite(connection) => self.sqlite()?.execute(connection).await?.rows_affected(),
+            Connection::Postgres(connection) => answered(self.postgres()?.execute(connection)).await?.rows_affected(),
+            // These connections refuse to change anything.
+            Connection::Reader(Db::Sqlite { readers, .. }) => self.sqlite()?.execute(readers).await?.rows_affected(),
+            Connection::Reader(Db::Postgres { readers, .. }) => {
+                answered(self.postgres()?.execute(readers)).await?.rows_affected()
             }
-            Connection::Postgres(connection) => {
-                let done = sqlx::query_with(self.sql, postgres(self.values)?).execute(connection).await?;
-                Ok(done.rows_affected())
-            }
-        }
+        })
     }
 
     /// Runs it; its rows.
     pub(crate) async fn all(self, on: Connection<'_>) -> Result<Vec<Row>, sqlx::Error> {
+        let sqlite = |rows: Vec<SqliteRow>| rows.into_iter().map(Row::Sqlite).collect();
+        let postgres = |rows: Vec<PgRow>| rows.into_iter().map(Row::Postgres).collect();
         Ok(match on {
-            Connection::Sqlite(connection) => {
-                let rows = sqlx::query_with(self.sql, sqlite(self.values)?).fetch_all(connection).await?;
-                rows.into_iter().map(Row::Sqlite).collect()
-            }
-            Connection::Postgres(connection) => {
-                let rows = sqlx::query_with(self.sql, postgres(self.values)?).fetch_all(connection).await?;
-                rows.into_iter().map(Row::Postgres).collect()
+            Connection::Sqlite(connection) => sqlite(self.sqlite()?.fetch_all(connection).await?),
+            Connection::Postgres(connection) => postgres(answered(self.postgres()?.fetch_all(connection)).await?),
+            Connection::Reader(Db::Sqlite { readers, .. }) => sqlite(self.sqlite()?.fetch_all(readers).await?),
+            Connection::Reader(Db::Postgres { readers, .. }) => {
+                postgres(answered(self.postgres()?.fetch_all(readers)).await?)
             }
         })
     }
 
-    /// Runs it; its first row.
+    /// Runs it; its first row, if it has any.
     pub(crate) async fn optional(self, on: Connection<'_>) -> Result<Option<Row>, sqlx::Error> {
         Ok(match on {
-            Connection::Sqlite(connection) => {
-                sqlx::query_with(self.sql, sqlite(self.values)?).fetch_optional(connection).await?.map(Row::Sqlite)
-            }
+            Connection::Sqlite(connection) => self.sqlite()?.fetch_optional(connection).await?.map(Row::Sqlite),
             Connection::Postgres(connection) => {
-                sqlx::query_with(self.sql, postgres(self.values)?).fetch_optional(connection).await?.map(Row::Postgres)
+                answered(self.postgres()?.fetch_optional(connection)).await?.map(Row::Postgres)
+            }
+            Connection::Reader(Db::Sqlite { readers, .. }) => {
+                self.sqlite()?.fetch_optional(readers).await?.map(Row::Sqlite)
+            }
+            Connection::Reader(Db::Postgres { readers, .. }) => {
+                answered(self.postgres()?.fetch_optional(readers)).await?.map(Row::Postgres)
             }
         })
     }
 
-    /// The same on a connection for reading.
+    /// Runs it; its first row, which there always is, such as that of a count.
+    pub(crate) async fn one(self, on: Connection<'_>) -> Result<Row, sqlx::Error> {
+        self.optional(on).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// Its rows, read outside of a transaction.
     pub(crate) async fn read_all(self, db: &Db) -> Result<Vec<Row>, sqlx::Error> {
-        match db {
-            Db::Sqlite { readers, .. } => self.all(Connection::Sqlite(&mut *readers.acquire().await?)).await,
-            Db::Postgres(pool) => self.all(Connection::Postgres(&mut *pool.acquire().await?)).await,
-        }
+        self.all(db.on()).await
     }
 
-    /// The same for the first row.
+    /// Its first row, read outside of a transaction.
     pub(crate) async fn read_optional(self, db: &Db) -> Result<Option<Row>, sqlx::Error> {
-        match db {
-            Db::Sqlite { readers, .. } => self.optional(Connection::Sqlite(&mut *readers.acquire().await?)).await,
-            Db::Postgres(pool) => self.optional(Connection::Postgres(&mut *pool.acquire().await?)).await,
-        }
+        self.optional(db.on()).await
     }
-}
 
-fn sqlite(values: Vec<Value>) -> Result<SqliteArguments, sqlx::Error> {
-    let mut arguments = SqliteArguments::default();
-    for value in values {
-        match value {
-            Value::Text(text) => arguments.add(text),
-            Value::Integer(integer) => arguments.add(integer),
-            Value::Bytes(bytes) => arguments.add(bytes),
+    fn sqlite(self) -> Result<sqlx::query::Query<'static, Sqlite, SqliteArguments>, sqlx::Error> {
+        let mut arguments = SqliteArguments::default();
+        for value in self.values {
+            match value {
+                Value::Text(text) => arguments.add(text),
+                Value::Integer(integer) => arguments.add(integer),
+                Value::Bytes(bytes) => arguments.add(bytes),
+            }
+            .map_err(sqlx::Error::Encode)?;
         }
-        .map_err(sqlx::Error::Encode)?;
+        Ok(sqlx::query_with(self.sql, arguments))
     }
-    Ok(arguments)
-}
 
-fn postgres(values: Vec<Value>) -> Result<PgArguments, sqlx::Error> {
-    let mut arguments = PgArguments::default();
-    for value in values {
-        match value {
-            Value::Text(text) => arguments.add(text),
-            Value::Integer(integer) => arguments.add(integer),
-            Value::Bytes(bytes) => arguments.add(bytes),
+    fn postgres(self) -> Result<sqlx::query::Query<'static, Postgres, PgArguments>, sqlx::Error> {
+        let mut arguments = PgArguments::default();
+        for value in self.values {
+            match value {
+                Value::Text(text) => arguments.add(text),
+                Value::Integer(integer) => arguments.add(integer),
+                Value::Bytes(bytes) => arguments.add(bytes),
+            }
+            .map_err(sqlx::Error::Encode)?;
         }
-        .map_err(sqlx::Error::Encode)?;
+        Ok(sqlx::query_with(self.sql, arguments))
     }
-    Ok(arguments)
 }
 
 macro_rules! into_value {
@@ -242,6 +273,7 @@ into_value! {
 /// A column by its name.
 type Column = &'static str;
 
+#[allow(dead_code, reason = "some are only used by what is built on this")]
 impl Row {
     fn get<T>(&self, column: Column) -> Result<T, StoreError>
     where

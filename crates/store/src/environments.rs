@@ -2,13 +2,13 @@
 
 use serde_json::json;
 use sortie_api::{ApiError, Environment, EnvironmentDefinition, PageRequest};
-use sortie_ids::{EnvironmentId, WorkspaceId};
+use sortie_ids::{EnvironmentId, KeyId, WorkspaceId};
 
 use crate::agents::Changed;
 use crate::db::{Connection, Row, Transaction, query};
 use crate::error::During as _;
 use crate::store::{Page, to_the_end};
-use crate::{Object, Store, StoreError};
+use crate::{Change, Object, Store, StoreError};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -30,8 +30,7 @@ impl Store {
         to_the_end(async move {
             let now = store.now();
             let id = EnvironmentId::random();
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             check_name(&mut transaction, &workspace, &definition.name, &id).await?;
             query(
                 "INSERT INTO environments (id, workspace_id, name, kind, body, created_at, updated_at) \
@@ -98,8 +97,7 @@ impl Store {
     ) -> Result<Changed<Environment>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = find(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 let error = ApiError::invalid_request("The environment is archived, and that is final.");
@@ -137,8 +135,7 @@ impl Store {
     ) -> Result<Changed<Environment>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = find(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 return Ok(Changed { object: before, members: Vec::new() });
@@ -157,15 +154,14 @@ impl Store {
         .await
     }
 
-    /// Deletes an environment that no session is in, with what is left of its work.
+    /// Deletes an environment that no session is in, with its keys and what is left of its work.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Refused`] with 409 while there are sessions; database errors.
     pub async fn delete_environment(&self, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<(), StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             find(transaction.on(), &workspace, &id).await?;
             let row = query("SELECT count(*) AS count FROM sessions WHERE environment_id = $1")
                 .bind(id.as_str())
@@ -179,14 +175,24 @@ impl Store {
                 );
                 return Err(ApiError::conflict(reason).into());
             }
+            let keys = query("DELETE FROM keys WHERE environment_id = $1 RETURNING id")
+                .bind(id.as_str())
+                .all(transaction.on())
+                .await
+                .during("deleting keys")?;
+            let keys = keys.iter().map(|row| row.parsed("id")).collect::<Result<Vec<KeyId>, _>>()?;
             for (statement, doing) in [
-                ("DELETE FROM work_polls WHERE environment_id = $1", "deleting polls"),
                 ("DELETE FROM work WHERE environment_id = $1", "deleting work"),
                 ("DELETE FROM environments WHERE id = $1", "deleting an environment"),
             ] {
                 query(statement).bind(id.as_str()).execute(transaction.on()).await.during(doing)?;
             }
-            transaction.commit().await.during("committing")
+            transaction.commit().await.during("committing")?;
+            store.known_keys().forget_all();
+            for key in keys {
+                store.announce(Change::KeyArchived(key));
+            }
+            Ok(())
         })
         .await
     }
@@ -248,3 +254,6 @@ fn environment(row: &Row) -> Result<Environment, StoreError> {
         archived_at: row.optional_time("archived_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,13 +103,42 @@ pub enum StoreError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The database server does not let the hub in.
+    #[error("{database} cannot be opened: {reason}")]
+    Connect {
+        /// Which one, without its password.
+        database: String,
+        /// Why, and what to do.
+        reason: String,
+        /// What the driver said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server lacks what statements need.
+    #[error("the PostgreSQL server is too old: 13 or newer is needed")]
+    OldServer,
+    /// Texts would not come back as they were.
+    #[error("the database is not in UTF-8; make one with `CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0`")]
+    Encoding,
+    /// There is no place for tables.
+    #[error("the database has no schema that the user may see by `search_path`; make one with `CREATE SCHEMA`")]
+    NoSchema,
+    /// There are tables, but not ours.
+    #[error("the database holds tables of another program; give the hub a database of its own")]
+    Foreign,
+    /// There are tables that this version does not know.
+    #[error("the database was used by a newer version of the hub; run that one, or restore a backup from before")]
+    Newer,
+    /// Another hub is there.
+    #[error("another hub uses this database, {0}; stop it, or give each hub a database of its own")]
+    Taken(String),
+    /// The server has gone; what is written now might be lost.
+    #[error("the connection to the database is lost; it is tried again every second")]
+    Lost,
     /// There is a database, but the key to its secrets is gone.
-    #[error(
-        "{0} is missing, and the secrets in the database beside it cannot be read without it; restore it from a backup"
-    )]
+    #[error("{0} is missing, and the secrets in the database cannot be read without it; restore it from a backup")]
     MasterKeyMissing(PathBuf),
     /// The key file holds another key, or something else.
-    #[error("{0} is not the key that the database beside it was made with; restore it from a backup")]
+    #[error("{0} is not the key that the database was made with; restore it from a backup")]
     MasterKeyWrong(PathBuf),
     /// Others may read the key file.
     #[error("{0} may be read by others; run `chmod 600` on it, and consider what they may have read")]
@@ -161,6 +190,13 @@ pub(crate) trait During<T> {
 
 impl<T, E: Error + Send + Sync + 'static> During<T> for Result<T, E> {
     fn during(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Database { doing, source: Box::new(source) })
+        self.map_err(|source| {
+            let source: Box<dyn Error + Send + Sync> = Box::new(source);
+            // What has a name of its own keeps it.
+            match source.downcast::<StoreError>() {
+                Ok(named) => *named,
+                Err(source) => StoreError::Database { doing, source },
+            }
+        })
     }
 }

@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use sortie_api::{CreateKey, CreatedKey, DisplayName, Grant, Key, KeyKind, Limits, PageRequest};
 use sortie_ids::{ApiKey, Digest, EnvironmentId, KeyId, OrganizationId, WorkspaceId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{SqliteConnection, SqliteExecutor};
 
+use crate::db::{self, Connection, Row, Transaction};
 use crate::error::During as _;
 use crate::repeats::{Made, Once};
 use crate::store::{Change, Page, to_the_end};
-use crate::{Object, Store, StoreError, rows, tunnels};
+use crate::{Object, Store, StoreError, tunnels};
 
 /// How long a key that was found is believed, in seconds. An archived one is forgotten at once by this process.
 const BELIEVED: i64 = 5;
@@ -69,7 +68,7 @@ pub struct ArchivedKey {
 macro_rules! select_key {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, id, workspace_id, kind, name, agent, user, environment_id, created_at, expires_at, archived_at, \
+            "SELECT seq, id, workspace_id, kind, name, agent, \"user\", environment_id, created_at, expires_at, archived_at, \
              last_used_at FROM keys ",
             $rest
         )
@@ -93,7 +92,7 @@ impl Store {
         self.organization_of(workspace).await?;
         let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.keys_per_workspace);
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             let made = insert_new(&mut transaction, workspace, new, limit, now).await?;
             transaction.commit().await.during("committing")?;
             Ok(made)
@@ -116,7 +115,7 @@ impl Store {
         self.organization_of(workspace).await?;
         let (store, home, workspace, limits) = (self.clone(), home.clone(), workspace.clone(), *limits);
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             if let Some(answered) = store.answered(&mut transaction, &home, &once).await? {
                 return Ok(answered);
             }
@@ -135,20 +134,19 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn list_keys(&self, workspace: &WorkspaceId, page: PageRequest) -> Result<Page<Key>, StoreError> {
-        let mut connection = self.readers().acquire().await.during("listing keys")?;
-        let rows = sqlx::query(select_key!(
-            "WHERE workspace_id = ? AND (? OR archived_at IS NULL) AND seq < ? ORDER BY seq DESC LIMIT ?"
+        let rows = db::query(select_key!(
+            "WHERE workspace_id = $1 AND ($2 = 1 OR archived_at IS NULL) AND seq < $3 ORDER BY seq DESC LIMIT $4"
         ))
         .bind(workspace.as_str())
         .bind(page.include_archived)
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(&mut *connection)
+        .read_all(&self.db())
         .await
         .during("listing keys")?;
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
-            items.push((rows::integer(row, "seq")?, with_grants(&mut connection, row).await?));
+            items.push((row.integer("seq")?, with_grants(self.db().on(), row).await?));
         }
         Ok(Page::of(items, page.limit))
     }
@@ -158,8 +156,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; database errors.
     pub async fn get_key(&self, workspace: &WorkspaceId, id: &KeyId) -> Result<Key, StoreError> {
-        let mut connection = self.readers().acquire().await.during("reading a key")?;
-        find(&mut connection, workspace, id).await
+        find(self.db().on(), workspace, id).await
     }
 
     /// Withdraws a key for good. An archived one stays as it is.
@@ -169,16 +166,16 @@ impl Store {
     pub async fn archive_key(&self, workspace: &WorkspaceId, id: &KeyId) -> Result<ArchivedKey, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
-            let mut key = find(&mut transaction, &workspace, &id).await?;
+            let mut transaction = store.begin_alone().await?;
+            let mut key = find(transaction.on(), &workspace, &id).await?;
             if key.archived_at.is_some() {
                 return Ok(ArchivedKey { key, fresh: false });
             }
             let now = store.now();
-            sqlx::query("UPDATE keys SET archived_at = ? WHERE id = ?")
+            db::query("UPDATE keys SET archived_at = $1 WHERE id = $2")
                 .bind(now.as_second())
                 .bind(id.as_str())
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("archiving a key")?;
             transaction.commit().await.during("committing")?;
@@ -201,31 +198,28 @@ impl Store {
             Ok(known) => return Ok(Some(known)),
             Err(generation) => generation,
         };
-        let mut connection = self.readers().acquire().await.during("looking a key up")?;
-        let row = sqlx::query(
-            "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.user, k.expires_at, k.archived_at, \
+        let row = db::query(
+            "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.\"user\", k.expires_at, k.archived_at, \
              k.last_used_at, k.environment_id \
-             FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = ?",
+             FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = $1",
         )
-        .bind(digest.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
+        .bind(digest.as_bytes())
+        .read_optional(&self.db())
         .await
         .during("looking a key up")?;
         let Some(row) = row else { return Ok(None) };
-        let id: KeyId = rows::parsed(&row, "id")?;
+        let id: KeyId = row.parsed("id")?;
         let known = Arc::new(KnownKey {
-            workspace: rows::parsed(&row, "workspace_id")?,
-            organization: rows::parsed(&row, "organization_id")?,
+            workspace: row.parsed("workspace_id")?,
+            organization: row.parsed("organization_id")?,
             kind: kind(&row)?,
-            grants: grants(&mut *connection, &id).await?.into(),
-            agent: rows::optional(&row, "agent")?,
-            user: rows::optional(&row, "user")?,
-            environment: rows::optional(&row, "environment_id")?,
-            expires_at: rows::optional_time(&row, "expires_at")?,
-            archived_at: rows::optional_time(&row, "archived_at")?,
-            last_used: AtomicI64::new(
-                rows::optional_time(&row, "last_used_at")?.map_or(i64::MIN, Timestamp::as_second),
-            ),
+            grants: grants(self.db().on(), &id).await?.into(),
+            agent: row.optional_parsed("agent")?,
+            user: row.optional_parsed("user")?,
+            environment: row.optional_parsed("environment_id")?,
+            expires_at: row.optional_time("expires_at")?,
+            archived_at: row.optional_time("archived_at")?,
+            last_used: AtomicI64::new(row.optional_time("last_used_at")?.map_or(i64::MIN, Timestamp::as_second)),
             id,
         });
         self.known_keys().put(*digest, Arc::clone(&known), now, generation);
@@ -250,12 +244,15 @@ impl Store {
         tokio::spawn(async move {
             let written = async {
                 let mut transaction = store.begin().await?;
-                sqlx::query("UPDATE keys SET last_used_at = max(coalesce(last_used_at, ?1), ?1) WHERE id = ?2")
-                    .bind(now)
-                    .bind(id.as_str())
-                    .execute(&mut *transaction)
-                    .await
-                    .during("noting the use of a key")?;
+                db::query(
+                    "UPDATE keys SET last_used_at = $1 \
+                     WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)",
+                )
+                .bind(now)
+                .bind(id.as_str())
+                .execute(transaction.on())
+                .await
+                .during("noting the use of a key")?;
                 transaction.commit().await.during("committing")
             };
             if let Err(error) = written.await {
@@ -290,22 +287,22 @@ fn check(new: &CreateKey, now: Timestamp, limits: &Limits) -> Result<(), StoreEr
 }
 
 async fn insert_new(
-    database: &mut SqliteConnection,
+    transaction: &mut Transaction,
     workspace: WorkspaceId,
     new: CreateKey,
     limit: u32,
     now: Timestamp,
 ) -> Result<CreatedKey, StoreError> {
-    let row = sqlx::query("SELECT count(*) AS count FROM keys WHERE workspace_id = ? AND archived_at IS NULL")
+    let row = db::query("SELECT count(*) AS count FROM keys WHERE workspace_id = $1 AND archived_at IS NULL")
         .bind(workspace.as_str())
-        .fetch_one(&mut *database)
+        .one(transaction.on())
         .await
         .during("counting keys")?;
-    if rows::integer(&row, "count")? >= i64::from(limit) {
+    if row.integer("count")? >= i64::from(limit) {
         return Err(StoreError::TooManyKeys(limit));
     }
     for grant in &new.grants {
-        match tunnels::find(&mut *database, &workspace, &grant.tunnel_id).await {
+        match tunnels::find(transaction.on(), &workspace, &grant.tunnel_id).await {
             Ok(tunnel) if tunnel.archived_at.is_none() => {}
             Ok(_) | Err(StoreError::NotFound(_)) => return Err(StoreError::GrantOfNothing(grant.tunnel_id.clone())),
             Err(error) => return Err(error),
@@ -326,81 +323,79 @@ async fn insert_new(
         archived_at: None,
         last_used_at: None,
     };
-    insert(database, &key, &secret.digest()).await?;
+    insert(transaction, &key, &secret.digest()).await?;
     Ok(CreatedKey { key, secret })
 }
 
-async fn insert(database: &mut SqliteConnection, key: &Key, digest: &Digest) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO keys (id, workspace_id, kind, name, digest, agent, user, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+async fn insert(transaction: &mut Transaction, key: &Key, digest: &Digest) -> Result<(), StoreError> {
+    db::query(
+        "INSERT INTO keys (id, workspace_id, kind, name, digest, agent, \"user\", created_at, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(key.id.as_str())
     .bind(key.workspace_id.as_str())
     .bind(key.kind.as_str())
     .bind(key.name.as_str())
-    .bind(digest.as_bytes().as_slice())
+    .bind(digest.as_bytes())
     .bind(key.agent.as_ref().map(DisplayName::as_str))
     .bind(key.user.as_ref().map(DisplayName::as_str))
     .bind(key.created_at.as_second())
     .bind(key.expires_at.map(Timestamp::as_second))
-    .execute(&mut *database)
+    .execute(transaction.on())
     .await
     .during("storing a key")?;
     for (position, grant) in (0_i64..).zip(&key.grants) {
-        sqlx::query("INSERT INTO key_grants (key_id, position, tunnel_id, route) VALUES (?, ?, ?, ?)")
+        db::query("INSERT INTO key_grants (key_id, position, tunnel_id, route) VALUES ($1, $2, $3, $4)")
             .bind(key.id.as_str())
             .bind(position)
             .bind(grant.tunnel_id.as_str())
             .bind(grant.route.as_ref().map(|route| route.as_str()))
-            .execute(&mut *database)
+            .execute(transaction.on())
             .await
             .during("storing a grant")?;
     }
     Ok(())
 }
 
-async fn find(database: &mut SqliteConnection, workspace: &WorkspaceId, id: &KeyId) -> Result<Key, StoreError> {
-    let row = sqlx::query(select_key!("WHERE id = ? AND workspace_id = ?"))
+async fn find(mut on: Connection<'_>, workspace: &WorkspaceId, id: &KeyId) -> Result<Key, StoreError> {
+    let row = db::query(select_key!("WHERE id = $1 AND workspace_id = $2"))
         .bind(id.as_str())
         .bind(workspace.as_str())
-        .fetch_optional(&mut *database)
+        .optional(on.again())
         .await
         .during("reading a key")?;
-    with_grants(database, &row.ok_or(StoreError::NotFound(Object::Key))?).await
+    with_grants(on, &row.ok_or(StoreError::NotFound(Object::Key))?).await
 }
 
-async fn with_grants(database: &mut SqliteConnection, row: &SqliteRow) -> Result<Key, StoreError> {
-    let id: KeyId = rows::parsed(row, "id")?;
+async fn with_grants(on: Connection<'_>, row: &Row) -> Result<Key, StoreError> {
+    let id: KeyId = row.parsed("id")?;
     Ok(Key {
-        workspace_id: rows::parsed(row, "workspace_id")?,
+        workspace_id: row.parsed("workspace_id")?,
         kind: kind(row)?,
-        name: rows::parsed::<DisplayName>(row, "name")?,
-        grants: grants(database, &id).await?,
-        agent: rows::optional(row, "agent")?,
-        user: rows::optional(row, "user")?,
-        environment_id: rows::optional(row, "environment_id")?,
-        created_at: rows::time(row, "created_at")?,
-        expires_at: rows::optional_time(row, "expires_at")?,
-        archived_at: rows::optional_time(row, "archived_at")?,
-        last_used_at: rows::optional_time(row, "last_used_at")?,
+        name: row.parsed::<DisplayName>("name")?,
+        grants: grants(on, &id).await?,
+        agent: row.optional_parsed("agent")?,
+        user: row.optional_parsed("user")?,
+        environment_id: row.optional_parsed("environment_id")?,
+        created_at: row.time("created_at")?,
+        expires_at: row.optional_time("expires_at")?,
+        archived_at: row.optional_time("archived_at")?,
+        last_used_at: row.optional_time("last_used_at")?,
         id,
     })
 }
 
-fn kind(row: &SqliteRow) -> Result<KeyKind, StoreError> {
-    KeyKind::from_name(&rows::text(row, "kind")?).ok_or(StoreError::Corrupt("kind"))
+fn kind(row: &Row) -> Result<KeyKind, StoreError> {
+    KeyKind::from_name(&row.text("kind")?).ok_or(StoreError::Corrupt("kind"))
 }
 
-async fn grants(database: impl SqliteExecutor<'_>, id: &KeyId) -> Result<Vec<Grant>, StoreError> {
-    let rows = sqlx::query("SELECT tunnel_id, route FROM key_grants WHERE key_id = ? ORDER BY position")
+async fn grants(on: Connection<'_>, id: &KeyId) -> Result<Vec<Grant>, StoreError> {
+    let rows = db::query("SELECT tunnel_id, route FROM key_grants WHERE key_id = $1 ORDER BY position")
         .bind(id.as_str())
-        .fetch_all(database)
+        .all(on)
         .await
         .during("reading grants")?;
-    let grant = |row: &SqliteRow| {
-        Ok(Grant { tunnel_id: rows::parsed(row, "tunnel_id")?, route: rows::optional(row, "route")? })
-    };
+    let grant = |row: &Row| Ok(Grant { tunnel_id: row.parsed("tunnel_id")?, route: row.optional_parsed("route")? });
     rows.iter().map(grant).collect()
 }
 

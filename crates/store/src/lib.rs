@@ -1,4 +1,5 @@
-//! What a hub remembers: organisations, workspaces, keys, tunnels, their tokens and certificates, in one SQLite file.
+//! What a hub remembers: organisations, workspaces, keys, tunnels, their tokens and certificates, in
+//! one SQLite file or one PostgreSQL database.
 //!
 //! Everything that a caller can name is read and written within one workspace; an object of another workspace is not
 //! found. Keys are kept as digests only; tunnel tokens and the hub's own secrets are sealed with a master key in a file
@@ -10,6 +11,8 @@
 mod agents;
 mod certificates;
 mod checkpoints;
+mod credentials;
+mod database;
 mod db;
 mod environment_keys;
 mod environments;
@@ -17,27 +20,34 @@ mod error;
 mod events;
 mod keys;
 mod meta;
+mod migrations;
 mod open;
+mod postgres;
 mod repeats;
-mod rows;
 mod seal;
 mod sessions;
+mod sole;
+mod sqlite;
 mod store;
 #[cfg(test)]
 mod testing;
 mod tunnels;
+mod vaults;
 mod work;
 mod workspaces;
 
 pub use agents::{Changed, Created};
 pub use certificates::{AddedCertificate, ArchivedCertificate, NewCertificate};
 pub use checkpoints::{NewCheckpoint, PublishedLog};
+pub use credentials::{FoundCredential, NewTokens};
+pub use database::{DatabaseUrl, DatabaseUrlError};
 pub use error::{Object, StoreError};
 pub use events::{EventPage, EventPlace, EventQuery};
 pub use keys::{ArchivedKey, KnownKey};
-pub use open::Clock;
+pub use open::{Clock, Options};
 pub use repeats::{Answer, Attempt, Made, Once, Repeat};
 pub use sessions::{NewSession, SessionFilter, SessionPage, SessionPlace, SessionRecord, Transition};
 pub use store::{Change, Page, Store};
 pub use tunnels::{ArchivedTunnel, TunnelRecord};
+pub use vaults::ArchivedVault;
 pub use work::{Claim, Horizon, QueueCounts, WorkItem, WorkToken};

@@ -2,10 +2,11 @@
 
 use zeroize::Zeroizing;
 
+use crate::db;
 use crate::error::During as _;
 use crate::open::secret_place;
 use crate::store::to_the_end;
-use crate::{Store, StoreError, rows};
+use crate::{Store, StoreError};
 
 impl Store {
     /// The text under this name.
@@ -13,12 +14,12 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn get_meta(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT value FROM meta WHERE name = ?")
+        let row = db::query("SELECT value FROM meta WHERE name = $1")
             .bind(name)
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("reading a setting")?;
-        row.as_ref().map(|row| rows::text(row, "value")).transpose()
+        row.as_ref().map(|row| row.text("value")).transpose()
     }
 
     /// Puts a text under a name, in place of one that is there. Not for secrets.
@@ -29,12 +30,12 @@ impl Store {
         let (store, name, value) = (self.clone(), name.to_owned(), value.to_owned());
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            sqlx::query(
-                "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            db::query(
+                "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             )
             .bind(name)
             .bind(value)
-            .execute(&mut *transaction)
+            .execute(transaction.on())
             .await
             .during("storing a setting")?;
             transaction.commit().await.during("committing")
@@ -47,13 +48,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] when it cannot be unsealed; database errors.
     pub async fn get_secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let row = sqlx::query("SELECT sealed FROM secrets WHERE name = ?")
+        let row = db::query("SELECT sealed FROM secrets WHERE name = $1")
             .bind(name)
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("reading a secret")?;
         let Some(row) = row else { return Ok(None) };
-        let secret = self.key().open(&secret_place(name), rows::bytes(&row, "sealed")?);
+        let secret = self.key().open(&secret_place(name), &row.bytes("sealed")?);
         secret.map(Some).ok_or(StoreError::Corrupt("secrets.sealed"))
     }
 
@@ -66,13 +67,13 @@ impl Store {
         let (store, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            sqlx::query(
-                "INSERT INTO secrets (name, sealed) VALUES (?, ?) \
+            db::query(
+                "INSERT INTO secrets (name, sealed) VALUES ($1, $2) \
                  ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed",
             )
             .bind(name)
             .bind(sealed)
-            .execute(&mut *transaction)
+            .execute(transaction.on())
             .await
             .during("storing a secret")?;
             transaction.commit().await.during("committing")

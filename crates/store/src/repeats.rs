@@ -2,12 +2,12 @@
 //! of attempts that the official SDKs send. What was made and what is remembered of it commit together.
 
 use sortie_ids::{Digest, KeyId, TunnelId, WorkspaceId};
-use sqlx::SqliteConnection;
 use zeroize::Zeroizing;
 
+use crate::db::{self, Transaction};
 use crate::error::During as _;
 use crate::store::to_the_end;
-use crate::{Store, StoreError, rows};
+use crate::{Store, StoreError};
 
 /// How long an answer is kept under its idempotency key, in seconds.
 const KEPT: i64 = 24 * 60 * 60;
@@ -65,10 +65,10 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn claim_tunnel(&self, key: &KeyId, tunnel: &TunnelId) -> Result<(), StoreError> {
-        let waiting = sqlx::query("SELECT 1 FROM unclaimed_tunnels WHERE tunnel_id = ? AND key_id = ?")
+        let waiting = db::query("SELECT tunnel_id FROM unclaimed_tunnels WHERE tunnel_id = $1 AND key_id = $2")
             .bind(tunnel.as_str())
             .bind(key.as_str())
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("looking for an unclaimed tunnel")?;
         if waiting.is_none() {
@@ -77,9 +77,9 @@ impl Store {
         let (store, tunnel) = (self.clone(), tunnel.clone());
         to_the_end(async move {
             let mut transaction = store.begin().await?;
-            sqlx::query("DELETE FROM unclaimed_tunnels WHERE tunnel_id = ?")
+            db::query("DELETE FROM unclaimed_tunnels WHERE tunnel_id = $1")
                 .bind(tunnel.as_str())
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("claiming a tunnel")?;
             transaction.commit().await.during("committing")
@@ -90,61 +90,61 @@ impl Store {
     /// The answer that this request got before.
     pub(crate) async fn answered<T>(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         workspace: &WorkspaceId,
         once: &Once<T>,
     ) -> Result<Option<Made<T>>, StoreError> {
-        let row = sqlx::query(
+        let row = db::query(
             "SELECT request, answer FROM idempotent_requests \
-             WHERE workspace_id = ? AND idempotency_key = ? AND created_at > ?",
+             WHERE workspace_id = $1 AND idempotency_key = $2 AND created_at > $3",
         )
         .bind(workspace.as_str())
-        .bind(&once.idempotency_key)
+        .bind(once.idempotency_key.as_str())
         .bind(self.now().as_second().saturating_sub(KEPT))
-        .fetch_optional(database)
+        .optional(transaction.on())
         .await
         .during("looking for an earlier answer")?;
         let Some(row) = row else { return Ok(None) };
-        if rows::digest(&row, "request")? != once.request {
+        if row.digest("request")? != once.request {
             return Err(StoreError::IdempotencyKeyReused);
         }
-        let answer = self.key().open(&place(workspace, &once.idempotency_key), rows::bytes(&row, "answer")?);
+        let answer = self.key().open(&place(workspace, &once.idempotency_key), &row.bytes("answer")?);
         answer.map(|answer| Some(Made::Answered(answer))).ok_or(StoreError::Corrupt("idempotent_requests.answer"))
     }
 
     /// Keeps the answer to this request, in the transaction that made its object.
     pub(crate) async fn keep_answer<T>(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         workspace: &WorkspaceId,
         once: Once<T>,
         made: &T,
     ) -> Result<(), StoreError> {
         let now = self.now().as_second();
-        sqlx::query("DELETE FROM idempotent_requests WHERE created_at <= ?")
+        db::query("DELETE FROM idempotent_requests WHERE created_at <= $1")
             .bind(now.saturating_sub(KEPT))
-            .execute(&mut *database)
+            .execute(transaction.on())
             .await
             .during("forgetting old answers")?;
-        let row = sqlx::query("SELECT count(*) AS count FROM idempotent_requests WHERE workspace_id = ?")
+        let row = db::query("SELECT count(*) AS count FROM idempotent_requests WHERE workspace_id = $1")
             .bind(workspace.as_str())
-            .fetch_one(&mut *database)
+            .one(transaction.on())
             .await
             .during("counting answers")?;
-        if rows::integer(&row, "count")? >= i64::from(MOST_KEPT) {
+        if row.integer("count")? >= i64::from(MOST_KEPT) {
             return Err(StoreError::TooManyIdempotencyKeys(MOST_KEPT));
         }
         let answer = (once.answer)(made);
-        sqlx::query(
+        db::query(
             "INSERT INTO idempotent_requests (workspace_id, idempotency_key, request, answer, created_at) \
-             VALUES (?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(workspace.as_str())
-        .bind(&once.idempotency_key)
-        .bind(once.request.as_bytes().as_slice())
+        .bind(once.idempotency_key.as_str())
+        .bind(once.request.as_bytes())
         .bind(self.key().seal(&place(workspace, &once.idempotency_key), &answer)?)
         .bind(now)
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("keeping an answer")?;
         Ok(())
@@ -154,29 +154,29 @@ impl Store {
     /// this one.
     pub(crate) async fn earlier_attempt(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         workspace: &WorkspaceId,
         attempt: &Attempt,
     ) -> Result<Option<TunnelId>, StoreError> {
-        let row = sqlx::query(
+        let row = db::query(
             "SELECT t.id FROM unclaimed_tunnels u JOIN tunnels t ON t.id = u.tunnel_id \
-             WHERE u.key_id = ? AND u.request = ? AND u.attempt < ? AND u.created_at >= ? \
-             AND t.workspace_id = ? AND t.archived_at IS NULL ORDER BY t.seq DESC LIMIT 1",
+             WHERE u.key_id = $1 AND u.request = $2 AND u.attempt < $3 AND u.created_at >= $4 \
+             AND t.workspace_id = $5 AND t.archived_at IS NULL ORDER BY t.seq DESC LIMIT 1",
         )
         .bind(attempt.key.as_str())
-        .bind(attempt.request.as_bytes().as_slice())
+        .bind(attempt.request.as_bytes())
         .bind(i64::from(attempt.number))
         .bind(self.now().as_second().saturating_sub(UNCLAIMED))
         .bind(workspace.as_str())
-        .fetch_optional(&mut *database)
+        .optional(transaction.on())
         .await
         .during("looking for an earlier attempt")?;
         let Some(row) = row else { return Ok(None) };
-        let tunnel: TunnelId = rows::parsed(&row, "id")?;
-        sqlx::query("UPDATE unclaimed_tunnels SET attempt = ? WHERE tunnel_id = ?")
+        let tunnel: TunnelId = row.parsed("id")?;
+        db::query("UPDATE unclaimed_tunnels SET attempt = $1 WHERE tunnel_id = $2")
             .bind(i64::from(attempt.number))
             .bind(tunnel.as_str())
-            .execute(database)
+            .execute(transaction.on())
             .await
             .during("noting an attempt")?;
         Ok(Some(tunnel))
@@ -185,25 +185,25 @@ impl Store {
     /// Lets a fresh tunnel wait for the next attempt of its creator.
     pub(crate) async fn leave_unclaimed(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         tunnel: &TunnelId,
         attempt: &Attempt,
     ) -> Result<(), StoreError> {
         let now = self.now().as_second();
-        sqlx::query("DELETE FROM unclaimed_tunnels WHERE created_at < ?")
+        db::query("DELETE FROM unclaimed_tunnels WHERE created_at < $1")
             .bind(now.saturating_sub(UNCLAIMED))
-            .execute(&mut *database)
+            .execute(transaction.on())
             .await
             .during("forgetting old attempts")?;
-        sqlx::query(
-            "INSERT INTO unclaimed_tunnels (tunnel_id, key_id, request, attempt, created_at) VALUES (?, ?, ?, ?, ?)",
+        db::query(
+            "INSERT INTO unclaimed_tunnels (tunnel_id, key_id, request, attempt, created_at) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(tunnel.as_str())
         .bind(attempt.key.as_str())
-        .bind(attempt.request.as_bytes().as_slice())
+        .bind(attempt.request.as_bytes())
         .bind(i64::from(attempt.number))
         .bind(now)
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("noting an attempt")?;
         Ok(())

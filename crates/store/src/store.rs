@@ -6,14 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sortie_api::time::{exact::micros, whole_seconds};
 use sortie_ids::{EnvironmentId, KeyId, OrganizationId, TunnelId, WorkspaceId};
-use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::broadcast;
 
-use crate::db::Db;
+use crate::db::{self, Db, Transaction};
 use crate::error::During as _;
 use crate::keys::KeyCache;
 use crate::open::Clock;
-use crate::rows;
 use crate::seal::MasterKey;
 use crate::{Object, StoreError};
 
@@ -63,9 +61,7 @@ pub struct Store {
 }
 
 struct Inner {
-    /// One connection: writes take turns here, not in SQLite's busy handler.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    db: Db,
     key: MasterKey,
     clock: Clock,
     default_workspace: WorkspaceId,
@@ -74,16 +70,10 @@ struct Inner {
 }
 
 impl Store {
-    pub(crate) fn assemble(
-        writer: SqlitePool,
-        readers: SqlitePool,
-        key: MasterKey,
-        clock: Clock,
-        default_workspace: WorkspaceId,
-    ) -> Self {
+    pub(crate) fn assemble(db: Db, key: MasterKey, clock: Clock, default_workspace: WorkspaceId) -> Self {
         let (changes, _) = broadcast::channel(CHANGES);
         let known_keys = KeyCache::default();
-        Self { inner: Arc::new(Inner { writer, readers, key, clock, default_workspace, changes, known_keys }) }
+        Self { inner: Arc::new(Inner { db, key, clock, default_workspace, changes, known_keys }) }
     }
 
     /// The workspace that was made when the store was first opened.
@@ -96,12 +86,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] for an unknown workspace; database errors.
     pub async fn organization_of(&self, workspace: &WorkspaceId) -> Result<OrganizationId, StoreError> {
-        let row = sqlx::query("SELECT organization_id FROM workspaces WHERE id = ?")
+        let row = db::query("SELECT organization_id FROM workspaces WHERE id = $1")
             .bind(workspace.as_str())
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("reading a workspace")?;
-        rows::parsed(&row.ok_or(StoreError::NotFound(Object::Workspace))?, "organization_id")
+        row.ok_or(StoreError::NotFound(Object::Workspace))?.parsed("organization_id")
     }
 
     /// The time, in whole seconds, by the store's clock.
@@ -121,19 +111,12 @@ impl Store {
 
     /// Waits for the writes that have begun, then closes the database. Every later call fails.
     pub async fn close(&self) {
-        self.inner.writer.close().await;
-        self.inner.readers.close().await;
+        self.inner.db.close().await;
     }
 
-    #[allow(dead_code, reason = "used by what is written on top of it")]
-    /// The database, for statements that both kinds understand.
+    /// The database, for reading.
     pub(crate) fn db(&self) -> Db {
-        let Inner { writer, readers, .. } = &*self.inner;
-        Db::Sqlite { writer: writer.clone(), readers: readers.clone() }
-    }
-
-    pub(crate) fn readers(&self) -> &SqlitePool {
-        &self.inner.readers
+        self.inner.db.clone()
     }
 
     pub(crate) fn key(&self) -> &MasterKey {
@@ -144,9 +127,18 @@ impl Store {
         &self.inner.known_keys
     }
 
-    /// Begins a transaction that holds the write lock from the start, so that what it reads stays true until it ends.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.inner.writer.begin_with("BEGIN IMMEDIATE").await.during("beginning a transaction")
+    /// Begins a transaction. What it reads may change before its end, but for rows that it has written or locked: see
+    /// [`Store::begin_alone`].
+    pub(crate) async fn begin(&self) -> Result<Transaction, StoreError> {
+        self.inner.db.begin().await
+    }
+
+    /// Begins a transaction that no other one of this kind runs beside, so that what it reads of theirs stays true until
+    /// it ends. For what is rare, such as making a tunnel.
+    pub(crate) async fn begin_alone(&self) -> Result<Transaction, StoreError> {
+        let mut transaction = self.begin().await?;
+        transaction.alone().await.during("waiting for other writes")?;
+        Ok(transaction)
     }
 
     pub(crate) fn announce(&self, change: Change) {

@@ -3,14 +3,13 @@
 use jiff::Timestamp;
 use sortie_api::{DisplayName, Limits, PageRequest, Tunnel, TunnelCertificate, TunnelToken};
 use sortie_ids::{BaseDomain, Digest, OrganizationId, TokenId, TunnelId, TunnelLabel, WorkspaceId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{SqliteConnection, SqliteExecutor};
 
+use crate::db::{self, Connection, Row, Transaction};
 use crate::error::During as _;
 use crate::repeats::{Made, Repeat};
 use crate::seal::MasterKey;
 use crate::store::{Change, Page, to_the_end};
-use crate::{Object, Store, StoreError, certificates, rows};
+use crate::{Object, Store, StoreError, certificates};
 
 /// A tunnel as it is stored: with its workspace, and with a label instead of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +40,14 @@ impl TunnelRecord {
         }
     }
 
-    fn from_row(row: &SqliteRow) -> Result<Self, StoreError> {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
-            id: rows::parsed(row, "id")?,
-            workspace: rows::parsed(row, "workspace_id")?,
-            label: rows::parsed(row, "label")?,
-            display_name: rows::optional(row, "display_name")?,
-            created_at: rows::time(row, "created_at")?,
-            archived_at: rows::optional_time(row, "archived_at")?,
+            id: row.parsed("id")?,
+            workspace: row.parsed("workspace_id")?,
+            label: row.parsed("label")?,
+            display_name: row.optional_parsed("display_name")?,
+            created_at: row.time("created_at")?,
+            archived_at: row.optional_time("archived_at")?,
         })
     }
 }
@@ -88,7 +87,7 @@ impl Store {
     ) -> Result<TunnelRecord, StoreError> {
         let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.tunnels_per_organization);
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             let tunnel = store.insert_tunnel(&mut transaction, &workspace, display_name, limit).await?;
             transaction.commit().await.during("committing")?;
             Ok(tunnel)
@@ -110,11 +109,11 @@ impl Store {
     ) -> Result<Made<TunnelRecord>, StoreError> {
         let (store, workspace, limit) = (self.clone(), workspace.clone(), limits.tunnels_per_organization);
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             let earlier = match &repeat {
                 Repeat::Once(once) => store.answered(&mut transaction, &workspace, once).await?,
                 Repeat::Attempt(attempt) => match store.earlier_attempt(&mut transaction, &workspace, attempt).await? {
-                    Some(id) => Some(Made::Before(find(&mut *transaction, &workspace, &id).await?)),
+                    Some(id) => Some(Made::Before(find(transaction.on(), &workspace, &id).await?)),
                     None => None,
                 },
             };
@@ -137,21 +136,21 @@ impl Store {
 
     async fn insert_tunnel(
         &self,
-        database: &mut SqliteConnection,
+        transaction: &mut Transaction,
         workspace: &WorkspaceId,
         display_name: Option<DisplayName>,
         limit: u32,
     ) -> Result<TunnelRecord, StoreError> {
-        let organization = organization(&mut *database, workspace).await?;
-        let row = sqlx::query(
+        let organization = organization(transaction.on(), workspace).await?;
+        let row = db::query(
             "SELECT count(*) AS count FROM tunnels t JOIN workspaces w ON w.id = t.workspace_id \
-             WHERE w.organization_id = ? AND t.archived_at IS NULL",
+             WHERE w.organization_id = $1 AND t.archived_at IS NULL",
         )
         .bind(organization.as_str())
-        .fetch_one(&mut *database)
+        .one(transaction.on())
         .await
         .during("counting tunnels")?;
-        if rows::integer(&row, "count")? >= i64::from(limit) {
+        if row.integer("count")? >= i64::from(limit) {
             return Err(StoreError::TooManyTunnels(limit));
         }
         let tunnel = TunnelRecord {
@@ -163,16 +162,18 @@ impl Store {
             created_at: self.now(),
             archived_at: None,
         };
-        sqlx::query("INSERT INTO tunnels (id, workspace_id, label, display_name, created_at) VALUES (?, ?, ?, ?, ?)")
-            .bind(tunnel.id.as_str())
-            .bind(tunnel.workspace.as_str())
-            .bind(tunnel.label.as_str())
-            .bind(tunnel.display_name.as_ref().map(DisplayName::as_str))
-            .bind(tunnel.created_at.as_second())
-            .execute(&mut *database)
-            .await
-            .during("storing a tunnel")?;
-        new_token(database, self.key(), &organization, &tunnel.id, None, tunnel.created_at).await?;
+        db::query(
+            "INSERT INTO tunnels (id, workspace_id, label, display_name, created_at) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(tunnel.id.as_str())
+        .bind(tunnel.workspace.as_str())
+        .bind(tunnel.label.as_str())
+        .bind(tunnel.display_name.as_ref().map(DisplayName::as_str))
+        .bind(tunnel.created_at.as_second())
+        .execute(transaction.on())
+        .await
+        .during("storing a tunnel")?;
+        new_token(transaction, self.key(), &organization, &tunnel.id, None, tunnel.created_at).await?;
         Ok(tunnel)
     }
 
@@ -185,17 +186,17 @@ impl Store {
         workspace: &WorkspaceId,
         page: PageRequest,
     ) -> Result<Page<TunnelRecord>, StoreError> {
-        let rows = sqlx::query(select_tunnel!(
-            "WHERE t.workspace_id = ? AND (? OR t.archived_at IS NULL) AND t.seq < ? ORDER BY t.seq DESC LIMIT ?"
+        let rows = db::query(select_tunnel!(
+            "WHERE t.workspace_id = $1 AND ($2 = 1 OR t.archived_at IS NULL) AND t.seq < $3 ORDER BY t.seq DESC LIMIT $4"
         ))
         .bind(workspace.as_str())
         .bind(page.include_archived)
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("listing tunnels")?;
-        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, TunnelRecord::from_row(row)?)));
+        let items = rows.iter().map(|row| Ok((row.integer("seq")?, TunnelRecord::from_row(row)?)));
         Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
     }
 
@@ -204,7 +205,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; database errors.
     pub async fn get_tunnel(&self, workspace: &WorkspaceId, id: &TunnelId) -> Result<TunnelRecord, StoreError> {
-        find(self.readers(), workspace, id).await
+        find(self.db().on(), workspace, id).await
     }
 
     /// Archives a tunnel for good, with its certificates and its token. An archived one stays as it is.
@@ -214,16 +215,16 @@ impl Store {
     pub async fn archive_tunnel(&self, workspace: &WorkspaceId, id: &TunnelId) -> Result<ArchivedTunnel, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
-            let mut tunnel = find(&mut *transaction, &workspace, &id).await?;
+            let mut transaction = store.begin_alone().await?;
+            let mut tunnel = find(transaction.on(), &workspace, &id).await?;
             if tunnel.archived_at.is_some() {
                 return Ok(ArchivedTunnel { tunnel, certificates: Vec::new(), fresh: false });
             }
             let now = store.now();
-            sqlx::query("UPDATE tunnels SET archived_at = ? WHERE id = ?")
+            db::query("UPDATE tunnels SET archived_at = $1 WHERE id = $2")
                 .bind(now.as_second())
                 .bind(id.as_str())
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("archiving a tunnel")?;
             let certificates = certificates::archive_all(&mut transaction, &id, now).await?;
@@ -246,20 +247,20 @@ impl Store {
         workspace: Option<&WorkspaceId>,
         page: PageRequest,
     ) -> Result<Page<TunnelRecord>, StoreError> {
-        let rows = sqlx::query(select_tunnel!(
+        let rows = db::query(select_tunnel!(
             "JOIN workspaces w ON w.id = t.workspace_id \
-             WHERE w.organization_id = ?1 AND (?2 IS NULL OR t.workspace_id = ?2) \
-             AND (?3 OR t.archived_at IS NULL) AND t.seq < ?4 ORDER BY t.seq DESC LIMIT ?5"
+             WHERE w.organization_id = $1 AND ($2 IS NULL OR t.workspace_id = $2) \
+             AND ($3 = 1 OR t.archived_at IS NULL) AND t.seq < $4 ORDER BY t.seq DESC LIMIT $5"
         ))
         .bind(organization.as_str())
         .bind(workspace.map(WorkspaceId::as_str))
         .bind(page.include_archived)
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("listing tunnels")?;
-        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, TunnelRecord::from_row(row)?)));
+        let items = rows.iter().map(|row| Ok((row.integer("seq")?, TunnelRecord::from_row(row)?)));
         Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
     }
 
@@ -272,16 +273,16 @@ impl Store {
         organization: &OrganizationId,
         id: &TunnelId,
     ) -> Result<WorkspaceId, StoreError> {
-        let row = sqlx::query(
+        let row = db::query(
             "SELECT t.workspace_id FROM tunnels t JOIN workspaces w ON w.id = t.workspace_id \
-             WHERE t.id = ? AND w.organization_id = ?",
+             WHERE t.id = $1 AND w.organization_id = $2",
         )
         .bind(id.as_str())
         .bind(organization.as_str())
-        .fetch_optional(self.readers())
+        .read_optional(&self.db())
         .await
         .during("looking for a tunnel's workspace")?;
-        rows::parsed(&row.ok_or(StoreError::NotFound(Object::Tunnel))?, "workspace_id")
+        row.ok_or(StoreError::NotFound(Object::Tunnel))?.parsed("workspace_id")
     }
 
     /// The current token of a tunnel.
@@ -290,22 +291,22 @@ impl Store {
     /// [`StoreError::NotFound`], [`StoreError::Archived`]; [`StoreError::Corrupt`] when it cannot be unsealed; database
     /// errors.
     pub async fn reveal_token(&self, workspace: &WorkspaceId, id: &TunnelId) -> Result<TunnelToken, StoreError> {
-        if find(self.readers(), workspace, id).await?.archived_at.is_some() {
+        if find(self.db().on(), workspace, id).await?.archived_at.is_some() {
             return Err(StoreError::Archived(Object::Tunnel));
         }
-        let row = sqlx::query("SELECT sealed, digest FROM tunnel_tokens WHERE tunnel_id = ? AND ended_at IS NULL")
+        let row = db::query("SELECT sealed, digest FROM tunnel_tokens WHERE tunnel_id = $1 AND ended_at IS NULL")
             .bind(id.as_str())
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("reading a token")?;
         // Archived between the two reads.
         let row = row.ok_or(StoreError::Archived(Object::Tunnel))?;
         let corrupt = || StoreError::Corrupt("tunnel_tokens.sealed");
-        let value = self.key().open(&token_place(id), rows::bytes(&row, "sealed")?).ok_or_else(corrupt)?;
+        let value = self.key().open(&token_place(id), &row.bytes("sealed")?).ok_or_else(corrupt)?;
         let text = std::str::from_utf8(&value).map_err(|_| corrupt())?;
         let value = sortie_ids::TunnelToken::parse(text).map_err(|_| corrupt())?;
         let digest = value.digest();
-        if digest != rows::digest(&row, "digest")? {
+        if digest != row.digest("digest")? {
             return Err(corrupt());
         }
         Ok(TunnelToken { id: TokenId::of(&digest), value })
@@ -323,11 +324,11 @@ impl Store {
     ) -> Result<TunnelToken, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
-            if find(&mut *transaction, &workspace, &id).await?.archived_at.is_some() {
+            let mut transaction = store.begin_alone().await?;
+            if find(transaction.on(), &workspace, &id).await?.archived_at.is_some() {
                 return Err(StoreError::Archived(Object::Tunnel));
             }
-            let organization = organization(&mut *transaction, &workspace).await?;
+            let organization = organization(transaction.on(), &workspace).await?;
             let now = store.now();
             end_token(&mut transaction, &id, now).await?;
             let token = new_token(&mut transaction, store.key(), &organization, &id, reason, now).await?;
@@ -343,9 +344,9 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn tunnel_by_label(&self, label: &TunnelLabel) -> Result<Option<TunnelRecord>, StoreError> {
-        let row = sqlx::query(select_tunnel!("WHERE t.label = ? AND t.archived_at IS NULL"))
+        let row = db::query(select_tunnel!("WHERE t.label = $1 AND t.archived_at IS NULL"))
             .bind(label.as_str())
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("looking a hostname up")?;
         row.as_ref().map(TunnelRecord::from_row).transpose()
@@ -356,9 +357,9 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn any_tunnel(&self, id: &TunnelId) -> Result<Option<TunnelRecord>, StoreError> {
-        let row = sqlx::query(select_tunnel!("WHERE t.id = ?"))
+        let row = db::query(select_tunnel!("WHERE t.id = $1"))
             .bind(id.as_str())
-            .fetch_optional(self.readers())
+            .read_optional(&self.db())
             .await
             .during("reading a tunnel")?;
         row.as_ref().map(TunnelRecord::from_row).transpose()
@@ -369,12 +370,12 @@ impl Store {
     /// # Errors
     /// Database errors.
     pub async fn tunnel_by_token_digest(&self, digest: &Digest) -> Result<Option<TunnelRecord>, StoreError> {
-        let row = sqlx::query(select_tunnel!(
+        let row = db::query(select_tunnel!(
             "JOIN tunnel_tokens k ON k.tunnel_id = t.id \
-             WHERE k.digest = ? AND k.ended_at IS NULL AND t.archived_at IS NULL"
+             WHERE k.digest = $1 AND k.ended_at IS NULL AND t.archived_at IS NULL"
         ))
-        .bind(digest.as_bytes().as_slice())
-        .fetch_optional(self.readers())
+        .bind(digest.as_bytes())
+        .read_optional(&self.db())
         .await
         .during("looking a token up")?;
         row.as_ref().map(TunnelRecord::from_row).transpose()
@@ -383,29 +384,26 @@ impl Store {
 
 /// The tunnel, if the workspace has it.
 pub(crate) async fn find(
-    database: impl SqliteExecutor<'_>,
+    on: Connection<'_>,
     workspace: &WorkspaceId,
     id: &TunnelId,
 ) -> Result<TunnelRecord, StoreError> {
-    let row = sqlx::query(select_tunnel!("WHERE t.id = ? AND t.workspace_id = ?"))
+    let row = db::query(select_tunnel!("WHERE t.id = $1 AND t.workspace_id = $2"))
         .bind(id.as_str())
         .bind(workspace.as_str())
-        .fetch_optional(database)
+        .optional(on)
         .await
         .during("reading a tunnel")?;
     TunnelRecord::from_row(&row.ok_or(StoreError::NotFound(Object::Tunnel))?)
 }
 
-async fn organization(
-    database: impl SqliteExecutor<'_>,
-    workspace: &WorkspaceId,
-) -> Result<OrganizationId, StoreError> {
-    let row = sqlx::query("SELECT organization_id FROM workspaces WHERE id = ?")
+async fn organization(on: Connection<'_>, workspace: &WorkspaceId) -> Result<OrganizationId, StoreError> {
+    let row = db::query("SELECT organization_id FROM workspaces WHERE id = $1")
         .bind(workspace.as_str())
-        .fetch_optional(database)
+        .optional(on)
         .await
         .during("reading a workspace")?;
-    rows::parsed(&row.ok_or(StoreError::NotFound(Object::Workspace))?, "organization_id")
+    row.ok_or(StoreError::NotFound(Object::Workspace))?.parsed("organization_id")
 }
 
 /// The place that a tunnel's token is sealed for.
@@ -414,18 +412,18 @@ fn token_place(tunnel: &TunnelId) -> String {
 }
 
 /// Ends the validity of the current token and wipes its value.
-async fn end_token(database: &mut SqliteConnection, tunnel: &TunnelId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("UPDATE tunnel_tokens SET ended_at = ?, sealed = NULL WHERE tunnel_id = ? AND ended_at IS NULL")
+async fn end_token(transaction: &mut Transaction, tunnel: &TunnelId, now: Timestamp) -> Result<(), StoreError> {
+    db::query("UPDATE tunnel_tokens SET ended_at = $1, sealed = NULL WHERE tunnel_id = $2 AND ended_at IS NULL")
         .bind(now.as_second())
         .bind(tunnel.as_str())
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("ending a token")?;
     Ok(())
 }
 
 async fn new_token(
-    database: &mut SqliteConnection,
+    transaction: &mut Transaction,
     key: &MasterKey,
     organization: &OrganizationId,
     tunnel: &TunnelId,
@@ -434,13 +432,13 @@ async fn new_token(
 ) -> Result<TunnelToken, StoreError> {
     let value = sortie_ids::TunnelToken::random(organization.as_str(), tunnel.as_str());
     let digest = value.digest();
-    sqlx::query("INSERT INTO tunnel_tokens (tunnel_id, digest, sealed, reason, created_at) VALUES (?, ?, ?, ?, ?)")
+    db::query("INSERT INTO tunnel_tokens (tunnel_id, digest, sealed, reason, created_at) VALUES ($1, $2, $3, $4, $5)")
         .bind(tunnel.as_str())
-        .bind(digest.as_bytes().as_slice())
+        .bind(digest.as_bytes())
         .bind(key.seal(&token_place(tunnel), value.expose().as_bytes())?)
         .bind(reason)
         .bind(now.as_second())
-        .execute(database)
+        .execute(transaction.on())
         .await
         .during("storing a token")?;
     Ok(TunnelToken { id: TokenId::of(&digest), value })

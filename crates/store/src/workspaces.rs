@@ -2,12 +2,12 @@
 
 use sortie_api::{DisplayName, Limits, PageRequest, Workspace};
 use sortie_ids::{OrganizationId, WorkspaceId};
-use sqlx::sqlite::SqliteRow;
 
+use crate::db::{self, Row};
 use crate::error::During as _;
 use crate::repeats::{Made, Once};
 use crate::store::{Page, to_the_end};
-use crate::{Object, Store, StoreError, rows};
+use crate::{Object, Store, StoreError};
 
 impl Store {
     /// Makes a workspace, once for each idempotency key.
@@ -25,7 +25,7 @@ impl Store {
         let (store, organization) = (self.clone(), organization.clone());
         let limit = limits.workspaces_per_organization;
         to_the_end(async move {
-            let mut transaction = store.begin().await?;
+            let mut transaction = store.begin_alone().await?;
             // Answers are kept per workspace; those about the organisation, in its default one.
             let home = store.default_workspace().clone();
             if let Some(once) = &once
@@ -33,21 +33,21 @@ impl Store {
             {
                 return Ok(answered);
             }
-            let row = sqlx::query("SELECT count(*) AS count FROM workspaces WHERE organization_id = ?")
+            let row = db::query("SELECT count(*) AS count FROM workspaces WHERE organization_id = $1")
                 .bind(organization.as_str())
-                .fetch_one(&mut *transaction)
+                .one(transaction.on())
                 .await
                 .during("counting workspaces")?;
-            if rows::integer(&row, "count")? >= i64::from(limit) {
+            if row.integer("count")? >= i64::from(limit) {
                 return Err(StoreError::TooManyWorkspaces(limit));
             }
             let made = Workspace { id: WorkspaceId::random(), name, is_default: false, created_at: store.now() };
-            sqlx::query("INSERT INTO workspaces (id, organization_id, name, created_at) VALUES (?, ?, ?, ?)")
+            db::query("INSERT INTO workspaces (id, organization_id, name, created_at) VALUES ($1, $2, $3, $4)")
                 .bind(made.id.as_str())
                 .bind(organization.as_str())
                 .bind(made.name.as_str())
                 .bind(made.created_at.as_second())
-                .execute(&mut *transaction)
+                .execute(transaction.on())
                 .await
                 .during("storing a workspace")?;
             if let Some(once) = once {
@@ -69,17 +69,17 @@ impl Store {
         page: PageRequest,
     ) -> Result<Page<Workspace>, StoreError> {
         // No row is ever deleted, so that row ids are the order of creation.
-        let rows = sqlx::query(
+        let rows = db::query(
             "SELECT rowid AS seq, id, name, created_at FROM workspaces \
-             WHERE organization_id = ? AND rowid < ? ORDER BY rowid DESC LIMIT ?",
+             WHERE organization_id = $1 AND rowid < $2 ORDER BY rowid DESC LIMIT $3",
         )
         .bind(organization.as_str())
         .bind(page.before.unwrap_or(i64::MAX))
         .bind(i64::from(page.limit).saturating_add(1))
-        .fetch_all(self.readers())
+        .read_all(&self.db())
         .await
         .during("listing workspaces")?;
-        let items = rows.iter().map(|row| Ok((rows::integer(row, "seq")?, self.workspace(row)?)));
+        let items = rows.iter().map(|row| Ok((row.integer("seq")?, self.workspace(row)?)));
         Ok(Page::of(items.collect::<Result<_, StoreError>>()?, page.limit))
     }
 
@@ -98,12 +98,12 @@ impl Store {
         Err(StoreError::NotFound(Object::Workspace))
     }
 
-    fn workspace(&self, row: &SqliteRow) -> Result<Workspace, StoreError> {
-        let id: WorkspaceId = rows::parsed(row, "id")?;
+    fn workspace(&self, row: &Row) -> Result<Workspace, StoreError> {
+        let id: WorkspaceId = row.parsed("id")?;
         Ok(Workspace {
             is_default: id == *self.default_workspace(),
-            name: rows::parsed(row, "name")?,
-            created_at: rows::time(row, "created_at")?,
+            name: row.parsed("name")?,
+            created_at: row.time("created_at")?,
             id,
         })
     }
@@ -112,11 +112,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, all, first};
+    use crate::testing::{Fixture, all, first, on_both};
 
-    #[tokio::test]
-    async fn workspaces_are_listed_newest_first_up_to_their_limit() {
-        let mut f = Fixture::new().await;
+    on_both![workspaces_are_listed_newest_first_up_to_their_limit,];
+
+    async fn workspaces_are_listed_newest_first_up_to_their_limit(mut f: Fixture) {
         f.limits.workspaces_per_organization = 3;
         let organization = f.store.organization_of(&f.home).await.expect("organisation");
         let make = async |name: &str| {

@@ -7,6 +7,8 @@
 pub mod echo;
 pub mod home;
 pub mod load;
+pub mod messages;
+pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod skip;
@@ -16,6 +18,8 @@ pub mod vault;
 pub use echo::EchoServer;
 pub use home::TempHome;
 pub use load::{Load, LoadReport};
+pub use messages::{MessagesServer, MessagesState, Piece, Reply};
+pub use postgres::Postgres;
 pub use process::{Process, Program, eventually, free_port};
 pub use relay::Relay;
 pub use skip::{skip_host, skip_tool, tool};

@@ -231,6 +231,11 @@ impl Process {
         let _reaped = self.child.wait();
     }
 
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     async fn until<T>(
         &mut self,
         what: &str,

@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::response::Json;
 use jiff::Timestamp;
 use serde::Deserialize;
-use sortie_api::{Agent, ApiError, CreateAgent, List, ListQuery, UpdateAgent};
+use sortie_api::{Agent, AgentDefinition, ApiError, CreateAgent, List, ListQuery, Model, UpdateAgent};
 use sortie_ids::AgentId;
+use sortie_orchestrator::model::Models;
 use sortie_store::Created;
 
 use super::extract::{Asked, At, Object};
@@ -43,7 +44,9 @@ pub(super) async fn create(
     call: Call,
     Object(body): Object<CreateAgent>,
 ) -> Result<Json<Agent>, Failure> {
-    let agent = api.store.create_agent(&call.caller.key.workspace, body.define()?).await?;
+    let definition = body.define()?;
+    check_model(&*api.models, &definition.model)?;
+    let agent = api.store.create_agent(&call.caller.key.workspace, definition).await?;
     audit::agent_created(&call, &agent);
     Ok(Json(agent))
 }
@@ -78,7 +81,17 @@ pub(super) async fn update(
 ) -> Result<Json<Agent>, Failure> {
     let version = version(body.version)?;
     let workspace = &call.caller.key.workspace;
-    let changed = api.store.update_agent(workspace, &id, version, move |before| body.apply(before)).await?;
+    let models = api.models.clone();
+    let change = move |before: AgentDefinition| {
+        let earlier = before.model.id.clone();
+        let after = body.apply(before)?;
+        // One that was served when it was set does not keep an agent from being changed.
+        if after.model.id != earlier {
+            check_model(&*models, &after.model)?;
+        }
+        Ok(after)
+    };
+    let changed = api.store.update_agent(workspace, &id, version, change).await?;
     if !changed.members.is_empty() {
         audit::agent_updated(&call, &changed.object, &changed.members);
     }
@@ -104,6 +117,10 @@ pub(super) async fn versions(
     let page = query.check_up_to(PAGE, &list, &api.limits)?;
     let page = api.store.list_agent_versions(&call.caller.key.workspace, &id, page).await?;
     Ok(super::list(&list, page, |agent| agent))
+}
+
+fn check_model(models: &dyn Models, model: &Model) -> Result<(), ApiError> {
+    models.check(model).map_err(|why| ApiError::invalid_request(format!("model: {why}.")))
 }
 
 fn version(version: Option<u32>) -> Result<Option<u32>, ApiError> {

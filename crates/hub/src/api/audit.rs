@@ -9,10 +9,12 @@ use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
 use sortie_api::{
-    Agent, ApiError, Approval, Environment, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken, Workspace,
+    Agent, ApiError, Approval, Credential, Environment, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken,
+    Vault, Workspace,
 };
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
-use sortie_ids::{EnvironmentId, RequestId, SessionId, TunnelId};
+use sortie_ids::{CredentialId, EnvironmentId, RequestId, SessionId, TunnelId, VaultId};
+use sortie_store::ArchivedVault;
 
 use super::Caller;
 use super::frame::{Call, Failure};
@@ -303,6 +305,62 @@ fn of_environment(environment: &Environment) -> Value {
         "environment_id": environment.id,
         "environment_name": definition.name,
         "environment_type": definition.config.kind(),
+    })
+}
+
+pub(super) fn vault_created(call: &Call, vault: &Vault) {
+    call.note(kinds::VAULT_CREATED, of_vault(vault));
+}
+
+/// With the members that are different from before.
+pub(super) fn vault_updated(call: &Call, vault: &Vault, members: &[&str]) {
+    let mut fields = of_vault(vault);
+    fields["changed"] = json!(members);
+    call.note(kinds::VAULT_UPDATED, fields);
+}
+
+/// With the credentials that went with it.
+pub(super) fn vault_archived(call: &Call, archived: &ArchivedVault) {
+    let mut fields = of_vault(&archived.vault);
+    fields["credential_ids"] = json!(archived.credentials);
+    call.note(kinds::VAULT_ARCHIVED, fields);
+}
+
+pub(super) fn vault_deleted(call: &Call, vault: &VaultId) {
+    call.note(kinds::VAULT_DELETED, json!({"vault_id": vault}));
+}
+
+fn of_vault(vault: &Vault) -> Value {
+    json!({"vault_id": vault.id, "vault_name": vault.display_name})
+}
+
+pub(super) fn credential_created(call: &Call, credential: &Credential) {
+    call.note(kinds::CREDENTIAL_CREATED, of_credential(credential));
+}
+
+/// With the members that are different from before; of secrets only that they are.
+pub(super) fn credential_updated(call: &Call, credential: &Credential, members: &[&str]) {
+    let mut fields = of_credential(credential);
+    fields["changed"] = json!(members);
+    call.note(kinds::CREDENTIAL_UPDATED, fields);
+}
+
+pub(super) fn credential_archived(call: &Call, credential: &Credential) {
+    call.note(kinds::CREDENTIAL_ARCHIVED, of_credential(credential));
+}
+
+pub(super) fn credential_deleted(call: &Call, vault: &VaultId, credential: &CredentialId) {
+    call.note(kinds::CREDENTIAL_DELETED, json!({"vault_id": vault, "credential_id": credential}));
+}
+
+/// What is recorded of a credential: what it is for, never its secrets.
+fn of_credential(credential: &Credential) -> Value {
+    let auth = &credential.definition.auth;
+    json!({
+        "vault_id": credential.vault_id,
+        "credential_id": credential.id,
+        "credential_type": auth.kind(),
+        "credential_place": auth.place(),
     })
 }
 

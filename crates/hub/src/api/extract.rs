@@ -91,20 +91,51 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Object<T> {
     }
 }
 
+/// The same for a body with secrets in it: what cannot be read is not repeated, neither in the answer nor in the audit.
+pub(super) struct Confidential<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Confidential<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let bytes = read(request, state).await?;
+        let parsed = serde_json::from_slice(object(&bytes)?);
+        parsed.map(Self).map_err(|error| ApiError::invalid_request(without_values(&error)).into())
+    }
+}
+
+/// What is wrong with a body, in words that name members of ours and nothing that was sent.
+fn without_values(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    if words.starts_with("missing field `") {
+        return format!("body: {words}");
+    }
+    let (line, column) = (error.line(), error.column());
+    let what = match words.starts_with("unknown field `") {
+        true => "a member that is not known here",
+        false => "something that is not of the documented form",
+    };
+    format!("body: {what}, up to line {line}, column {column}; it is not repeated, as it may be a secret")
+}
+
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failure> {
     let limit = request.extensions().get::<BodyLimit>().map_or(0, |limit| limit.0);
     let bytes = Bytes::from_request(request, state).await;
     bytes.map_err(|rejection| unreadable(rejection.status(), limit))
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    let text = match bytes.trim_ascii() {
-        b"" => b"{}",
+/// The text of a JSON object; an empty body is an empty one.
+fn object(bytes: &[u8]) -> Result<&[u8], Failure> {
+    match bytes.trim_ascii() {
+        b"" => Ok(b"{}"),
         // A JSON array would otherwise be taken for the fields in their order.
-        text if text.starts_with(b"{") => text,
-        _ => return Err(ApiError::invalid_request("The body must be a JSON object.").into()),
-    };
-    let parsed = serde_json::from_slice(text);
+        text if text.starts_with(b"{") => Ok(text),
+        _ => Err(ApiError::invalid_request("The body must be a JSON object.").into()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let parsed = serde_json::from_slice(object(bytes)?);
     parsed.map_err(|error| ApiError::invalid_request(shortened(&format!("body: {error}"))).into())
 }
 

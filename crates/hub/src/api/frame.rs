@@ -8,11 +8,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sortie_api::{ApiError, KeyKind};
 use sortie_audit::Kind;
 use sortie_ids::{RequestId, TunnelId, WorkspaceId};
-use sortie_store::StoreError;
+use sortie_store::{Object, StoreError};
 use tracing::Instrument as _;
 
 use super::audit::{Ledger, outcome};
@@ -52,6 +52,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let sentence = error.to_string();
         let public = match &error {
+            StoreError::NotFound(Object::Environment) => {
+                let details = json!({"error_code": "environment_not_found"});
+                ApiError::not_found(capitalised(&sentence)).with_details(details)
+            }
             StoreError::NotFound(_) => ApiError::not_found(capitalised(&sentence)),
             StoreError::Archived(_) => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyTunnels(_)
@@ -66,7 +70,17 @@ impl From<StoreError> for Failure {
             StoreError::IdempotencyKeyReused => ApiError::conflict(capitalised(&sentence)),
             StoreError::TooManyIdempotencyKeys(_) => ApiError::rate_limited(capitalised(&sentence)).with_retry(false),
             StoreError::KeyRefused(_) | StoreError::GrantOfNothing(_) => ApiError::invalid_request(sentence),
+            StoreError::Lost | StoreError::Taken(_) => {
+                let public = ApiError::overloaded("The hub cannot reach its database at the moment.");
+                return Self { error: public, cause: Some(sentence) };
+            }
             StoreError::File { .. }
+            | StoreError::Connect { .. }
+            | StoreError::OldServer
+            | StoreError::Encoding
+            | StoreError::NoSchema
+            | StoreError::Foreign
+            | StoreError::Newer
             | StoreError::MasterKeyMissing(_)
             | StoreError::MasterKeyWrong(_)
             | StoreError::MasterKeyExposed(_)

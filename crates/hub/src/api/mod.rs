@@ -26,6 +26,7 @@ mod routes;
 mod sessions;
 mod threads;
 mod tunnels;
+mod vaults;
 mod work;
 mod workers;
 mod workspaces;
@@ -43,6 +44,7 @@ use sortie_api::{ApiError, Cursor, Discovery, Limits, List};
 use sortie_edge::Links;
 use sortie_ids::{BaseDomain, Digest};
 use sortie_orchestrator::live::Live;
+use sortie_orchestrator::model::Models;
 use sortie_orchestrator::sessions::Sessions;
 use sortie_orchestrator::work::Queues;
 use sortie_store::{Page, Store};
@@ -102,6 +104,8 @@ pub struct ApiState {
     pub edge_port: u16,
     /// The sessions of agents.
     pub sessions: Sessions,
+    /// The models that they may have.
+    pub models: Arc<dyn Models>,
     /// What is published of them.
     pub live: Live,
 }

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sortie_api::{
-    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, List, ListQuery, Metadata,
-    StopWork, UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState,
+    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, List, ListQuery, Patch, StopWork,
+    UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState, patch_metadata,
 };
 use sortie_audit::kinds;
 use sortie_ids::{ApiKey, EnvironmentId, KeyId, WorkId};
@@ -194,26 +194,10 @@ pub(super) async fn update(
     At(ids): At<(EnvironmentId, WorkId)>,
     Given(update): Given<UpdateWork>,
 ) -> Result<Json<Work>, Failure> {
-    let merge = move |metadata: &mut Metadata| merge(metadata, &update);
-    let item = api.work.update(&place(&call, ids), merge).await??;
+    let patch = move |metadata| patch_metadata(metadata, Patch::Set(update.metadata.clone()));
+    let item = api.work.update(&place(&call, ids), patch).await??;
     call.note(kinds::WORK_UPDATED, json!({"work_id": item.id}));
     Ok(Json(show(item, None)))
-}
-
-fn merge(metadata: &mut Metadata, update: &UpdateWork) -> Result<(), ApiError> {
-    let refused = |reason: &str| {
-        let details = json!({"error_code": "invalid_metadata"});
-        Err(ApiError::invalid_request(format!("metadata: {reason}")).with_details(details))
-    };
-    for (key, value) in &update.metadata {
-        match value.as_deref() {
-            None => drop(metadata.remove(key)),
-            Some(_) if !(1..=64).contains(&key.chars().count()) => return refused("a key has 1 to 64 characters"),
-            Some(value) if value.chars().count() > 512 => return refused("a value has at most 512 characters"),
-            Some(value) => drop(metadata.insert(key.clone(), value.to_owned())),
-        }
-    }
-    if metadata.len() > 16 { refused("at most 16 members") } else { Ok(()) }
 }
 
 pub(super) async fn stats(

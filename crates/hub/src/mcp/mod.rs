@@ -5,7 +5,9 @@
 //! are told which agent, session and use of a tool it is.
 
 mod credentials;
+mod oauth;
 mod place;
+mod validate;
 mod way;
 
 use std::collections::HashMap;
@@ -18,7 +20,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sortie_api::{Hop, HopError, McpServer};
 use sortie_identity::{Assurance, Caller};
-use sortie_ids::{EventId, SessionId};
+use sortie_ids::{EventId, SessionId, WorkspaceId};
 use sortie_mcp::remote::{Carrier, Failure, Remote, RemoteTool};
 use sortie_orchestrator::mcp::content::{answer, failed};
 use sortie_orchestrator::mcp::{McpAnswer, McpContext, McpFailure, McpServers, McpTool, schema};
@@ -27,7 +29,7 @@ use url::Url;
 
 use crate::call::Calls;
 
-use credentials::Bearers;
+use credentials::{Bearers, Credentials, Wanted};
 use place::Place;
 use way::{Outside, Way};
 
@@ -45,6 +47,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 const CONNECTION_FAILED: &str = "mcp_connection_failed_error";
 const AUTHENTICATION_FAILED: &str = "mcp_authentication_failed_error";
+const HOST_UNREACHABLE: &str = "credential_host_unreachable_error";
 
 /// How sessions reach MCP servers.
 #[derive(Clone, Debug)]
@@ -71,6 +74,7 @@ struct Inner {
     calls: Arc<Calls>,
     home: Home,
     outside: Arc<Outside>,
+    credentials: Credentials,
     config: McpConfig,
     tasks: TaskSet,
     open: Mutex<HashMap<SessionId, Open>>,
@@ -110,8 +114,11 @@ impl Servers {
     /// `ca_pem` is what [`McpConfig::ca_file`] holds.
     pub(crate) fn new(calls: Arc<Calls>, home: Home, config: McpConfig, ca_pem: &str, tasks: &TaskSet) -> Self {
         let outside = Arc::new(Outside::new(ca_pem));
-        let open = Mutex::default();
-        let servers = Self(Arc::new(Inner { calls, home, outside, config, tasks: tasks.clone(), open }));
+        let private = config.allow_private.clone();
+        let credentials = Credentials::new(calls.store.clone(), outside.clone(), home.clone(), private, tasks.clone());
+        let (tasks_of_all, open) = (tasks.clone(), Mutex::default());
+        let inner = Inner { calls, home, outside, credentials, config, tasks: tasks_of_all, open };
+        let servers = Self(Arc::new(inner));
         let (sweeping, stop) = (servers.clone(), tasks.clone());
         tasks.spawn("mcp-sweep", async move {
             let mut tick = tokio::time::interval(SWEEP_EVERY);
@@ -128,25 +135,21 @@ impl Servers {
     /// The way to a server, for a session or one use of a tool of it.
     fn reach(&self, context: &McpContext, server: &McpServer, tool_use: Option<&EventId>) -> Result<Reach, McpFailure> {
         let place = self.place(&server.url).map_err(|error| of_hop(server, &error))?;
-        let endpoint = match &place {
-            Place::Tunnel(target) => {
-                let host = self.0.home.base.tunnel(&target.label).route_host(&target.route);
-                format!("https://{host}{}", target.path).parse()
-            }
-            Place::Elsewhere { .. } => server.url.parse(),
-        };
-        let endpoint = endpoint.map_err(|_| of_hop(server, &not_a_url()))?;
-        let way = Arc::new(Way {
-            calls: self.0.calls.clone(),
-            outside: self.0.outside.clone(),
-            tasks: self.0.tasks.clone(),
-            place,
+        let endpoint = endpoint(&self.0.home, &place, &server.url).ok_or_else(|| of_hop(server, &not_a_url()))?;
+        let bearers = Bearers::Kept(Wanted {
+            credentials: self.0.credentials.clone(),
             workspace: context.workspace.clone(),
-            caller: caller(context, tool_use),
-            bearers: Bearers,
-            problem: Mutex::default(),
+            vaults: context.vaults.clone(),
+            url: server.url.clone(),
         });
+        let way = self.way(place, context.workspace.clone(), caller(context, tool_use), bearers);
         Ok(Reach { carrier: way.clone(), way, endpoint })
+    }
+
+    fn way(&self, place: Place, workspace: WorkspaceId, caller: Caller, bearers: Bearers) -> Arc<Way> {
+        let (calls, outside, tasks) = (self.0.calls.clone(), self.0.outside.clone(), self.0.tasks.clone());
+        let problem = Mutex::default();
+        Arc::new(Way { calls, outside, tasks, place, workspace, caller, bearers, problem })
     }
 
     fn place(&self, url: &str) -> Result<Place, HopError> {
@@ -333,6 +336,17 @@ async fn list(reach: &Reach, server: &McpServer, remote: Remote) -> Result<Ready
     Ok(Ready { remote, tools, listed: listed.into(), fresh: AtomicBool::new(true), way: reach.carrier.clone() })
 }
 
+/// The URL that a server is spoken to under.
+fn endpoint(home: &Home, place: &Place, url: &str) -> Option<Url> {
+    match place {
+        Place::Tunnel(target) => {
+            let host = home.base.tunnel(&target.label).route_host(&target.route);
+            format!("https://{host}{}", target.path).parse().ok()
+        }
+        Place::Elsewhere { .. } => url.parse().ok(),
+    }
+}
+
 /// Who calls.
 fn caller(context: &McpContext, tool_use: Option<&EventId>) -> Caller {
     Caller {
@@ -358,27 +372,29 @@ fn of_hop(server: &McpServer, error: &HopError) -> McpFailure {
 
 fn connection_failed(server: &McpServer, hop: Option<Hop>, reason: &str, more: &str) -> McpFailure {
     let message = format!("The MCP server `{}` ({}) cannot be used: {reason}{more}", server.name, server.url);
-    McpFailure { kind: CONNECTION_FAILED, message, hop, details: details(server, hop) }
-}
-
-fn details(server: &McpServer, hop: Option<Hop>) -> Map<String, Value> {
-    let mut details = Map::from_iter([("mcp_server_name".to_owned(), json!(server.name))]);
-    details.extend(hop.map(|hop| ("hop".to_owned(), json!(hop))));
-    details
+    McpFailure { kind: CONNECTION_FAILED, message, hop, details: Map::new() }
 }
 
 /// A failure as the contract has it.
 fn explain(way: &Way, server: &McpServer, failure: &Failure) -> McpFailure {
     let problem = way.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(problem) = problem {
-        let mut details = details(server, None);
-        details.insert("vault_id".to_owned(), json!(problem.vault));
-        details.insert("credential_id".to_owned(), json!(problem.credential));
-        return McpFailure { kind: problem.kind, message: problem.message, hop: None, details };
+        let ids = [("vault_id", json!(problem.vault)), ("credential_id", json!(problem.credential))];
+        let details = ids.into_iter().filter(|(_, id)| !id.is_null()).map(|(name, id)| (name.to_owned(), id));
+        return McpFailure {
+            kind: problem.kind,
+            message: problem.message,
+            hop: Some(Hop::Upstream),
+            details: details.collect(),
+        };
     }
-    let hop = way.hop(failure);
-    let more = failure.advice().map(|advice| format!(": {advice}")).unwrap_or_default();
-    let mut explained = connection_failed(server, Some(hop), &failure.to_string(), &more);
+    let more = match failure {
+        Failure::Unauthorized { status: 401 } => {
+            ": put a credential for this URL into a vault of the session".to_owned()
+        }
+        _ => failure.advice().map(|advice| format!(": {advice}")).unwrap_or_default(),
+    };
+    let mut explained = connection_failed(server, Some(way.hop(failure)), &failure.to_string(), &more);
     if matches!(failure, Failure::Unauthorized { .. }) {
         explained.kind = AUTHENTICATION_FAILED;
     }

@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sortie_api::{CreateAgent, CreateEnvironment, CreateKey, Grant, KeyKind, Limits};
+use sortie_api::{
+    CreateAgent, CreateCredential, CreateEnvironment, CreateEnvironmentKey, CreateKey, Grant, KeyKind, Limits, Metadata,
+};
 use sortie_hub::{AuditConfig, Hub, HubConfig};
 use sortie_ids::{Digest, WorkspaceId};
+use sortie_orchestrator::queue::Terms;
+use sortie_orchestrator::work::{Poll, Queues};
 use sortie_runtime::TaskSet;
 use sortie_store::{Made, NewCertificate, Store};
 use sortie_tls::Authority;
@@ -17,6 +21,9 @@ use tokio::net::TcpStream;
 
 /// The callers, in the order of the columns below.
 const CALLERS: [&str; 6] = ["nobody", "wrong key", "use key", "other workspace", "same workspace", "administrator"];
+
+/// Those who act for workers, in the order of the columns of [`WORKERS`].
+const WORK_CALLERS: [&str; 3] = ["environment's key", "session token", "other environment's key"];
 
 /// The statuses that an operation on an object of the workspace, or none, answers to them.
 type Row = (&'static str, [u16; 6]);
@@ -61,6 +68,47 @@ const ROWS: &[Row] = &[
     ("update_environment", [401, 401, 403, 404, 200, 404]),
     ("archive_environment", [401, 401, 403, 404, 200, 404]),
     ("delete_environment", [401, 401, 403, 404, 200, 404]),
+    ("poll_work", [401, 401, 403, 403, 403, 403]),
+    ("get_work_stats", [401, 401, 403, 404, 200, 404]),
+    ("list_work", [401, 401, 403, 404, 200, 404]),
+    ("get_work", [401, 401, 403, 404, 200, 404]),
+    ("update_work", [401, 401, 403, 404, 200, 404]),
+    ("acknowledge_work", [401, 401, 403, 403, 403, 403]),
+    ("heartbeat_work", [401, 401, 403, 403, 403, 403]),
+    ("stop_work", [401, 401, 403, 404, 200, 404]),
+    ("create_environment_key", [401, 401, 403, 404, 200, 404]),
+    ("list_environment_keys", [401, 401, 403, 404, 200, 404]),
+    ("archive_environment_key", [401, 401, 403, 404, 200, 404]),
+    ("create_healthcheck", [401, 401, 403, 404, 200, 404]),
+    ("get_healthcheck", [401, 401, 403, 404, 200, 404]),
+    ("create_session", [401, 401, 403, 404, 200, 404]),
+    ("list_sessions", [401, 401, 403, 200, 200, 200]),
+    ("get_session", [401, 401, 403, 404, 200, 404]),
+    ("update_session", [401, 401, 403, 404, 200, 404]),
+    ("list_session_resources", [401, 401, 403, 404, 200, 404]),
+    ("add_session_resource", [401, 401, 403, 404, 400, 404]),
+    ("send_session_events", [401, 401, 403, 404, 200, 404]),
+    ("list_session_events", [401, 401, 403, 404, 200, 404]),
+    ("stream_session_events", [401, 401, 403, 404, 200, 404]),
+    ("list_session_threads", [401, 401, 403, 404, 200, 404]),
+    ("get_session_thread", [401, 401, 403, 404, 200, 404]),
+    ("list_session_thread_events", [401, 401, 403, 404, 200, 404]),
+    ("stream_session_thread", [401, 401, 403, 404, 200, 404]),
+    ("archive_session_thread", [401, 401, 403, 404, 400, 404]),
+    ("archive_session", [401, 401, 403, 404, 200, 404]),
+    ("delete_session", [401, 401, 403, 404, 200, 404]),
+    ("create_vault", [401, 401, 403, 200, 200, 200]),
+    ("list_vaults", [401, 401, 403, 200, 200, 200]),
+    ("get_vault", [401, 401, 403, 404, 200, 404]),
+    ("update_vault", [401, 401, 403, 404, 200, 404]),
+    ("archive_vault", [401, 401, 403, 404, 200, 404]),
+    ("delete_vault", [401, 401, 403, 404, 200, 404]),
+    ("create_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("list_vault_credentials", [401, 401, 403, 404, 200, 404]),
+    ("get_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("update_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("archive_vault_credential", [401, 401, 403, 404, 200, 404]),
+    ("delete_vault_credential", [401, 401, 403, 404, 200, 404]),
     ("list_routes", [401, 401, 200, 200, 200, 200]),
     ("list_checkpoints", [401, 401, 403, 404, 200, 404]),
     ("list_approvals", [401, 401, 403, 404, 200, 404]),
@@ -83,18 +131,35 @@ const ROWS: &[Row] = &[
     ("call_route_delete", [401, 401, 503, 502, 503, 502]),
 ];
 
+/// What is answered to workers. An operation that is not named here refuses them: 403, a route that is none for them, or
+/// what anyone gets.
+const WORKERS: &[(&str, [u16; 3])] = &[
+    ("poll_work", [200, 403, 404]),
+    ("get_work_stats", [200, 403, 404]),
+    ("list_work", [200, 403, 404]),
+    ("acknowledge_work", [200, 200, 404]),
+    ("heartbeat_work", [200, 200, 404]),
+    ("stop_work", [200, 200, 404]),
+    // The token is of an item without a session.
+    ("get_session", [200, 404, 404]),
+    ("send_session_events", [200, 404, 404]),
+    ("list_session_events", [200, 404, 404]),
+    ("stream_session_events", [200, 404, 404]),
+];
+
 /// A hub with three workspaces. The objects lie in the middle one.
-struct Stage {
-    api: String,
+pub(crate) struct Stage {
+    pub(crate) api: String,
     keys: [Option<String>; 6],
+    workers: [String; 3],
     places: BTreeMap<&'static str, String>,
-    tasks: TaskSet,
-    hub: Hub,
+    pub(crate) tasks: TaskSet,
+    pub(crate) hub: Hub,
     _dir: TempDir,
 }
 
 /// Made before the hub runs, since two processes do not share the store's memory of keys.
-async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeMap<&'static str, String>) {
+async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], [String; 3], BTreeMap<&'static str, String>) {
     let home = store.default_workspace().clone();
     let organization = store.organization_of(&home).await.expect("organisation");
     let workspace = async |name: &str| {
@@ -120,6 +185,11 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
     let environment: CreateEnvironment = serde_json::from_value(json!({"name": "lab"})).expect("environment");
     let environment = environment.define().expect("environment");
     let environment = store.create_environment(&middle, environment).await.expect("environment");
+    let name = "secrets".parse().expect("name");
+    let vault = store.create_vault(&middle, name, Metadata::new()).await.expect("vault");
+    let sent: CreateCredential = serde_json::from_value(credential("first")).expect("credential");
+    let (definition, secrets) = sent.define(store.now()).expect("credential");
+    let kept = store.create_credential(&middle, &vault.id, definition, secrets).await.expect("credential");
     let spare = key(&middle, KeyKind::Use, std::slice::from_ref(&grant)).await;
     let shown = |made: sortie_api::CreatedKey| Some(made.secret.expose().to_owned());
     let keys = [
@@ -130,31 +200,69 @@ async fn furnish(store: &Store, limits: &Limits) -> ([Option<String>; 6], BTreeM
         shown(key(&middle, KeyKind::Manage, &[]).await),
         shown(key(&home, KeyKind::Manage, &[]).await),
     ];
-    let places = BTreeMap::from([
+    let (workers, work) = employ(store, &middle, limits).await;
+    let mut places = BTreeMap::from([
         ("{tunnel_id}", tunnel.id.to_string()),
         ("{certificate_id}", added.certificate.id.to_string()),
         ("{key_id}", spare.key.id.to_string()),
         ("{agent_id}", agent.id.to_string()),
         ("{environment_id}", environment.id.to_string()),
+        ("{vault_id}", vault.id.to_string()),
+        ("{credential_id}", kept.id.to_string()),
         ("{label}", tunnel.label.to_string()),
         ("{route}", "files".to_owned()),
         ("{path}", "mcp".to_owned()),
         ("{approval_id}", "apr_1".to_owned()),
     ]);
-    (keys, places)
+    places.extend(work);
+    (keys, workers, places)
+}
+
+/// An environment with a key, another one's key, and an item that was handed out, with its token.
+async fn employ(store: &Store, workspace: &WorkspaceId, limits: &Limits) -> ([String; 3], [(&'static str, String); 3]) {
+    let make = async |name: &str| {
+        let new = json!({"name": name, "config": {"type": "self_hosted"}});
+        let new: CreateEnvironment = serde_json::from_value(new).expect("environment");
+        let made = store.create_environment(workspace, new.define().expect("environment")).await.expect("environment");
+        let new = CreateEnvironmentKey { name: "worker".parse().expect("name"), expires_at: None };
+        (made.id.clone(), store.create_environment_key(workspace, &made.id, new, limits).await.expect("key"))
+    };
+    let ((environment, key), (_, other)) = (make("workshop").await, make("other").await);
+    let queues = Queues::new(store.clone(), Terms { lease_seconds: 60, start_seconds: 60 });
+    let check = queues.healthcheck(workspace, &environment).await.expect("item");
+    let poll = Poll {
+        workspace: workspace.clone(),
+        environment: environment.clone(),
+        key: key.key.id.clone(),
+        worker: None,
+        wait: Duration::ZERO,
+        reclaim: Duration::ZERO,
+    };
+    let handed = queues.poll(&poll).await.expect("polled").expect("the item");
+    assert_eq!(handed.item.id, check.id);
+    let spare = CreateEnvironmentKey { name: "spare".parse().expect("name"), expires_at: None };
+    let spare = store.create_environment_key(workspace, &environment, spare, limits).await.expect("key");
+    let [key, token, other] = [&key.secret, &handed.token, &other.secret].map(|secret| secret.expose().to_owned());
+    let places = [
+        ("{workshop}", environment.to_string()),
+        ("{work_id}", check.id.to_string()),
+        ("{worker_key_id}", spare.key.id.to_string()),
+    ];
+    ([key, token, other], places)
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let limits = Limits::default();
         let store = Store::open(dir.path()).await.expect("store");
-        let (keys, places) = furnish(&store, &limits).await;
+        let (keys, workers, places) = furnish(&store, &limits).await;
         store.close().await;
         let tasks = TaskSet::new();
         let here = ([127, 0, 0, 1], 0).into();
         let config = HubConfig {
             data_dir: dir.path().to_owned(),
+            database: None,
             api: here,
             edge: here,
             health: None,
@@ -169,16 +277,51 @@ impl Stage {
             limits,
             audit: AuditConfig::default(),
             mcp: sortie_hub::McpConfig::default(),
+            models: None,
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();
-        Self { api, keys, places, tasks, hub, _dir: dir }
+        let mut stage = Self { api, keys, workers, places, tasks, hub, _dir: dir };
+        let session = stage.create_session().await;
+        let threads = format!("/v1/sessions/{session}/threads");
+        let threads = stage.asked("GET", &threads, Value::Null).await;
+        stage.places.insert("{thread_id}", threads["data"][0]["id"].as_str().expect("id").to_owned());
+        stage.places.insert("{session_id}", session);
+        stage
+    }
+
+    /// Makes a session in the middle workspace; its id.
+    pub(crate) async fn create_session(&self) -> String {
+        let made = self.asked("POST", "/v1/sessions", body("create_session")).await;
+        made["id"].as_str().expect("id").to_owned()
+    }
+
+    /// The answer to the key of the middle workspace, which must be one of success.
+    pub(crate) async fn asked(&self, method: &str, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, answer) = self.send(method, path, self.middle_key(), &body).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        let body = answer.split_once("\r\n\r\n").expect("body").1;
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    /// The `manage` key of the middle workspace.
+    pub(crate) fn middle_key(&self) -> Option<&str> {
+        self.keys[4].as_deref()
     }
 
     /// Sends a request; the status and the whole answer.
-    async fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
-        let path = self.places.iter().fold(path.to_owned(), |path, (place, value)| path.replace(place, value));
+    pub(crate) async fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
+        // What workers are asked about lies in an environment of its own, since the other one is deleted.
+        let path = match path.contains("/work") || path.contains("/keys") || path.contains("/healthcheck") {
+            true if path.contains("{environment_id}") => {
+                path.replace("{environment_id}", "{workshop}").replace("{key_id}", "{worker_key_id}")
+            }
+            _ => path.to_owned(),
+        };
+        let path = self.places.iter().fold(path, |path, (place, value)| path.replace(place, value));
         let key = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
+        let body = self.places.iter().fold(body.to_owned(), |body, (place, value)| body.replace(place, value));
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}content-length: {length}\r\n\r\n{body}"
@@ -186,11 +329,23 @@ impl Stage {
         let mut stream = TcpStream::connect(&self.api).await.expect("connect");
         stream.write_all(request.as_bytes()).await.expect("written");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("read");
+        loop {
+            let read = stream.read_buf(&mut answer).await.expect("read");
+            // Streams of events have no end.
+            let streams = answer.windows(17).any(|part| part == b"text/event-stream");
+            if read == 0 || streams && answer.windows(4).any(|part| part == b"\r\n\r\n") {
+                break;
+            }
+        }
         let answer = String::from_utf8(answer).expect("text");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("{method} {path}: {answer:?}")), answer)
     }
+}
+
+fn credential(server: &str) -> Value {
+    let url = format!("https://{server}.example.com");
+    json!({"auth": {"type": "static_bearer", "mcp_server_url": url, "token": "secret"}})
 }
 
 /// A body that the operation takes, as far as it can be made up here.
@@ -199,7 +354,12 @@ fn body(operation: &str) -> Value {
         "create_key" => json!({"kind": "manage", "name": "made"}),
         "create_agent" => json!({"name": "made", "model": "scripted"}),
         "create_environment" => json!({"name": "made"}),
-        "create_workspace" => json!({"name": "made"}),
+        "create_session" => json!({"agent": "{agent_id}", "environment_id": "{workshop}"}),
+        "send_session_events" => json!({"events": [{"type": "user.interrupt"}]}),
+        "create_workspace" | "create_environment_key" => json!({"name": "made"}),
+        "update_work" => json!({"metadata": {"note": "seen"}}),
+        "create_vault" => json!({"display_name": "made"}),
+        "create_vault_credential" => credential("second"),
         "decide_approval" => json!({"decision": "deny"}),
         // Allowed callers get to the rules for certificates, and no further.
         "create_tunnel_certificate" | "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": "x"}),
@@ -224,7 +384,8 @@ async fn every_operation_answers_every_caller_as_the_table_says() {
     // What archives comes last, the tunnel itself after what lies in it, and after that what deletes.
     let ends = |id: &str| {
         let archives = id.starts_with("archive_");
-        (id.starts_with("delete_"), archives, id.contains("tunnel") && !id.contains("certificate"))
+        let holds = (id.contains("tunnel") || id.contains("vault")) && !id.contains("cert") && !id.contains("cred");
+        (id.starts_with("delete_"), archives, holds)
     };
     let mut rows = ROWS.to_vec();
     rows.sort_by_key(|(id, _)| ends(id));
@@ -234,11 +395,21 @@ async fn every_operation_answers_every_caller_as_the_table_says() {
             let (status, answer) = stage.send(method, path, key.as_deref(), &body(id).to_string()).await;
             assert_eq!(status, expected, "{id}, {caller}: {answer}");
         }
+        let asked = WORKERS.iter().find(|(named, _)| *named == id).map(|(_, expected)| *expected);
+        let usual = match id {
+            _ if expected[0] == 200 => 200,
+            _ if id.starts_with("call_route_") => 502,
+            _ => 403,
+        };
+        for ((caller, key), expected) in WORK_CALLERS.iter().zip(&stage.workers).zip(asked.unwrap_or([usual; 3])) {
+            let (status, answer) = stage.send(method, path, Some(key), &body(id).to_string()).await;
+            assert_eq!(status, expected, "{id}, {caller}: {answer}");
+        }
         let protected = document["paths"][*path][method.to_ascii_lowercase()]["security"] != json!([]);
         assert_eq!(protected, expected[0] == 401, "{id}: what the document says about keys");
     }
     let metrics = stage.send("GET", "/metrics", stage.keys[5].as_deref(), "").await.1;
-    let counted = "sortie_hub_api_requests_total{operation=\"create_workspace\",status=\"4xx\"} 5";
+    let counted = "sortie_hub_api_requests_total{operation=\"create_workspace\",status=\"4xx\"} 8";
     assert!(metrics.contains(counted), "{metrics}");
     let ended = stage.tasks.shutdown(Duration::from_secs(5)).await;
     assert!(ended, "no request is left");
@@ -257,6 +428,9 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
         "/v1/agents/{agent_id}",
         "/v1/agents/{agent_id}/versions",
         "/v1/environments/{environment_id}",
+        "/v1/vaults/{vault_id}",
+        "/v1/vaults/{vault_id}/credentials",
+        "/v1/vaults/{vault_id}/credentials/{credential_id}",
     ] {
         let said = async |path: &str| {
             let (status, answer) = stage.send("GET", path, foreign, "").await;
@@ -265,7 +439,9 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
             (status, body["error"].clone())
         };
         let unknown = path.replace("{tunnel_id}", "tnl_nosuch").replace("{key_id}", "key_nosuch");
+        let unknown = unknown.replace("{session_id}", "sesn_nosuch");
         let unknown = unknown.replace("{agent_id}", "agent_nosuch").replace("{environment_id}", "env_nosuch");
+        let unknown = unknown.replace("{vault_id}", "vlt_nosuch");
         let found = said(path).await;
         assert_eq!(found.0, 404, "{path}");
         assert_eq!(found, said(&unknown).await, "{path}");

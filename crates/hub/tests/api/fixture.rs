@@ -18,7 +18,9 @@ use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::NoServers;
 use sortie_orchestrator::models::Catalog;
+use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
+use sortie_orchestrator::work::Queues;
 use sortie_runtime::TaskSet;
 use sortie_store::Store;
 use tempfile::TempDir;
@@ -34,6 +36,7 @@ pub(crate) struct Hub {
     /// Made for the grant of the `use` key, and archived again.
     pub(crate) first_tunnel: TunnelId,
     dir: TempDir,
+    _tasks: TaskSet,
 }
 
 pub(crate) struct Answer {
@@ -105,11 +108,18 @@ impl Hub {
         let signer = Signer::open(&store, None, None).await.expect("signer");
         let api_url = "http://127.0.0.1:4180".to_owned();
         let tasks = TaskSet::new();
+        let (lease_seconds, start_seconds) = (limits.work_lease_seconds, limits.work_start_seconds);
+        let work = Queues::start(store.clone(), Terms { lease_seconds, start_seconds }, &tasks).await.expect("queues");
         let live = Live::start(&tasks);
+        let terms = Terms { lease_seconds: 120, start_seconds: 300 };
+        let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
-        let sessions = Sessions::start(store.clone(), models, servers, live.clone(), Settings::default(), tasks);
+        let sessions =
+            Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
+            work,
             sessions,
+            models,
             live,
             store: store.clone(),
             base_domain,
@@ -121,6 +131,7 @@ impl Hub {
             links,
             gateways: Gateways::default(),
             audit,
+            work,
             edge_port,
         };
         Self {
@@ -131,6 +142,7 @@ impl Hub {
             usage: usage.secret.expose().to_owned(),
             first_tunnel: tunnel.id,
             dir,
+            _tasks: tasks,
         }
     }
 
@@ -143,6 +155,22 @@ impl Hub {
         files.sort();
         let text: String = files.iter().map(|file| std::fs::read_to_string(file).expect("file")).collect();
         text.lines().map(|line| serde_json::from_str(line).expect("json")).collect()
+    }
+
+    /// Whether a file below the data directory holds this text.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        let mut folders = vec![self.dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("folder") {
+                let path = entry.expect("entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if std::fs::read(&path).expect("file").windows(text.len()).any(|part| part == text.as_bytes()) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Sends a request with the `manage` key; `body` is sent as it is when it is a JSON string.

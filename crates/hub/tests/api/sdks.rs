@@ -57,6 +57,62 @@ async fn lost_answers_leave_no_spare_tunnel_behind_the_typescript_sdk() {
     lost_answers(node(sdk)).await;
 }
 
+#[tokio::test]
+async fn sessions_work_with_the_python_sdk() {
+    let Some(interpreter) = tool(PYTHON) else { return };
+    let mut command = Command::new(interpreter);
+    command.arg(script("python/sessions_api.py"));
+    sessions(command).await;
+}
+
+#[tokio::test]
+async fn sessions_work_with_the_typescript_sdk() {
+    let Some(sdk) = tool(NODE) else { return };
+    let mut command = Command::new("node");
+    command.arg(script("node/sessions_api.mjs")).arg(sdk);
+    sessions(command).await;
+}
+
+async fn sessions(mut command: Command) {
+    let mut tasks = JoinSet::new();
+    let hub = Hub::new().await;
+    let address = serve(&hub, &mut tasks).await;
+    command.arg(format!("http://{address}")).arg(&hub.manage);
+    let said = succeeds(command).await;
+    assert!(said.contains("all as expected"), "{said}");
+}
+
+#[tokio::test]
+async fn agents_environments_and_vaults_work_with_the_python_sdk() {
+    let Some(interpreter) = tool(PYTHON) else { return };
+    let mut command = Command::new(interpreter);
+    command.arg(script("python/agents_api.py"));
+    every_resource(command).await;
+}
+
+#[tokio::test]
+async fn agents_environments_and_vaults_work_with_the_typescript_sdk() {
+    let Some(sdk) = tool(NODE) else { return };
+    let mut command = Command::new("node");
+    command.arg(script("node/agents_api.mjs")).arg(sdk);
+    every_resource(command).await;
+}
+
+async fn every_resource(mut command: Command) {
+    let mut tasks = JoinSet::new();
+    let hub = Hub::new().await;
+    let address = serve(&hub, &mut tasks).await;
+    command.arg(format!("http://{address}")).arg(&hub.manage);
+    let said = succeeds(command).await;
+    assert!(said.contains("all as expected"), "{said}");
+    let records = serde_json::to_string(&hub.records()).expect("json");
+    for event in ["agent_updated", "environment_deleted", "vault_archived", "vault_credential_updated"] {
+        assert!(records.contains(event), "{event} is on record");
+    }
+    assert!(!records.contains("canary-secret"), "no secret is");
+    assert!(!hub.holds("canary-secret"), "no secret lies open in the data directory");
+}
+
 async fn every_method(mut command: Command) {
     let mut tasks = JoinSet::new();
     let hub = Hub::new().await;

@@ -46,11 +46,10 @@ impl<'m, 'g> Run<'m, 'g> {
         let mut interrupts = Vec::new();
         for body in bodies {
             let id = (self.given.id)();
-            let waits = match body {
-                EventBody::UserMessage { .. } | EventBody::SystemMessage { .. } => true,
-                EventBody::UserInterrupt { .. } => true,
-                _ => false,
-            };
+            let waits = matches!(
+                body,
+                EventBody::UserMessage { .. } | EventBody::SystemMessage { .. } | EventBody::UserInterrupt { .. }
+            );
             let processed_at = if waits { None } else { Some(self.tick()) };
             let event = Event { id, processed_at, body };
             self.step.echoes.push(event.clone());

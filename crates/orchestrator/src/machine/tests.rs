@@ -1,1 +1,3 @@
-
+mod cases;
+mod laws;
+mod world;

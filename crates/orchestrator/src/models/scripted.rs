@@ -30,8 +30,11 @@ const BYTES_PER_TOKEN: usize = 4;
 pub(super) struct Scripted {
     /// Scripts of the settings, by their names; the one for conversations without a script has none.
     scripts: BTreeMap<String, Arc<str>>,
-    faults: Mutex<HashMap<SessionId, Played>>,
 }
+
+/// Which faults were played in which sessions.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Mutex<HashMap<SessionId, Played>>);
 
 /// Faults that were played at one place of a session's script: the conversation does not show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ struct Played {
 impl Scripted {
     /// With these scripts of the settings.
     pub(super) fn new(scripts: BTreeMap<String, Arc<str>>) -> Self {
-        Self { scripts, faults: Mutex::default() }
+        Self { scripts }
     }
 
     /// Whether a model of this name is played here.
@@ -55,6 +58,7 @@ impl Scripted {
     /// What an upstream would answer.
     pub(super) async fn ask(
         &self,
+        faults: &Faults,
         request: &ModelRequest,
         deltas: &UnboundedSender<Delta>,
     ) -> Result<ModelAnswer, ModelError> {
@@ -65,7 +69,7 @@ impl Scripted {
         let script = Script::parse(text).map_err(|why| {
             ModelError::new(REQUEST_FAILED, format!("the scripted model cannot read its script: {why}"))
         })?;
-        let Some(step) = self.step(&script, text, answered, &request.source.session) else {
+        let Some(step) = faults.step(&script, text, answered, &request.source.session) else {
             return Ok(scene.plain(AT_THE_END, deltas));
         };
         scene.play(step, deltas).await
@@ -86,11 +90,13 @@ impl Scripted {
         let script = request.system.as_deref().and_then(within).or(own)?;
         Some((script, answered))
     }
+}
 
+impl Faults {
     /// The step that is next, noted if it is one that the conversation will not show.
     fn step<'a>(&self, script: &'a Script, text: &str, answered: u64, session: &SessionId) -> Option<&'a Step> {
         let digest = Digest::of(text.as_bytes());
-        let mut all = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = |played: &&Played| played.script == digest && played.answered == answered;
         let faults = all.get(session).filter(here).map_or(0, |played| played.faults);
         let step = script.step(answered, faults)?;

@@ -425,7 +425,11 @@ impl Actor {
             entries: lines,
             wake,
         };
+        #[cfg(test)]
+        self.inner.fault.before_commit().await;
         self.inner.store.commit(transition).await?;
+        #[cfg(test)]
+        self.inner.fault.after_commit().await;
         core.revision += 1;
         if let Some(transcript) = &mut core.transcript {
             transcript.extend(entries);

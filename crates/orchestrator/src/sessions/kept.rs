@@ -21,6 +21,12 @@ impl Kept {
         Self { room, ..Self::default() }
     }
 
+    #[cfg(test)]
+    pub(super) fn resize(&mut self, room: usize) {
+        self.room = room;
+        while self.bytes > room && self.drop_oldest() {}
+    }
+
     pub(super) fn put(&mut self, core: Core) {
         let id = core.id().clone();
         drop(self.take(&id));
@@ -28,12 +34,7 @@ impl Kept {
         self.order.insert(self.next, id.clone());
         self.cores.insert(id, (self.next, core));
         self.next += 1;
-        while self.bytes > self.room {
-            let Some((_, oldest)) = self.order.pop_first() else { return };
-            if let Some((_, core)) = self.cores.remove(&oldest) {
-                self.bytes = self.bytes.saturating_sub(core.bytes());
-            }
-        }
+        while self.bytes > self.room && self.drop_oldest() {}
     }
 
     pub(super) fn take(&mut self, id: &SessionId) -> Option<Core> {
@@ -41,5 +42,10 @@ impl Kept {
         self.order.remove(&at);
         self.bytes = self.bytes.saturating_sub(core.bytes());
         Some(core)
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let oldest = self.order.first_key_value().map(|(_, id)| id.clone());
+        oldest.is_some_and(|id| self.take(&id).is_some())
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sortie_api::Hop;
 use sortie_conformance_server::ConformanceServer;
-use sortie_ids::{EventId, WorkspaceId};
+use sortie_ids::{EventId, SessionId, WorkspaceId};
 use sortie_orchestrator::mcp::McpContext;
 use sortie_testkit::eventually;
 
@@ -52,7 +52,7 @@ async fn each_call_is_the_agents_own_to_policy_and_audit() {
     assert_eq!((refused.kind, refused.hop), (CONNECTION, Some(Hop::Policy)), "{refused:?}");
 
     // The records name the agent, the session and the use of the tool.
-    let dir = world.home.join("gateway/audit");
+    let dir = world.home.join("gateway/audit/log");
     let record = eventually(LATE, || {
         let names = std::fs::read_dir(&dir).ok()?.flatten().map(|entry| entry.path());
         let text: String = names.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
@@ -64,7 +64,7 @@ async fn each_call_is_the_agents_own_to_policy_and_audit() {
     for part in [session.agent.as_str(), session.session.as_str(), session.key.as_str(), "\"reader\"", "\"3\""] {
         assert!(record.contains(part), "`{part}` is not in {record}");
     }
-    let tail = sortie(&world.home).args(["--output", "json", "audit", "tail"]).arg(&dir);
+    let tail = sortie(&world.home).args(["--output", "json", "audit", "tail"]).arg(dir.parent().expect("a directory"));
     let said = succeeds(tail).await;
     assert!(said.contains(tool_use.as_str()) && said.contains(session.session.as_str()), "{said}");
     drop(gateway);
@@ -78,7 +78,7 @@ async fn every_name_of_a_route_leads_there_and_what_is_denied_is_an_answer() {
     let session = world.session().await;
     let policy = allow(&session, "\"*\"")
         + "[[deny]]\nid = \"no errors\"\ntools = \"test_error_handling\"\n\
-        where = { \"/x\" = \"1\" }\nreason = \"ask the owners\"\n";
+        where = [{ pointer = \"/x\", equals = \"1\" }]\nreason = \"ask the owners\"\n";
     let gateway = world.gateway(&settings(&world, &full.url()), &policy).await;
     let label = gateway.domain.split('.').next().expect("label").to_owned();
     for url in [
@@ -117,7 +117,7 @@ async fn failures_name_the_hop() {
     assert_eq!(hop(&session, url("other")).await, Some(Hop::Route));
     assert_eq!(hop(&session, server("https://files.abcd1234.sortie.localhost/mcp")).await, Some(Hop::Route));
     // Another workspace's tunnels do not exist.
-    let foreign = McpContext { workspace: WorkspaceId::random(), ..session.clone() };
+    let foreign = McpContext { workspace: WorkspaceId::random(), session: SessionId::random(), ..session.clone() };
     assert_eq!(hop(&foreign, url("full")).await, Some(Hop::Route));
     // The server ends in the middle of a turn, and comes back for the next one.
     let addr = full.addr();

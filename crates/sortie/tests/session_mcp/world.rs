@@ -42,6 +42,7 @@ impl World {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let config = HubConfig {
             data_dir: home.join("hub"),
+            database: None,
             api: free,
             edge: free,
             health: None,
@@ -56,6 +57,7 @@ impl World {
             limits: sortie_api::Limits::default(),
             audit: AuditConfig::default(),
             mcp,
+            models: None,
         };
         let hub = Hub::start(config, &tasks).await.expect("hub");
         Self { mcp: hub.mcp.clone(), hub, home, tasks }

@@ -1,9 +1,13 @@
 use super::*;
-use crate::testing::{Fixture, all, certificate, first};
+use crate::testing::{Fixture, all, certificate, first, on_both};
 
-#[tokio::test]
-async fn two_are_active_at_most_and_archiving_makes_room() {
-    let f = Fixture::new().await;
+on_both![
+    two_are_active_at_most_and_archiving_makes_room,
+    a_certificate_of_another_tunnel_is_not_found,
+    pages_of_certificates,
+];
+
+async fn two_are_active_at_most_and_archiving_makes_room(f: Fixture) {
     let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     let mut changes = f.store.changes();
     let a = f.store.add_certificate(&f.home, &tunnel, certificate("a"), &f.limits).await.expect("a").certificate;
@@ -40,9 +44,7 @@ async fn two_are_active_at_most_and_archiving_makes_room() {
     assert_eq!(everything[0], a2);
 }
 
-#[tokio::test]
-async fn a_certificate_of_another_tunnel_is_not_found() {
-    let f = Fixture::new().await;
+async fn a_certificate_of_another_tunnel_is_not_found(f: Fixture) {
     let one = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     let two = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     let added = f.store.add_certificate(&f.home, &one, certificate("a"), &f.limits).await.expect("added");
@@ -53,9 +55,7 @@ async fn a_certificate_of_another_tunnel_is_not_found() {
     f.store.add_certificate(&f.home, &two, certificate("a"), &f.limits).await.expect("one CA may serve two tunnels");
 }
 
-#[tokio::test]
-async fn pages_of_certificates() {
-    let f = Fixture::new().await;
+async fn pages_of_certificates(f: Fixture) {
     let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     for name in ["a", "b", "c"] {
         let added = f.store.add_certificate(&f.home, &tunnel, certificate(name), &f.limits).await.expect("added");

@@ -2,6 +2,14 @@ use sortie_ids::SessionId;
 
 use super::*;
 use crate::sessions::tests::{Ground, at, everything, idle, message};
+use crate::testing::{Fixture, on_both};
+
+on_both![
+    pages_of_every_size_put_together_are_the_whole_list,
+    an_event_that_takes_its_place_between_two_pages_is_not_missed,
+    a_page_holds_so_many_bytes_and_a_larger_event_stands_alone,
+    lists_are_filtered_by_type_and_time,
+];
 
 /// A session with five events in their places, ten microseconds apart, and three that wait; the ids in the order of lists.
 async fn filled(ground: &Ground) -> (SessionId, Vec<EventId>) {
@@ -22,9 +30,8 @@ fn ids(page: &EventPage) -> Vec<EventId> {
     page.lines.iter().map(|line| serde_json::from_str::<Event>(line).expect("event").id).collect()
 }
 
-#[tokio::test]
-async fn pages_of_every_size_put_together_are_the_whole_list() {
-    let ground = Ground::new().await;
+async fn pages_of_every_size_put_together_are_the_whole_list(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (session, expected) = filled(&ground).await;
     for descending in [false, true] {
         let mut expected = expected.clone();
@@ -49,9 +56,8 @@ async fn pages_of_every_size_put_together_are_the_whole_list() {
     }
 }
 
-#[tokio::test]
-async fn an_event_that_takes_its_place_between_two_pages_is_not_missed() {
-    let ground = Ground::new().await;
+async fn an_event_that_takes_its_place_between_two_pages_is_not_missed(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (session, expected) = filled(&ground).await;
     let asked = EventQuery { limit: 6, ..everything() };
     let page = ground.fixture.store.list_events(&session, &asked).await.expect("page");
@@ -65,9 +71,8 @@ async fn an_event_that_takes_its_place_between_two_pages_is_not_missed() {
     assert_eq!(ids(&rest), [expected[7].clone(), expected[6].clone()]);
 }
 
-#[tokio::test]
-async fn a_page_holds_so_many_bytes_and_a_larger_event_stands_alone() {
-    let ground = Ground::new().await;
+async fn a_page_holds_so_many_bytes_and_a_larger_event_stands_alone(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let made = ground.session().await;
     let large = at(30, message(&"x".repeat(5000)));
     let events = vec![idle(10), idle(20), large, idle(40), idle(50)];
@@ -95,9 +100,8 @@ async fn a_page_holds_so_many_bytes_and_a_larger_event_stands_alone() {
     }
 }
 
-#[tokio::test]
-async fn lists_are_filtered_by_type_and_time() {
-    let ground = Ground::new().await;
+async fn lists_are_filtered_by_type_and_time(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (session, expected) = filled(&ground).await;
     let found = async |asked: EventQuery| {
         let page = ground.fixture.store.list_events(&session, &asked).await.expect("page");

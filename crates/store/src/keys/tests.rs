@@ -1,7 +1,16 @@
 use std::time::Duration;
 
 use super::*;
-use crate::testing::{Fixture, all, first};
+use crate::testing::{Fixture, all, first, on_both};
+
+on_both![
+    keys_are_found_by_digest_and_scoped,
+    keys_that_break_a_rule_are_refused,
+    an_archived_key_is_refused_at_once_and_an_expired_one_on_time,
+    a_key_is_believed_for_five_seconds_without_the_database,
+    a_lookup_that_began_before_the_archiving_brings_nothing_back,
+    use_is_noted_about_once_a_minute,
+];
 
 fn request(kind: KeyKind, grants: Vec<Grant>) -> CreateKey {
     CreateKey {
@@ -19,9 +28,7 @@ async fn manage(f: &Fixture) -> CreatedKey {
     f.store.create_key(&f.home, request(KeyKind::Manage, Vec::new()), &f.limits).await.expect("key")
 }
 
-#[tokio::test]
-async fn keys_are_found_by_digest_and_scoped() {
-    let mut f = Fixture::new().await;
+async fn keys_are_found_by_digest_and_scoped(mut f: Fixture) {
     let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     let grants = vec![
         Grant { tunnel_id: tunnel.clone(), route: Some("files".parse().expect("route")) },
@@ -47,9 +54,7 @@ async fn keys_are_found_by_digest_and_scoped() {
     assert!(none(f.store.organization_of(&WorkspaceId::random()).await.map(drop)));
 }
 
-#[tokio::test]
-async fn keys_that_break_a_rule_are_refused() {
-    let f = Fixture::new().await;
+async fn keys_that_break_a_rule_are_refused(f: Fixture) {
     let tunnel = f.store.create_tunnel(&f.home, None, &f.limits).await.expect("tunnel").id;
     let foreign = f.store.create_tunnel(&f.foreign, None, &f.limits).await.expect("tunnel").id;
     let grant = |id: &sortie_ids::TunnelId| Grant { tunnel_id: id.clone(), route: None };
@@ -78,9 +83,7 @@ async fn keys_that_break_a_rule_are_refused() {
     assert!(matches!(result, Err(StoreError::TooManyKeys(1))));
 }
 
-#[tokio::test]
-async fn an_archived_key_is_refused_at_once_and_an_expired_one_on_time() {
-    let f = Fixture::new().await;
+async fn an_archived_key_is_refused_at_once_and_an_expired_one_on_time(f: Fixture) {
     let mut new = request(KeyKind::Manage, Vec::new());
     new.expires_at = Some(f.store.now() + jiff::SignedDuration::from_secs(100));
     let expiring = f.store.create_key(&f.home, new, &f.limits).await.expect("key");
@@ -103,9 +106,7 @@ async fn an_archived_key_is_refused_at_once_and_an_expired_one_on_time() {
     assert_eq!(f.store.list_keys(&f.home, first(100)).await.expect("list").items, [expiring.key]);
 }
 
-#[tokio::test]
-async fn a_key_is_believed_for_five_seconds_without_the_database() {
-    let f = Fixture::new().await;
+async fn a_key_is_believed_for_five_seconds_without_the_database(f: Fixture) {
     let made = manage(&f).await;
     let digest = made.secret.digest();
     let before = f.store.key_by_digest(&digest).await.expect("found").expect("known");
@@ -121,9 +122,7 @@ async fn a_key_is_believed_for_five_seconds_without_the_database() {
     assert_eq!(read_again.kind, KeyKind::Manage, "a clock that was set back does not stretch the belief");
 }
 
-#[tokio::test]
-async fn a_lookup_that_began_before_the_archiving_brings_nothing_back() {
-    let f = Fixture::new().await;
+async fn a_lookup_that_began_before_the_archiving_brings_nothing_back(f: Fixture) {
     let made = manage(&f).await;
     let digest = made.secret.digest();
     let now = f.store.now();
@@ -137,9 +136,7 @@ async fn a_lookup_that_began_before_the_archiving_brings_nothing_back() {
     assert!(cache.get(&digest, now).is_ok());
 }
 
-#[tokio::test]
-async fn use_is_noted_about_once_a_minute() {
-    let f = Fixture::new().await;
+async fn use_is_noted_about_once_a_minute(f: Fixture) {
     let made = manage(&f).await;
     let noted = async |expected: Option<Timestamp>| {
         for _ in 0..500 {

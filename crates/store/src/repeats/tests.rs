@@ -4,7 +4,17 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::TunnelRecord;
-use crate::testing::{Fixture, all};
+use crate::testing::{Fixture, all, on_both};
+
+on_both![
+    an_idempotency_key_makes_one_object_for_a_day,
+    simultaneous_requests_with_one_key_make_one_object,
+    a_refused_request_may_be_repeated_under_its_key,
+    answers_are_bounded_and_sealed,
+    a_later_attempt_finds_what_an_earlier_one_made,
+    first_attempts_are_requests_of_their_own,
+    what_its_creator_knows_or_nobody_can_use_is_not_found,
+];
 
 fn once(idempotency_key: &str, request: &str) -> Once<TunnelRecord> {
     Once {
@@ -49,9 +59,7 @@ async fn count(f: &Fixture) -> usize {
     f.store.list_tunnels(&f.home, all()).await.expect("list").items.len()
 }
 
-#[tokio::test]
-async fn an_idempotency_key_makes_one_object_for_a_day() {
-    let mut f = Fixture::new().await;
+async fn an_idempotency_key_makes_one_object_for_a_day(mut f: Fixture) {
     let Made::Now(made) = create_once(&f, "a", "{}").await.expect("made") else { panic!("not made") };
     f.reopen().await;
     f.store.archive_tunnel(&f.home, &made.id).await.expect("archived");
@@ -66,9 +74,7 @@ async fn an_idempotency_key_makes_one_object_for_a_day() {
     assert!(matches!(create_once(&f, "a", "another").await, Ok(Made::Now(_))));
 }
 
-#[tokio::test]
-async fn simultaneous_requests_with_one_key_make_one_object() {
-    let f = Fixture::new().await;
+async fn simultaneous_requests_with_one_key_make_one_object(f: Fixture) {
     let mut tasks = JoinSet::new();
     for _ in 0..12 {
         let (store, home, limits) = (f.store.clone(), f.home.clone(), f.limits);
@@ -81,24 +87,19 @@ async fn simultaneous_requests_with_one_key_make_one_object() {
     assert_eq!(count(&f).await, 1);
 }
 
-#[tokio::test]
-async fn a_refused_request_may_be_repeated_under_its_key() {
-    let mut f = Fixture::new().await;
+async fn a_refused_request_may_be_repeated_under_its_key(mut f: Fixture) {
     f.limits.tunnels_per_organization = 0;
     assert!(matches!(create_once(&f, "a", "{}").await, Err(StoreError::TooManyTunnels(0))));
     f.limits.tunnels_per_organization = 1;
     assert!(matches!(create_once(&f, "a", "{}").await, Ok(Made::Now(_))));
 }
 
-#[tokio::test]
-async fn answers_are_bounded_and_sealed() {
-    let f = Fixture::new().await;
-    f.damage(
+async fn answers_are_bounded_and_sealed(f: Fixture) {
+    let filled = db::query(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) \
-         INSERT INTO idempotent_requests SELECT w.id, 'k' || i, zeroblob(32), zeroblob(1), 1800000000 \
-         FROM n, (SELECT id FROM workspaces ORDER BY rowid LIMIT 1) w",
-    )
-    .await;
+         INSERT INTO idempotent_requests SELECT $1, 'k' || i, $2, $3, 1800000000 FROM n",
+    );
+    f.damage(filled.bind(f.home.as_str()).bind(&[0; 32]).bind(&[0][..])).await;
     assert!(matches!(create_once(&f, "a", "{}").await, Err(StoreError::TooManyIdempotencyKeys(10_000))));
     assert_eq!(count(&f).await, 0, "nothing of it was stored");
     f.pass(KEPT);
@@ -116,16 +117,10 @@ async fn answers_are_bounded_and_sealed() {
     let made = f.store.create_key_once(&f.home, &f.home, new, &f.limits, once).await.expect("key");
     let Made::Now(made) = made else { panic!("not made") };
     f.store.close().await;
-    for entry in std::fs::read_dir(f.dir.path()).expect("dir") {
-        let bytes = std::fs::read(entry.expect("entry").path()).expect("file");
-        let secret = made.secret.expose().as_bytes();
-        assert!(!bytes.windows(secret.len()).any(|window| window == secret), "a secret lies in a file");
-    }
+    assert!(!f.lies_in_a_file(made.secret.expose().as_bytes()), "a secret lies in a file");
 }
 
-#[tokio::test]
-async fn a_later_attempt_finds_what_an_earlier_one_made() {
-    let mut f = Fixture::new().await;
+async fn a_later_attempt_finds_what_an_earlier_one_made(mut f: Fixture) {
     let key = key(&f).await;
     let (first, made) = attempt(&f, &key, "{}", 0).await;
     assert!(made);
@@ -138,9 +133,7 @@ async fn a_later_attempt_finds_what_an_earlier_one_made() {
     assert!(attempt(&f, &other, "{}", 3).await.1, "another key is another sender");
 }
 
-#[tokio::test]
-async fn first_attempts_are_requests_of_their_own() {
-    let f = Fixture::new().await;
+async fn first_attempts_are_requests_of_their_own(f: Fixture) {
     let key = key(&f).await;
     let (one, two) = (attempt(&f, &key, "{}", 0).await.0, attempt(&f, &key, "{}", 0).await.0);
     assert_ne!(one, two);
@@ -149,9 +142,7 @@ async fn first_attempts_are_requests_of_their_own() {
     assert!(attempt(&f, &key, "{}", 1).await.1);
 }
 
-#[tokio::test]
-async fn what_its_creator_knows_or_nobody_can_use_is_not_found() {
-    let f = Fixture::new().await;
+async fn what_its_creator_knows_or_nobody_can_use_is_not_found(f: Fixture) {
     let (key, other) = (key(&f).await, key(&f).await);
     let (named, _) = attempt(&f, &key, "named", 0).await;
     f.store.claim_tunnel(&other, &named).await.expect("noted");
@@ -171,6 +162,7 @@ async fn what_its_creator_knows_or_nobody_can_use_is_not_found() {
 async fn an_attempt_that_comes_while_the_first_runs_waits_for_it() {
     let f = Fixture::new().await;
     let key = key(&f).await;
+    // In the order that they come in, which only SQLite's one connection keeps.
     let busy = f.store.begin().await.expect("the writer");
     let (first, second) = (attempt(&f, &key, "{}", 0), attempt(&f, &key, "{}", 1));
     let release = async {

@@ -6,7 +6,17 @@ use sortie_ids::{EnvironmentId, KeyId};
 
 use super::*;
 use crate::EventQuery;
-use crate::testing::Fixture;
+use crate::testing::{Fixture, on_both};
+
+on_both![
+    a_session_is_found_in_its_workspace_as_it_was_made,
+    sessions_need_a_live_self_hosted_environment_of_their_workspace,
+    steps_follow_one_another_and_events_keep_one_order,
+    a_session_has_one_live_item_of_work,
+    a_deleted_session_leaves_nothing_and_a_running_one_stays,
+    lists_are_walked_in_both_directions,
+    lists_are_filtered,
+];
 
 /// A store with an agent, environments of both kinds and an archived one.
 pub(crate) struct Ground {
@@ -19,8 +29,7 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) async fn new() -> Self {
-        let fixture = Fixture::new().await;
+    pub(crate) async fn new(fixture: Fixture) -> Self {
         let new = sortie_api::CreateKey {
             kind: sortie_api::KeyKind::Manage,
             name: "ops".parse().expect("name"),
@@ -142,9 +151,8 @@ pub(crate) fn idle(micros: i64) -> Event {
     at(micros, Event { id: EventId::random(), processed_at: None, body })
 }
 
-#[tokio::test]
-async fn a_session_is_found_in_its_workspace_as_it_was_made() {
-    let ground = Ground::new().await;
+async fn a_session_is_found_in_its_workspace_as_it_was_made(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let store = &ground.fixture.store;
     let made = ground.session().await;
     assert_eq!(made.revision, 1);
@@ -156,9 +164,8 @@ async fn a_session_is_found_in_its_workspace_as_it_was_made() {
     assert_eq!(made.organization, store.organization_of(&ground.fixture.home).await.expect("organisation"));
 }
 
-#[tokio::test]
-async fn sessions_need_a_live_self_hosted_environment_of_their_workspace() {
-    let ground = Ground::new().await;
+async fn sessions_need_a_live_self_hosted_environment_of_their_workspace(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let make = async |environment: &EnvironmentId, workspace: &WorkspaceId| {
         let mut new = ground.new_session();
         new.shown.environment_id = environment.clone();
@@ -178,9 +185,8 @@ async fn sessions_need_a_live_self_hosted_environment_of_their_workspace() {
     assert_eq!(ground.counted("SELECT count(*) AS count FROM sessions").await, 1);
 }
 
-#[tokio::test]
-async fn steps_follow_one_another_and_events_keep_one_order() {
-    let ground = Ground::new().await;
+async fn steps_follow_one_another_and_events_keep_one_order(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let store = &ground.fixture.store;
     let (first, second) = (message("one"), message("two"));
     let mut new = ground.new_session();
@@ -240,9 +246,8 @@ async fn steps_follow_one_another_and_events_keep_one_order() {
     assert!(matches!(store.commit(missing).await.expect_err("missing"), StoreError::NotFound(Object::Session)));
 }
 
-#[tokio::test]
-async fn a_session_has_one_live_item_of_work() {
-    let ground = Ground::new().await;
+async fn a_session_has_one_live_item_of_work(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let mut new = ground.new_session();
     new.wake = true;
     let made = ground.fixture.store.create_session(new).await.expect("session");
@@ -253,9 +258,8 @@ async fn a_session_has_one_live_item_of_work() {
     assert_eq!(ground.counted("SELECT count(*) AS count FROM work").await, 2);
 }
 
-#[tokio::test]
-async fn a_deleted_session_leaves_nothing_and_a_running_one_stays() {
-    let ground = Ground::new().await;
+async fn a_deleted_session_leaves_nothing_and_a_running_one_stays(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (store, home) = (&ground.fixture.store, &ground.fixture.home);
     let mut new = ground.new_session();
     (new.wake, new.events, new.entries) = (true, vec![idle(1)], vec!["0".to_owned()]);
@@ -277,9 +281,8 @@ async fn a_deleted_session_leaves_nothing_and_a_running_one_stays() {
     }
 }
 
-#[tokio::test]
-async fn lists_are_walked_in_both_directions() {
-    let ground = Ground::new().await;
+async fn lists_are_walked_in_both_directions(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (store, home) = (&ground.fixture.store, &ground.fixture.home);
     let mut made = Vec::new();
     for _ in 0..7 {
@@ -329,9 +332,8 @@ async fn lists_are_walked_in_both_directions() {
     assert_eq!(store.list_sessions(home, &filter).await.expect("page").items, page.items);
 }
 
-#[tokio::test]
-async fn lists_are_filtered() {
-    let ground = Ground::new().await;
+async fn lists_are_filtered(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (store, home) = (&ground.fixture.store, &ground.fixture.home);
     let begin = store.now().as_second();
     let mut ids = Vec::new();

@@ -2,16 +2,20 @@
 
 use axum::routing::{delete, get, post};
 use sortie_api::{
-    Agent, CreateAgent, CreateEnvironment, DeletedEnvironment, Environment, UpdateAgent, UpdateEnvironment,
+    Agent, CreateAgent, CreateCredential, CreateEnvironment, CreateVault, Credential, DeletedCredential,
+    DeletedEnvironment, DeletedVault, Environment, UpdateAgent, UpdateCredential, UpdateEnvironment, UpdateVault,
+    Vault,
 };
 use sortie_audit::kinds;
 
-use super::super::{agents, environments};
+use super::super::{agents, environments, vaults};
 use super::{Access, Operation};
 
 pub(super) fn all() -> Vec<Operation> {
     let mut all = agents();
     all.extend(environments());
+    all.extend(vaults());
+    all.extend(credentials());
     all
 }
 
@@ -86,5 +90,71 @@ fn environments() -> Vec<Operation> {
         })
         .says("Delete an environment that no session is in; 409 while there are any.")
         .answers::<DeletedEnvironment>(),
+    ]
+}
+
+fn vaults() -> Vec<Operation> {
+    let access = Access::Manage;
+    let (base, one) = ("/v1/vaults", "/v1/vaults/{vault_id}");
+    vec![
+        Operation::post(base, "create_vault", access, &[kinds::VAULT_CREATED], || post(vaults::create))
+            .says("Make a vault.")
+            .takes::<CreateVault>()
+            .answers::<Vault>(),
+        Operation::get(base, "list_vaults", access, || get(vaults::list))
+            .says("List the vaults of the workspace, newest first.")
+            .lists::<Vault>(),
+        Operation::get(one, "get_vault", access, || get(vaults::retrieve)).says("Show a vault.").answers::<Vault>(),
+        Operation::post(one, "update_vault", access, &[kinds::VAULT_UPDATED], || post(vaults::update))
+            .says("Change name and metadata of a vault.")
+            .takes::<UpdateVault>()
+            .answers::<Vault>(),
+        Operation::post("/v1/vaults/{vault_id}/archive", "archive_vault", access, &[kinds::VAULT_ARCHIVED], || {
+            post(vaults::archive)
+        })
+        .says("Retire a vault for ever, with all credentials in it; their secrets are removed.")
+        .answers::<Vault>(),
+        Operation::delete(one, "delete_vault", access, &[kinds::VAULT_DELETED], || delete(vaults::delete))
+            .says("Delete a vault with all credentials in it.")
+            .answers::<DeletedVault>(),
+    ]
+}
+
+fn credentials() -> Vec<Operation> {
+    let access = Access::Manage;
+    let (base, one) = ("/v1/vaults/{vault_id}/credentials", "/v1/vaults/{vault_id}/credentials/{credential_id}");
+    vec![
+        Operation::post(base, "create_vault_credential", access, &[kinds::CREDENTIAL_CREATED], || {
+            post(vaults::create_credential)
+        })
+        .says("Put a credential into a vault. Its secrets are never shown again; whether its server takes them is seen later.")
+        .takes::<CreateCredential>()
+        .answers::<Credential>(),
+        Operation::get(base, "list_vault_credentials", access, || get(vaults::list_credentials))
+            .says("List the credentials of a vault, newest first.")
+            .lists::<Credential>(),
+        Operation::get(one, "get_vault_credential", access, || get(vaults::retrieve_credential))
+            .says("Show a credential without its secrets.")
+            .answers::<Credential>(),
+        Operation::post(one, "update_vault_credential", access, &[kinds::CREDENTIAL_UPDATED], || {
+            post(vaults::update_credential)
+        })
+        .says("Change a credential. Sessions that run take the new secrets from then on.")
+        .takes::<UpdateCredential>()
+        .answers::<Credential>(),
+        Operation::post(
+            "/v1/vaults/{vault_id}/credentials/{credential_id}/archive",
+            "archive_vault_credential",
+            access,
+            &[kinds::CREDENTIAL_ARCHIVED],
+            || post(vaults::archive_credential),
+        )
+        .says("Retire a credential for ever; its secrets are removed.")
+        .answers::<Credential>(),
+        Operation::delete(one, "delete_vault_credential", access, &[kinds::CREDENTIAL_DELETED], || {
+            delete(vaults::delete_credential)
+        })
+        .says("Delete a credential.")
+        .answers::<DeletedCredential>(),
     ]
 }

@@ -25,10 +25,10 @@ fn user(text: &str) -> Value {
 }
 
 /// What a request was answered, as the document writes it, with the answer.
-async fn played(scripted: &Scripted, request: &ModelRequest) -> (Vec<String>, Option<ModelAnswer>) {
+async fn played(scripted: &(Scripted, Faults), request: &ModelRequest) -> (Vec<String>, Option<ModelAnswer>) {
     let (deltas, mut received) = mpsc::unbounded_channel();
     let day = Duration::from_secs(86_400);
-    let outcome = tokio::time::timeout(day, scripted.ask(request, &deltas)).await;
+    let outcome = tokio::time::timeout(day, scripted.0.ask(&scripted.1, request, &deltas)).await;
     drop(deltas);
     let mut lines = Vec::new();
     while let Some(delta) = received.recv().await {
@@ -64,7 +64,7 @@ async fn played(scripted: &Scripted, request: &ModelRequest) -> (Vec<String>, Op
 
 /// What a whole script does in a conversation whose tools answer and whose user goes on.
 async fn performed(script: &str) -> Vec<String> {
-    let scripted = Scripted::default();
+    let scripted = <(Scripted, Faults)>::default();
     let mut request = request(vec![user(script)]);
     let mut all = Vec::new();
     loop {
@@ -115,13 +115,14 @@ async fn time_passes_as_the_script_says() {
 
 #[tokio::test(start_paused = true)]
 async fn the_newest_script_counts_then_the_prompt_then_the_file() {
-    let said = async |scripted: &Scripted, request: &ModelRequest| {
+    let said = async |scripted: &(Scripted, Faults), request: &ModelRequest| {
         let answer = played(scripted, request).await.1.expect("answer");
         answer.content[0]["text"].as_str().expect("text").to_owned()
     };
     let scripts = [("", "filed"), ("other", "filed elsewhere")]
         .map(|(name, text)| (name.to_owned(), Arc::from(json!({"script": [{"text": text}]}).to_string())));
-    let (with, without) = (Scripted::new(scripts.into()), Scripted::default());
+    let with = (Scripted::new(scripts.into()), Faults::default());
+    let without = Default::default();
     let mut request = request(vec![user("hello")]);
     assert_eq!(said(&without, &request).await, NO_SCRIPT);
     assert_eq!(said(&with, &request).await, "filed");
@@ -137,13 +138,14 @@ async fn the_newest_script_counts_then_the_prompt_then_the_file() {
     request.messages.push(json!({"role": "user", "content": r#"{"script": [{"text": "said"}]}"#}));
     assert_eq!(said(&with, &request).await, "said");
 
+    let with = with.0;
     assert!(with.plays("scripted") && with.plays("scripted-other") && !with.plays("scripted-nosuch"));
     assert!(!with.plays("scripted-") && !with.plays("scriptedx") && !with.plays("claude"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn ids_and_usage_follow_from_the_conversation() {
-    let scripted = Scripted::default();
+    let scripted = <(Scripted, Faults)>::default();
     let tools = r#"{"script": [{"tools": [{"name": "a"}, {"name": "a"}, {"name": "b", "id": "toolu_mine"}],
                     "usage": {"input_tokens": 7, "output_tokens": 8}}, {"tools": [{"name": "a"}]}]}"#;
     let mut request = request(vec![user(tools)]);
@@ -162,7 +164,7 @@ async fn ids_and_usage_follow_from_the_conversation() {
 #[tokio::test(start_paused = true)]
 async fn a_script_that_cannot_be_read_is_an_error_that_says_why() {
     let request = request(vec![user(r#"{"script": [{"say": "a"}]}"#)]);
-    let (lines, _) = played(&Scripted::default(), &request).await;
+    let (lines, _) = played(&Default::default(), &request).await;
     let said = "fails with model_request_failed_error: the scripted model cannot read its script: unknown field `say`";
     assert!(lines[0].starts_with(said), "{lines:?}");
 }
