@@ -173,7 +173,7 @@ impl Preview {
                 biased;
                 Some(delta) = coming.recv() => self.show(delta),
                 answer = &mut asking => {
-                    // What came with the answer itself.
+                    // An answer may come at once with its last pieces.
                     while let Ok(delta) = coming.try_recv() {
                         self.show(delta);
                     }
