@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 use sortie_gateway::GatewayConfig;
-use sortie_orchestrator::models::ModelsConfig;
+use sortie_hub::ModelsConfig;
 
 use crate::cli::{ConfigCommand, Output};
 use crate::error::Failure;

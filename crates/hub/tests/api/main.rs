@@ -7,5 +7,6 @@ mod openapi;
 mod repeats;
 mod requests;
 mod sdks;
+mod sessions;
 mod work;
 mod workspaces;

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use sortie_testkit::messages::{events, written};
 use sortie_testkit::{MessagesServer, Piece, Reply};
 use tempfile::TempDir;
@@ -361,4 +361,64 @@ async fn changed_settings_are_put_in_force_and_broken_ones_are_not() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(stage.tasks.shutdown(Duration::from_secs(5)).await);
+}
+
+/// The same streams, read by the official SDK and here.
+#[tokio::test]
+async fn the_official_sdk_reads_the_same() {
+    let Some(python) = sortie_testkit::tool("SORTIE_TEST_PYTHON_ANTHROPIC") else { return };
+    let tool = |id: &str, input: Value| json!({"type": "tool_use", "id": id, "name": "bash", "input": input});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let overloaded = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    let mut failing = events(&[text("abcd")], "end_turn");
+    failing.truncate(4);
+    let cut = failing.iter().map(|event| Piece::Bytes(written(event))).chain([Piece::Cut]).collect();
+    failing.push(overloaded);
+    let slow = events(&[text("Grüße, 世界 🎈")], "end_turn").iter().flat_map(written).collect::<Vec<u8>>();
+    let thinking = json!({"type": "thinking", "thinking": "Hm,\nhm.", "signature": "c2ln"});
+    let replies = [
+        Reply::blocks(&[text("One."), text("Two.")], "end_turn"),
+        Reply::blocks(&[thinking.clone(), text("a\"b\\c\u{2028}d")], "stop_sequence"),
+        Reply::blocks(
+            &[thinking, tool("toolu_1", json!({"a": [1, {"b": null}], "ü": "x"})), tool("toolu_2", json!({}))],
+            "tool_use",
+        ),
+        Reply::blocks(&[json!({"type": "redacted_thinking", "data": "enp6"}), text("x")], "max_tokens"),
+        Reply::blocks(&[], "refusal"),
+        Reply::pieces(slow.chunks(3).map(|bytes| Piece::Bytes(bytes.to_vec())).collect()),
+        Reply::events(&failing),
+        Reply::pieces(cut),
+        Reply::error(400, "invalid_request_error", "x"),
+    ];
+    let (theirs, ours) = (server(replies.clone()).await, server(replies.clone()).await);
+    let stage = Stage::set(&[&ours], "");
+    let mut read = Vec::new();
+    for _ in 0..replies.len() {
+        read.push(match stage.ask().await.0 {
+            Err(_) => None,
+            Ok(answer) => {
+                let ModelAnswer { content, stop_reason, usage, .. } = answer;
+                let usage = [
+                    usage.input_tokens,
+                    usage.output_tokens,
+                    usage.cache_creation_input_tokens,
+                    usage.cache_read_input_tokens,
+                ];
+                Some(json!({"content": content, "stop_reason": stop_reason, "usage": usage}))
+            }
+        });
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/messages_stream.py");
+    let (url, count) = (theirs.url(), replies.len().to_string());
+    let run = move || std::process::Command::new(python).arg(script).args([&url, KEY, &count]).output();
+    let output = tokio::task::spawn_blocking(run).await.expect("ran").expect("ran");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Vec<Value> = serde_json::from_slice(&output.stdout).expect("json");
+    assert_eq!(said.len(), read.len());
+    for (said, read) in said.iter().zip(read) {
+        match read {
+            Some(read) => assert_eq!(*said, read),
+            None => assert!(said.get("error").is_some(), "{said}"),
+        }
+    }
 }
