@@ -162,7 +162,9 @@ fn begun(block: &Value) -> (Value, Vec<Value>) {
         Some("thinking") => {
             take("thinking", "thinking_delta", "thinking", "".into());
             let signature = block["signature"].clone();
-            empty["signature"] = "".into();
+            if let Some(members) = empty.as_object_mut() {
+                members.insert("signature".to_owned(), "".into());
+            }
             deltas.push(json!({"type": "signature_delta", "signature": signature}));
         }
         Some("tool_use" | "server_tool_use") => take("input", "input_json_delta", "partial_json", json!({})),
@@ -334,7 +336,7 @@ fn unfit(body: &Value) -> Option<String> {
         if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) || !names.insert(name.to_owned()) {
             return Some(format!("tools: the name {name:?} is not allowed, or there twice"));
         }
-        if tool["input_schema"]["type"] != "object" {
+        if tool.pointer("/input_schema/type").is_none_or(|kind| kind != "object") {
             return Some(format!("tools.{name}.input_schema.type: Field required"));
         }
     }

@@ -211,7 +211,7 @@ async fn steps_follow_one_another_and_events_keep_one_order(fixture: Fixture) {
         .await;
     assert_eq!((next.revision, next.state.as_str()), (2, "{\"at\":1}"));
     assert_eq!(next.session.title.as_deref(), Some("named"));
-    assert_eq!(store.sessions_at_work().await.expect("at work"), [id.clone()]);
+    assert_eq!(store.sessions_at_work().await.expect("at work"), std::slice::from_ref(&id));
     assert_eq!(store.waiting(&id).await.expect("waiting"), std::slice::from_ref(&second));
     assert_eq!(ground.listed(&id).await, [running.clone(), placed.clone(), second.clone()]);
 

@@ -4,8 +4,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::sessions::tests::{Ground, at};
-use crate::testing::first;
-use crate::testing::{Fixture, on_both};
+use crate::testing::{Fixture, first, on_both};
 
 on_both![
     a_session_has_one_item_that_is_not_over,
@@ -196,7 +195,7 @@ async fn keys_of_environments_are_listed_and_withdrawn(fixture: Fixture) {
     let known = store.key_by_digest(&one.secret.digest()).await.expect("found").expect("known");
     assert!(!known.is_valid(store.now()), "at once");
     let listed = store.list_environment_keys(home, &ground.environment, first(10)).await.expect("list").items;
-    assert_eq!(listed, [two.key.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&two.key));
     for (environment, error) in [(&ground.cloud, "workers"), (&ground.archived, "archived")] {
         let made = store.create_environment_key(home, environment, new("x"), &ground.fixture.limits).await;
         let said = made.expect_err("refused").to_string();
