@@ -57,7 +57,10 @@ const DEBIAN: [(&str, &str, Option<&str>); 6] = [
 ];
 /// A set of Debian packages that are unpacked beside the other tools, since installed they would become services of this
 /// machine: the file of `tests/debian` with their names, the variable that tests read, and a program in them.
-const UNPACKED: [(&str, &str, &str); 1] = [("rsyslog", "SORTIE_TEST_RSYSLOG", "usr/sbin/rsyslogd")];
+const UNPACKED: [(&str, &str, &str); 2] = [
+    ("rsyslog", "SORTIE_TEST_RSYSLOG", "usr/sbin/rsyslogd"),
+    ("postgresql", "SORTIE_TEST_POSTGRES", "usr/lib/postgresql/15/bin/postgres"),
+];
 const STAMP: &str = "installed-from";
 
 /// What is there after the installation.

@@ -41,7 +41,9 @@ pub use files::ReadError;
 pub use hash::Hash;
 pub use kind::{ALL as KINDS, Kind, kinds};
 pub use line::{Draft, DraftError, Line, LineError, MAX_LINE};
-pub use log::{AppendError, Clock, DROPPED, Durability, Faults, Log, OnFailure, OpenError, Options, Status, Step};
+pub use log::{
+    AppendError, Appending, Clock, DROPPED, Disk, Durability, Faults, Log, OnFailure, OpenError, Options, Status, Step,
+};
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use ocsf::{OCSF_VERSION, ocsf};
 pub use proof::{Proof, ProofError, inclusion_root};

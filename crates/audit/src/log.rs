@@ -28,12 +28,11 @@ use crate::line::{Draft, DraftError};
 use crate::note::{SigningKey, VerifyingKey};
 use crate::tree_cache::Filler;
 
-pub use disk::{Faults, Step};
+pub use disk::{Disk, Faults, Step};
 
-use disk::Disk;
 use head::{Head, Pen, Rules};
 use keeper::Keeper;
-use ticket::Fate;
+use ticket::{Fate, Ticket};
 use writer::Core;
 
 /// The smallest files that can be asked for, in bytes.
@@ -327,11 +326,18 @@ impl Log {
     /// # Errors
     /// They are not kept.
     pub async fn append_all(&self, drafts: &[Draft]) -> Result<u64, AppendError> {
+        self.begin(drafts)?.kept().await
+    }
+
+    /// Begins to append records as [`Log::append_all`] does: they have their places, and are on their way. Whoever may stop
+    /// waiting, and has to know afterwards whether they were kept, waits with what this returns.
+    ///
+    /// # Errors
+    /// They are not kept.
+    pub fn begin(&self, drafts: &[Draft]) -> Result<Appending, AppendError> {
         let core = &self.0.core;
-        match core.begin(drafts)? {
-            (seq, Some(ticket)) => writer::outcome(seq, ticket.settled(core.rules.power).await),
-            (seq, None) => Ok(seq),
-        }
+        let (seq, ticket) = core.begin(drafts)?;
+        Ok(Appending { seq, ticket, power: core.rules.power })
     }
 
     /// Appends a record from where nothing can be waited for, and returns its number when the kernel has it: the end of the
@@ -341,10 +347,7 @@ impl Log {
     /// # Errors
     /// It is not kept.
     pub fn append_now(&self, draft: &Draft) -> Result<u64, AppendError> {
-        match self.0.core.begin(std::slice::from_ref(draft))? {
-            (seq, Some(ticket)) => writer::outcome(seq, ticket.settled_now()),
-            (seq, None) => Ok(seq),
-        }
+        self.begin(std::slice::from_ref(draft))?.kept_now()
     }
 
     /// The number of records that the disk has: those before it may be read and passed on.
@@ -407,6 +410,40 @@ impl Log {
                 return closed.clone().map_err(|reason| AppendError::Io(reason.to_string()));
             }
             head = core.closed.wait(head).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Records on their way into the log. Dropping it takes nothing back.
+#[derive(Debug)]
+pub struct Appending {
+    seq: u64,
+    /// None where there is nothing to wait for.
+    ticket: Option<Arc<Ticket>>,
+    /// Whether they count only when the disk has them.
+    power: bool,
+}
+
+impl Appending {
+    /// Waits until they are kept, and returns the number of the first.
+    ///
+    /// # Errors
+    /// They are not kept.
+    pub async fn kept(&self) -> Result<u64, AppendError> {
+        match &self.ticket {
+            Some(ticket) => writer::outcome(self.seq, ticket.settled(self.power).await),
+            None => Ok(self.seq),
+        }
+    }
+
+    /// The same from where nothing can be waited for, until the kernel has them; see [`Log::append_now`].
+    ///
+    /// # Errors
+    /// They are not kept.
+    pub fn kept_now(&self) -> Result<u64, AppendError> {
+        match &self.ticket {
+            Some(ticket) => writer::outcome(self.seq, ticket.settled_now()),
+            None => Ok(self.seq),
         }
     }
 }

@@ -17,8 +17,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sortie_api::{Hop, HopError};
-use sortie_audit::{AppendError, DROPPED, Draft, DraftError, Durability, Kind, Log, OpenError, Options, Status, kinds};
+use sortie_audit::{
+    AppendError, Appending, Draft, DraftError, Durability, Faults, Kind, Log, OpenError, Options, Status, kinds,
+};
 use sortie_runtime::TaskSet;
+use sortie_sinks::Outlets;
 
 use crate::config::{AuditConfig, AuditDurability, GatewayConfig, OnFailure};
 
@@ -27,7 +30,6 @@ pub(crate) use delivery::OPERATIONS;
 pub(crate) use payload::Payloads;
 pub(crate) use shown::Shown;
 
-use delivery::Delivery;
 use unidentified::Unidentified;
 
 /// The file of the key that signs checkpoints, in the data directory.
@@ -36,8 +38,8 @@ const KEY_FILE: &str = "audit.key";
 const DIR: &str = "audit";
 /// What the name of a new key begins with.
 const ORIGIN: &str = "sortie-gateway";
-/// How often requests of unknown callers are told of.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether requests of unknown callers are to be told of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest reason that is recorded, in characters.
 const MAX_REASON: usize = 1024;
 
@@ -52,7 +54,7 @@ struct Open {
     denies: bool,
     unidentified: Unidentified,
     /// Where its records are delivered.
-    delivery: Delivery,
+    outlets: Outlets,
 }
 
 /// Whether what happens is recorded.
@@ -93,7 +95,7 @@ impl Audit {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub(crate) fn open(settings: &GatewayConfig, data_dir: Option<&Path>) -> Result<Self, NotOpened> {
+    pub(crate) fn open(settings: &GatewayConfig, data_dir: Option<&Path>, faults: Faults) -> Result<Self, NotOpened> {
         let Some(data_dir) = data_dir else { return Ok(Self::off()) };
         let config = &settings.audit.log;
         if !config.enabled {
@@ -118,13 +120,14 @@ impl Audit {
             hold: if settings.audit.sinks.is_empty() { defaults.hold } else { 0 },
             checkpoint_records: config.checkpoint_records.unwrap_or(defaults.checkpoint_records),
             checkpoint_every: config.checkpoint_every.unwrap_or(defaults.checkpoint_every),
+            faults,
             ..defaults
         };
         let log = Log::open(options).map_err(|error| NotOpened::Log(dir.clone(), error))?;
         tracing::info!(dir = %dir.display(), durability = ?config.durability, "audit log opened");
-        let delivery = delivery::start(&log, settings)?;
+        let outlets = delivery::start(&log, settings)?;
         let unidentified = Unidentified::default();
-        Ok(Self(Some(Arc::new(Open { log, dir, denies, unidentified, delivery }))))
+        Ok(Self(Some(Arc::new(Open { log, dir, denies, unidentified, outlets }))))
     }
 
     /// Its directory, if there is an audit.
@@ -141,28 +144,38 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// Appends records that something waits for, all of them or none, and returns the number of the first one; none where
-    /// they were dropped, as the settings let it be.
+    /// Appends records that something waits for, all of them or none.
     ///
     /// # Errors
-    /// They are not kept: 503.
-    async fn append(&self, drafts: Result<Vec<Draft>, DraftError>) -> Result<Option<u64>, HopError> {
+    /// They are not kept, and the settings do not let that be counted only: 503.
+    async fn append(&self, drafts: Result<Vec<Draft>, DraftError>) -> Result<(), HopError> {
+        match self.begin(drafts)? {
+            Some(appending) => appending.kept().await.map(drop).map_err(unrecorded),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins with that; nothing is waited for where nothing is recorded.
+    ///
+    /// # Errors
+    /// As of [`Audit::append`].
+    fn begin(&self, drafts: Result<Vec<Draft>, DraftError>) -> Result<Option<Appending>, HopError> {
         let Some(open) = &self.0 else { return Ok(None) };
-        let appended = match &drafts {
-            Ok(drafts) => match drafts.as_slice() {
-                [draft] => open.log.append(draft).await,
-                drafts => open.log.append_all(drafts).await,
-            },
-            Err(_) if !open.denies => return Ok(None),
+        match drafts {
+            Ok(drafts) => open.log.begin(&drafts).map(Some).map_err(unrecorded),
+            Err(_) if !open.denies => Ok(None),
             Err(error) => {
                 tracing::error!("a call cannot be recorded: {error}");
-                return Err(HopError::new(Hop::Audit, "the call is too large to be recorded, so it is not forwarded"));
+                Err(HopError::new(Hop::Audit, "the call is too large to be recorded, so it is not forwarded"))
             }
-        };
-        let number = appended.inspect_err(failed).map_err(|_| {
-            HopError::new(Hop::Audit, "the call cannot be recorded, so it is not forwarded; see the gateway's log")
-        })?;
-        Ok(Some(number).filter(|number| *number != DROPPED))
+        }
+    }
+
+    /// The same from where nothing can be waited for; what is not kept is counted.
+    fn append_drafts_now(&self, drafts: Result<Vec<Draft>, DraftError>) {
+        if let Ok(Some(appending)) = self.begin(drafts) {
+            let _counted = appending.kept_now().inspect_err(failed);
+        }
     }
 
     /// Appends a record without waiting for a disk.
@@ -190,10 +203,11 @@ impl Audit {
         let _noted = self.append_now(kind, fields);
     }
 
-    /// Counts a request that did not prove who was calling.
+    /// Counts a request that did not prove who was calling. The first one of a route is recorded at once; a flood of them
+    /// costs one record every ten seconds from then on.
     pub(crate) fn unidentified(&self, route: Option<&str>, error: &HopError) {
-        if let Some(open) = &self.0 {
-            open.unidentified.count(route, error);
+        if let Some(told) = self.0.as_ref().and_then(|open| open.unidentified.count(route, error)) {
+            self.note(kinds::CALLS_UNIDENTIFIED, &told);
         }
     }
 
@@ -208,23 +222,23 @@ impl Audit {
     pub(crate) fn refuses(&self) -> Option<String> {
         let open = self.0.as_ref()?;
         let failing = open.log.status().failing.filter(|_| open.denies);
-        failing.or_else(|| open.delivery.behind().map(|behind| behind.to_string()))
+        failing.or_else(|| open.outlets.sinks().admits().err().map(|behind| behind.to_string()))
     }
 
     /// Tells of unknown callers until the gateway is asked to stop.
     pub(crate) async fn keep(self, tasks: TaskSet) {
-        let mut tell = tokio::time::interval(TELL_EVERY);
+        let mut tell = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
-                _ = tell.tick() => self.tell_unidentified(),
+                _ = tell.tick() => self.tell_unidentified(false),
                 () = tasks.stopping() => return,
             }
         }
     }
 
-    fn tell_unidentified(&self) {
+    fn tell_unidentified(&self, everything: bool) {
         let Some(open) = &self.0 else { return };
-        for counted in open.unidentified.take() {
+        for counted in open.unidentified.take(everything) {
             self.note(kinds::CALLS_UNIDENTIFIED, &counted);
         }
     }
@@ -232,11 +246,18 @@ impl Audit {
     /// Ends the log. Nothing is recorded any more. Blocks.
     pub(crate) fn close(&self) {
         let Some(open) = &self.0 else { return };
-        self.tell_unidentified();
+        self.tell_unidentified(true);
         if let Err(error) = open.log.close() {
             tracing::error!("the audit log was not closed as it should be: {error}");
         }
     }
+}
+
+/// What is answered for records that the log did not take.
+#[expect(clippy::needless_pass_by_value, reason = "it is mapped")]
+fn unrecorded(error: AppendError) -> HopError {
+    failed(&error);
+    HopError::new(Hop::Audit, "the call cannot be recorded, so it is not forwarded; see the gateway's log")
 }
 
 /// Counts a record that the log did not take. Why it takes none, the log itself has told.

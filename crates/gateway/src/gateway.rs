@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sortie_audit::Faults;
 use sortie_identity::KeysError;
 use sortie_ids::{RouteName, TunnelDomain};
 use sortie_link::protos::RouteMode;
@@ -306,18 +307,27 @@ pub struct GatewayOptions {
     pub data_dir: Option<PathBuf>,
     /// The time, in seconds since 1970, by which identities, policies and sessions are judged. Default: the machine's.
     pub clock: fn() -> i64,
+    /// For tests: what goes wrong with the disk of the audit log. Default: nothing.
+    pub audit_faults: Faults,
 }
 
 impl Default for GatewayOptions {
     fn default() -> Self {
         let local: OpenLocal = Arc::new(|_, _| Err("it is not part of this program".to_owned()));
-        Self { edges: Vec::new(), health: None, local, data_dir: None, clock: unix_now }
+        Self {
+            edges: Vec::new(),
+            health: None,
+            local,
+            data_dir: None,
+            clock: unix_now,
+            audit_faults: Faults::default(),
+        }
     }
 }
 
 impl std::fmt::Debug for GatewayOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { edges, health, local: _, data_dir, clock: _ } = self;
+        let Self { edges, health, local: _, data_dir, clock: _, audit_faults: _ } = self;
         let mut debug = f.debug_struct("GatewayOptions");
         debug.field("edges", edges).field("health", health).field("data_dir", data_dir).finish_non_exhaustive()
     }
@@ -349,7 +359,7 @@ impl Gateway {
         options: GatewayOptions,
         tasks: TaskSet,
     ) -> Result<Self, GatewayError> {
-        let GatewayOptions { edges, health, local, data_dir, clock } = options;
+        let GatewayOptions { edges, health, local, data_dir, clock, audit_faults } = options;
         let metrics = Metrics::install();
         let tasks = tasks.child();
         let edges = match edges.as_slice() {
@@ -376,7 +386,8 @@ impl Gateway {
         let served = tokio::task::spawn_blocking(move || building.build(config, None)).await;
         let served = served.map_err(|_| GatewayError::Interrupted)??;
         let (settings, kept_in) = (served.config.clone(), data_dir.clone());
-        let opened = tokio::task::spawn_blocking(move || Audit::open(&settings, kept_in.as_deref())).await;
+        let opened =
+            tokio::task::spawn_blocking(move || Audit::open(&settings, kept_in.as_deref(), audit_faults)).await;
         let opened = opened.map_err(|_| GatewayError::Interrupted)?;
         let audit = opened.map_err(|error| match error {
             NotOpened::Log(dir, cause) => GatewayError::Audit { dir, cause },

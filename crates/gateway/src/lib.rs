@@ -57,11 +57,11 @@ pub use admin::AdminAddress;
 pub use audit::AuditReport;
 pub use body::{BodyError, CallBody};
 pub use config::{
-    ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, AuditConfig, AuditDurability, AuditLogConfig,
-    Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig, IssuerConfig, KeysAt,
-    LimitConfig, ListenerConfig, OnFailure, PayloadConfig, Per, Pinning, PolicyMode, Protocol, Rate, Refusals,
-    RouteConfig, RouteCredential, RouteTls, Server, ShownArguments, SubjectToken, TellUpstream, Trust, Upstream,
-    UpstreamConfig,
+    ApprovalSource, ApprovalSources, ApprovalsConfig, AssertedCaller, AuditConfig, AuditDestinations, AuditDurability,
+    AuditLogConfig, Authorization, CertificateFiles, ConfigError, ControlConfig, GatewayConfig, IdentityConfig,
+    IssuerConfig, KeysAt, LimitConfig, ListenerConfig, OnFailure, PayloadConfig, Per, Pinning, PolicyMode, Protocol,
+    Rate, Refusals, RouteConfig, RouteCredential, RouteTls, Server, ShownArguments, SubjectToken, TellUpstream, Trust,
+    Upstream, UpstreamConfig,
 };
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use health::{IdentityReport, InnerTlsReport, LinkReport, ListenerReport, Readiness};

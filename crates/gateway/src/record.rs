@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::{Method, StatusCode};
 use metrics::SharedString;
 use sortie_api::{Hop, HopError};
+use sortie_audit::Appending;
 use sortie_identity::Caller;
 use sortie_ids::RequestId;
 
@@ -38,8 +39,8 @@ pub(crate) struct Record {
 /// What becomes known of a call while others have it.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// The number of the record that it goes on.
-    pub(crate) decided: OnceLock<u64>,
+    /// The record that it goes on, from the moment on at which that is on its way: whoever leaves does not take it back.
+    pub(crate) decided: OnceLock<Appending>,
     /// Where it failed after the head of the answer was sent.
     pub(crate) failed: OnceLock<Hop>,
     request_bytes: AtomicU64,

@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sortie_audit::{AppendError, Draft, Durability, Kind, Log, OnFailure, OpenError, Options, kinds};
+use sortie_credentials::VaultSpec;
 use sortie_ids::{KeyId, RequestId};
 use sortie_runtime::TaskSet;
 use sortie_sinks::publish::{self, PlaceBoard, PlaceSpec, PlaceStatus};
+use sortie_sinks::{Behind, OutletError, Outlets, SinkSpec, SinkStatus};
+use tokio::time::Instant;
 
-/// How often refused requests are recorded, counted.
+/// How often refused requests of one kind are recorded, counted.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether that is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many keys and addresses a record of refused requests names.
 const NAMED: usize = 8;
 
@@ -28,13 +33,35 @@ pub struct AuditConfig {
     pub on_failure: OnFailure,
     /// Where its checkpoints are published.
     pub publish: Vec<PlaceSpec>,
+    /// Where its records are delivered.
+    pub sinks: Vec<SinkSpec>,
+    /// Where the secrets of sinks may be, by name.
+    pub vaults: BTreeMap<String, VaultSpec>,
 }
 
 impl Default for AuditConfig {
     /// As durable as the changes themselves, which the store syncs to disk.
     fn default() -> Self {
-        Self { dir: None, durability: Durability::Power, on_failure: OnFailure::Deny, publish: Vec::new() }
+        Self {
+            dir: None,
+            durability: Durability::Power,
+            on_failure: OnFailure::Deny,
+            publish: Vec::new(),
+            sinks: Vec::new(),
+            vaults: BTreeMap::new(),
+        }
     }
+}
+
+/// Why there is no audit.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The log cannot be opened.
+    #[error("the audit log cannot be used: {0}")]
+    Log(#[from] OpenError),
+    /// A sink of it cannot be used.
+    #[error(transparent)]
+    Sink(#[from] OutletError),
 }
 
 /// The hub's records. Clones share them.
@@ -43,6 +70,7 @@ pub struct Audit(Arc<Inner>);
 
 struct Inner {
     log: Log,
+    outlets: Outlets,
     published: Mutex<Vec<PlaceBoard>>,
     refused: Mutex<BTreeMap<(Surface, Refused), Tally>>,
 }
@@ -74,6 +102,31 @@ struct Tally {
     since: Option<jiff::Timestamp>,
     keys: BTreeSet<KeyId>,
     addresses: BTreeSet<IpAddr>,
+    /// When that was.
+    recorded: Option<Instant>,
+}
+
+impl Tally {
+    fn add(&mut self, peer: Option<IpAddr>, key: Option<&KeyId>) {
+        self.count = self.count.saturating_add(1);
+        self.since.get_or_insert_with(jiff::Timestamp::now);
+        if self.keys.len() < NAMED {
+            self.keys.extend(key.cloned());
+        }
+        if self.addresses.len() < NAMED {
+            self.addresses.extend(peer);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.recorded.is_none_or(|recorded| recorded.elapsed() >= COUNT_EVERY)
+    }
+
+    /// What is to be recorded now, if there is anything.
+    fn take(&mut self) -> Option<Self> {
+        let rest = Self { recorded: Some(Instant::now()), ..Self::default() };
+        (self.count > 0).then(|| std::mem::replace(self, rest))
+    }
 }
 
 impl std::fmt::Debug for Audit {
@@ -83,15 +136,31 @@ impl std::fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// Opens the log in `dir`, which is signed with the key in `key_file`.
+    /// Opens the log in `dir`, which is signed with the key in `key_file`, and begins to deliver it.
     ///
     /// # Errors
-    /// The log cannot be read or made, or is not what its newest checkpoint says.
-    pub fn open(dir: PathBuf, key_file: PathBuf, config: &AuditConfig) -> Result<Self, OpenError> {
+    /// The log cannot be read or made, or is not what its newest checkpoint says; something that a sink needs is not there.
+    pub fn open(dir: PathBuf, key_file: PathBuf, config: &AuditConfig) -> Result<Self, AuditError> {
         let origin = "sortie-hub".to_owned();
         let AuditConfig { durability, on_failure, .. } = *config;
-        let log = Log::open(Options { dir, key_file, origin, durability, on_failure, ..Options::default() })?;
-        Ok(Self(Arc::new(Inner { log, published: Mutex::default(), refused: Mutex::default() })))
+        let defaults = Options::default();
+        let hold = if config.sinks.is_empty() { defaults.hold } else { 0 };
+        let log = Log::open(Options { dir, key_file, origin, durability, on_failure, hold, ..defaults })?;
+        let outlets = Outlets::start(&log, &config.sinks, &config.vaults)?;
+        Ok(Self(Arc::new(Inner { log, outlets, published: Mutex::default(), refused: Mutex::default() })))
+    }
+
+    /// Whether something that is recorded may begin.
+    ///
+    /// # Errors
+    /// A sink is too far behind, and is to have operations refused for that.
+    pub(crate) fn admits(&self) -> Result<(), Behind> {
+        self.0.outlets.sinks().admits()
+    }
+
+    /// How it stands with each sink.
+    pub(crate) fn sinks(&self) -> Vec<SinkStatus> {
+        self.0.outlets.sinks().status()
     }
 
     /// Begins to publish checkpoints. Blocks: reads files.
@@ -141,63 +210,72 @@ impl Audit {
         }
     }
 
-    /// Counts a request that was refused; a flood of them costs one record every ten seconds.
-    pub(crate) fn count(&self, surface: Surface, refused: Refused, peer: Option<IpAddr>, key: Option<&KeyId>) {
-        let mut all = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let tally = all.entry((surface, refused)).or_default();
-        tally.count = tally.count.saturating_add(1);
-        tally.since.get_or_insert_with(jiff::Timestamp::now);
-        if tally.keys.len() < NAMED {
-            tally.keys.extend(key.cloned());
-        }
-        if tally.addresses.len() < NAMED {
-            tally.addresses.extend(peer);
+    /// Counts a request that was refused. The first one of its kind is recorded before it is answered; a flood of them costs
+    /// one record every ten seconds from then on.
+    pub(crate) async fn count(&self, surface: Surface, refused: Refused, peer: Option<IpAddr>, key: Option<&KeyId>) {
+        let due = {
+            let mut all = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let tally = all.entry((surface, refused)).or_default();
+            tally.add(peer, key);
+            if tally.is_due() { tally.take() } else { None }
+        };
+        if let Some(tally) = due {
+            self.record_count(surface, refused, &tally).await;
         }
     }
 
-    /// Why records cannot be kept at the moment; `None` when they can.
+    /// Why records cannot be kept at the moment, or operations are refused for a sink; `None` when all is well.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.0.log.status().failing
+        self.0.log.status().failing.or_else(|| self.admits().err().map(|behind| behind.to_string()))
     }
 
     /// Records counted refusals until the set is stopped.
     pub(crate) async fn count_until_stopped(self, tasks: TaskSet) {
-        let mut tick = tokio::time::interval(COUNT_EVERY);
+        let mut tick = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.record_counts().await,
+                _ = tick.tick() => self.record_counts(Tally::is_due).await,
                 () = tasks.stopping() => return,
             }
         }
     }
 
-    async fn record_counts(&self) {
-        let counted = std::mem::take(&mut *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner));
+    async fn record_counts(&self, which: impl Fn(&Tally) -> bool) {
+        let counted: Vec<_> = {
+            let mut all = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = all.iter_mut().filter(|(_, tally)| which(tally));
+            due.filter_map(|(kind, tally)| Some((*kind, tally.take()?))).collect()
+        };
         for ((surface, refused), tally) in counted {
-            let reason = match refused {
-                Refused::Unauthenticated => "unauthenticated",
-                Refused::NotPermitted => "not_permitted",
-            };
-            let fields = json!({
-                "surface": if surface == Surface::Api { "api" } else { "calls" },
-                "reason": reason,
-                "count": tally.count,
-                "since": tally.since.map(|since| since.to_string()),
-                "addresses": tally.addresses,
-                "keys": tally.keys,
-            });
-            self.note(kinds::REQUESTS_REFUSED, &fields).await;
+            self.record_count(surface, refused, &tally).await;
         }
+    }
+
+    async fn record_count(&self, surface: Surface, refused: Refused, tally: &Tally) {
+        let reason = match refused {
+            Refused::Unauthenticated => "unauthenticated",
+            Refused::NotPermitted => "not_permitted",
+        };
+        let fields = json!({
+            "surface": if surface == Surface::Api { "api" } else { "calls" },
+            "reason": reason,
+            "count": tally.count,
+            "since": tally.since.map(|since| since.to_string()),
+            "addresses": tally.addresses,
+            "keys": tally.keys,
+        });
+        self.note(kinds::REQUESTS_REFUSED, &fields).await;
     }
 
     /// Ends the log with a checkpoint; to be called when every task has ended.
     pub(crate) async fn close(&self) {
-        self.record_counts().await;
+        self.record_counts(|_| true).await;
         let log = self.0.log.clone();
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
         if let Ok(Err(error)) = closed {
             tracing::error!(%error, "the audit log could not be closed");
         }
+        self.0.outlets.close().await;
     }
 }
 
@@ -209,4 +287,47 @@ pub(crate) fn visible(text: &str, most: usize) -> String {
 /// The same for each value of an object.
 pub(crate) fn visible_values<'a>(values: impl Iterator<Item = (&'a str, &'a str)>, most: usize) -> Map<String, Value> {
     values.map(|(name, value)| (name.to_owned(), visible(value, most).into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(dir: &std::path::Path) -> Vec<Value> {
+        let file = dir.join("audit/log/00000000000000000000.jsonl");
+        let text = std::fs::read_to_string(file).expect("log");
+        let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
+        all.filter(|record| record["event"] == "requests_refused").collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_refusal_of_a_kind_is_on_record_at_once_and_a_flood_every_ten_seconds() {
+        let home = tempfile::tempdir().expect("home");
+        let config = AuditConfig { durability: Durability::Process, ..AuditConfig::default() };
+        let audit = Audit::open(home.path().join("audit"), home.path().join("key"), &config).expect("opens");
+        let peer = Some(IpAddr::from([192, 0, 2, 1]));
+        let tasks = TaskSet::new();
+        tasks.spawn("counts", audit.clone().count_until_stopped(tasks.clone()));
+        for _ in 0..1000 {
+            audit.count(Surface::Api, Refused::Unauthenticated, peer, None).await;
+        }
+        audit.count(Surface::Calls, Refused::NotPermitted, peer, None).await;
+        // Whoever is killed now has lost how many there were, and not that there were some.
+        let told = refused(home.path());
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().all(|record| record["count"] == 1 && record["addresses"][0] == "192.0.2.1"), "{told:?}");
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(refused(home.path()).len(), 2, "a flood is not recorded one by one");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let told = refused(home.path());
+        assert_eq!((told.len(), &told[2]["count"], &told[2]["surface"]), (3, &json!(999), &json!("api")), "{told:?}");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(refused(home.path()).len(), 3, "nothing happened since");
+        audit.count(Surface::Api, Refused::Unauthenticated, peer, None).await;
+        assert_eq!(refused(home.path()).len(), 4, "at once again");
+        audit.count(Surface::Api, Refused::Unauthenticated, peer, None).await;
+        tasks.shutdown(Duration::from_secs(1)).await;
+        audit.close().await;
+        assert_eq!(refused(home.path()).len(), 5, "what is left is told of at the end");
+    }
 }

@@ -183,17 +183,20 @@ impl Calls {
         target: &Target,
     ) -> Result<(Arc<LiveTunnel>, String, HeaderValue, HeaderName), HopError> {
         let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0);
-        let caller = authenticate(&self.store, request.headers()).await.map_err(|error| {
-            if error.status == StatusCode::UNAUTHORIZED {
-                self.audit.count(Surface::Calls, Refused::Unauthenticated, peer, None);
+        let caller = match authenticate(&self.store, request.headers()).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                if error.status == StatusCode::UNAUTHORIZED {
+                    self.audit.count(Surface::Calls, Refused::Unauthenticated, peer, None).await;
+                }
+                return Err(HopError::new(Hop::Identity, error.message.clone()).with_status(error.status));
             }
-            HopError::new(Hop::Identity, error.message.clone()).with_status(error.status)
-        })?;
+        };
         let tunnel = self.tunnels.find(&target.label).await?;
         let tunnel = tunnel.filter(|tunnel| tunnel.record.workspace == caller.key.workspace);
         let tunnel = tunnel.ok_or_else(HopError::no_route)?;
         if !caller.may_call(&tunnel.record, &target.route) {
-            self.audit.count(Surface::Calls, Refused::NotPermitted, peer, Some(&caller.key.id));
+            self.audit.count(Surface::Calls, Refused::NotPermitted, peer, Some(&caller.key.id)).await;
             return Err(HopError::new(Hop::Policy, format!("this key may not call the route `{}`", target.route)));
         }
         let host = tunnel.domain.route_host(&target.route);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use sortie_api::Limits;
 use sortie_ids::BaseDomain;
+use sortie_store::DatabaseUrl;
 
 use crate::audit::AuditConfig;
 use crate::mcp::McpConfig;
@@ -14,6 +15,8 @@ use crate::mcp::McpConfig;
 pub struct HubConfig {
     /// Where everything is kept: database, sealed keys, the edge's CA.
     pub data_dir: PathBuf,
+    /// A PostgreSQL database instead of a file in the data directory.
+    pub database: Option<DatabaseUrl>,
     /// Where the API listens; port 0 picks a free one. TLS unless loopback.
     pub api: SocketAddr,
     /// Where the edge listens; port 0 picks a free one. Always TLS.

@@ -305,6 +305,18 @@ impl Front {
     async fn ready(&self) -> Response<ResponseBody> {
         let store = self.calls.store.get_meta("ready").await;
         let published = self.calls.audit.published();
+        // Why one fails is in the log: who may look here need not know where records go.
+        let sinks = self.calls.audit.sinks().into_iter().map(|sink| {
+            serde_json::json!({
+                "name": sink.name,
+                "state": sink.state,
+                "lag_records": sink.lag_records,
+                "lag_bytes": sink.lag_bytes,
+                "denies": sink.denies,
+                "dropped": sink.dropped,
+            })
+        });
+        let sinks: Vec<_> = sinks.collect();
         // Calls go on without it: what they leave is recorded at the gateway.
         let audit = match self.calls.audit.trouble() {
             None => serde_json::json!({"ok": true}),
@@ -313,7 +325,7 @@ impl Front {
         let (status, body) = match store {
             Ok(_) => (
                 StatusCode::OK,
-                serde_json::json!({"ready": true, "store": {"ok": true}, "audit": audit, "published": published}),
+                serde_json::json!({"ready": true, "store": {"ok": true}, "audit": audit, "published": published, "sinks": sinks}),
             ),
             Err(error) => {
                 let reason = error.to_string();

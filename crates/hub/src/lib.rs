@@ -26,12 +26,14 @@ mod request;
 mod start;
 mod tunnels;
 
-pub use audit::{Audit, AuditConfig};
+pub use audit::{Audit, AuditConfig, AuditError};
 pub use config::HubConfig;
 pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
 pub use mcp::{McpConfig, PrivateHost};
 pub use sortie_audit::{Durability, OnFailure};
 pub use sortie_orchestrator::models::ModelsConfig;
+pub use sortie_sinks::SinkSpec;
 pub use sortie_sinks::publish::PlaceSpec;
+pub use sortie_store::DatabaseUrl;
 pub use start::{Hub, HubError};

@@ -18,14 +18,14 @@ use sortie_orchestrator::queue::Terms;
 use sortie_orchestrator::sessions::{Sessions, Settings};
 use sortie_orchestrator::work::Queues;
 use sortie_runtime::{Metrics, Places, TaskSet, raise_open_files};
-use sortie_store::{Change, Store, StoreError};
+use sortie_store::{Change, Options, Store, StoreError};
 use sortie_tls::{EdgeIdentity, IssueError, RegisteredCa, SetupDir, SetupError, TlsError, Versions};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::HubConfig;
 use crate::api::{API_VERSIONS, ApiState, CheckedCa, of_key};
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditError};
 use crate::call::Calls;
 use crate::front::Front;
 use crate::gateways::Gateways;
@@ -41,7 +41,7 @@ const EDGE_CA_DAYS: u32 = 3650;
 /// Connections of gateways and clients on the edge's port, and half of the files that the process may open at most.
 const MAX_EDGE_CONNECTIONS: usize = 20_000;
 /// Connections on the API's listener, and a quarter of the files at most.
-const MAX_API_CONNECTIONS: usize = 10_000;
+const MAX_API_CONNECTIONS: usize = 20_000;
 /// How often unused inner connections are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -76,9 +76,9 @@ pub enum HubError {
     /// The edge cannot be set up.
     #[error(transparent)]
     Edge(#[from] EdgeError),
-    /// The audit log cannot be opened.
-    #[error("the audit log cannot be used: {0}")]
-    Audit(#[from] sortie_audit::OpenError),
+    /// There is no audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A place where checkpoints of the audit are to be published cannot be used.
     #[error("{0}")]
     Publish(String),
@@ -131,7 +131,8 @@ impl Hub {
         let data_dir = std::path::absolute(&config.data_dir)
             .map_err(|source| HubError::File { path: config.data_dir.clone(), source })?;
         let config = HubConfig { data_dir, ..config };
-        let store = Store::open(&config.data_dir).await?;
+        let database = config.database.clone();
+        let store = Store::open_with(Options { database, ..Options::new(&config.data_dir) }).await?;
         let audit_dir = config.audit.dir.clone().unwrap_or_else(|| config.data_dir.join("audit"));
         let audit = open_audit(audit_dir.clone(), &config).await?;
         let signer = Signer::open(&store, config.issuer.clone(), config.region.clone()).await?;
@@ -191,6 +192,7 @@ impl Hub {
             Terms { lease_seconds: config.limits.work_lease_seconds, start_seconds: config.limits.work_start_seconds };
         let work = Queues::start(store.clone(), terms, tasks).await?;
         let live = Live::start(tasks);
+        let watched = live.clone();
         let models = models(&config, tasks).await?;
         let sessions = Sessions::start(
             store.clone(),
@@ -254,7 +256,7 @@ impl Hub {
         if at_work > 0 {
             tracing::info!(sessions = at_work, "sessions that were at work go on");
         }
-        let following = follow_changes(store.clone(), links.clone(), pool.clone());
+        let following = follow_changes(store.clone(), links.clone(), pool.clone(), watched);
         let stop = tasks.clone();
         tasks.spawn("changes", async move {
             tokio::select! {
@@ -389,13 +391,21 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Makes archived tunnels and certificates bite on what is already running. No change is passed over: while the store
 /// cannot be read, the next ones wait; when they came too fast, every tunnel with a link is looked at.
-async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>) {
+async fn follow_changes(store: Store, links: Links, pool: Arc<Pool>, live: Live) {
     let mut changes = store.changes();
     loop {
         let changed = match changes.recv().await {
             Ok(Change::TunnelArchived(tunnel) | Change::CertificatesChanged(tunnel)) => Some(tunnel),
+            Ok(Change::KeyArchived(key)) => {
+                live.revoke(key.as_str());
+                continue;
+            }
             Ok(_) => continue,
-            Err(RecvError::Lagged(_)) => None,
+            Err(RecvError::Lagged(_)) => {
+                // Whose keys were archived is not known: everybody opens streams anew who still may.
+                live.end_all();
+                None
+            }
             Err(RecvError::Closed) => return,
         };
         while let Err(error) = enforce(&store, &links, &pool, changed.as_ref()).await {

@@ -24,6 +24,7 @@ async fn a_connection_without_a_request_is_let_go() {
     let here = ([127, 0, 0, 1], 0).into();
     let config = HubConfig {
         data_dir: dir.path().to_owned(),
+        database: None,
         api: here,
         edge: here,
         health: Some(here),

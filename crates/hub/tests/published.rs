@@ -34,6 +34,7 @@ async fn start(dir: &Path) -> (Hub, TaskSet) {
     let here = ([127, 0, 0, 1], 0).into();
     let config = HubConfig {
         data_dir: dir.to_owned(),
+        database: None,
         api: here,
         edge: here,
         health: None,

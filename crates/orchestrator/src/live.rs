@@ -185,6 +185,11 @@ impl Live {
         });
     }
 
+    /// Ends all streams; readers may open them again.
+    pub fn end_all(&self) {
+        self.each(|reader| reader.end(None));
+    }
+
     /// How many streams there are.
     pub fn readers(&self) -> usize {
         let channels: Vec<_> = locked(&self.0.sessions).values().cloned().collect();

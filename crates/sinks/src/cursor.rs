@@ -1,12 +1,11 @@
 //! How far a sink has come: one small file per sink, replaced as a whole.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sortie_audit::Hash;
+use sortie_audit::{Disk, Hash};
 
 use crate::reader::Mark;
 
@@ -15,7 +14,10 @@ const MAX_FILE: u64 = 4096;
 
 /// Where a cursor is kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Cursor(PathBuf);
+pub(crate) struct Cursor {
+    path: PathBuf,
+    disk: Disk,
+}
 
 /// What the file says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,11 +33,11 @@ impl Cursor {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub(crate) fn new(dir: &Path, sink: &str) -> io::Result<Self> {
+    pub(crate) fn new(dir: &Path, sink: &str, disk: Disk) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         let dir = dir.join("sinks");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self(dir.join(sink)))
+        Ok(Self { path: dir.join(sink), disk })
     }
 
     /// What it says; `None` where there is none.
@@ -43,7 +45,7 @@ impl Cursor {
     /// # Errors
     /// It cannot be read, or is damaged.
     pub(crate) fn load(&self) -> io::Result<Option<Kept>> {
-        let file = match File::open(&self.0) {
+        let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -59,20 +61,12 @@ impl Cursor {
     /// # Errors
     /// It cannot be written; it is still what it was.
     pub(crate) fn save(&self, mark: &Mark) -> io::Result<()> {
-        let new = self.0.with_extension("new");
         let mut text = serde_json::to_vec(&Kept { next: mark.next, prev: mark.prev })?;
         text.push(b'\n');
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.0)?;
-        match self.0.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        self.disk.replace(&self.path, &self.path.with_extension("new"), &text)
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }

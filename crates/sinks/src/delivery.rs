@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::CONFIRM_EVERY;
 use crate::board::{Board, SinkState};
 use crate::cursor::Cursor;
+use crate::moments::{Moment, Watch};
 use crate::reader::{self, Mark, ReadError, Record};
 use crate::spec::{OnRefused, SinkSpec};
 use crate::transport::{Failure, Sent, Transport};
@@ -35,6 +36,7 @@ pub(crate) struct Delivery {
     pub(crate) board: Arc<Board>,
     tasks: TaskSet,
     progress: Progress,
+    watch: Watch,
 }
 
 /// How far it is. What lies between the two marks is sent and not confirmed.
@@ -82,10 +84,11 @@ impl Delivery {
         cursor: Cursor,
         board: Arc<Board>,
         tasks: TaskSet,
+        watch: Watch,
     ) -> Self {
         let progress = Progress::new(board.mark(), spec.batch.records);
         let (dir, durable) = (log.dir().to_owned(), log.durable());
-        Self { spec, transport, dir, log, durable, cursor, board, tasks, progress }
+        Self { spec, transport, dir, log, durable, cursor, board, tasks, progress, watch }
     }
 }
 
@@ -142,6 +145,7 @@ impl Delivery {
         self.gather(size).await;
         let size = *self.durable.borrow_and_update();
         let records = self.read(size).await?;
+        self.watch.tell(Moment::Read);
         self.offer(records).await?;
         Ok(Step::Done)
     }
@@ -160,6 +164,7 @@ impl Delivery {
             Ok(Sent::Unconfirmed) => {
                 self.progress.sent = last.after.clone();
                 self.progress.since.get_or_insert_with(Instant::now);
+                self.watch.tell(Moment::Sent);
             }
             Err(Failure::Refused(_)) if records.len() > 1 => {
                 self.progress.limit = records.len() / 2;
@@ -215,10 +220,12 @@ impl Delivery {
         if self.progress.sent.next == self.progress.confirmed.next {
             return;
         }
+        self.watch.tell(Moment::Acknowledged);
         self.progress.backoff.reset();
         self.progress.confirmed = self.progress.sent.clone();
         self.board.delivered(self.progress.confirmed.clone());
         self.save().await;
+        self.watch.tell(Moment::Moved);
     }
 
     /// What cannot be written now is written with the next delivery; until then a crash has records sent twice.

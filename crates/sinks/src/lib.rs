@@ -13,7 +13,9 @@ mod client;
 mod cursor;
 mod delivery;
 mod http;
+mod moments;
 mod otlp;
+mod outlets;
 pub mod publish;
 mod reader;
 mod spec;
@@ -26,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sortie_audit::Log;
+use sortie_audit::{Disk, Log};
 use sortie_credentials::Vault;
 use sortie_runtime::TaskSet;
 use tokio::sync::watch;
@@ -38,6 +40,8 @@ use reader::{Mark, ReadError, SeekError};
 use transport::{Origin, Transport};
 
 pub use board::{SinkState, SinkStatus};
+pub use moments::{Moment, Watch};
+pub use outlets::{OutletError, Outlets};
 pub use spec::{
     Batch, Begin, Body, Confirm, DEFAULT_SPOOL, DEFAULT_TIMEOUT, Encoding, Format, HttpSpec, OnFull, OnRefused,
     OtlpSpec, SinkKind, SinkSpec, SplunkSpec, SyslogSpec, Tls,
@@ -118,11 +122,25 @@ impl Sinks {
         vaults: &BTreeMap<String, Arc<Vault>>,
         tasks: &TaskSet,
     ) -> Result<Self, StartError> {
+        Self::start_watched(log, specs, vaults, tasks, &Watch::default())
+    }
+
+    /// The same, watched by a test.
+    ///
+    /// # Errors
+    /// As of [`Sinks::start`].
+    pub fn start_watched(
+        log: &Log,
+        specs: Vec<SinkSpec>,
+        vaults: &BTreeMap<String, Arc<Vault>>,
+        tasks: &TaskSet,
+        watch: &Watch,
+    ) -> Result<Self, StartError> {
         let tasks = tasks.child();
         let (ends, ended) = watch::channel(());
         let mut deliveries = Vec::with_capacity(specs.len());
         for spec in specs {
-            deliveries.push(prepare(log, spec, vaults, &tasks)?);
+            deliveries.push(prepare(log, spec, vaults, &tasks, watch)?);
         }
         let boards: Vec<_> = deliveries.iter().map(|delivery| delivery.board.clone()).collect();
         let identities: Vec<_> =
@@ -189,19 +207,20 @@ fn prepare(
     spec: SinkSpec,
     vaults: &BTreeMap<String, Arc<Vault>>,
     tasks: &TaskSet,
+    watch: &Watch,
 ) -> Result<Delivery, StartError> {
-    let (cursor, mark) = place(log, &spec)?;
+    let (cursor, mark) = place(log, &spec, watch)?;
     let wrong = |reason| StartError::Sink { sink: spec.name.clone(), reason };
     let transport = transport(log, &spec, vaults, tasks).map_err(wrong)?;
     let board = Arc::new(Board::new(&spec, mark));
-    Ok(Delivery::new(spec, transport, log.clone(), cursor, board, tasks.clone()))
+    Ok(Delivery::new(spec, transport, log.clone(), cursor, board, tasks.clone(), watch.clone()))
 }
 
 /// Where a sink goes on.
-fn place(log: &Log, spec: &SinkSpec) -> Result<(Cursor, Mark), StartError> {
+fn place(log: &Log, spec: &SinkSpec, watch: &Watch) -> Result<(Cursor, Mark), StartError> {
     let wrong = |reason: String| StartError::Sink { sink: spec.name.clone(), reason };
     let dir = log.dir().to_owned();
-    let cursor = Cursor::new(&dir, &spec.name).map_err(|error| wrong(error.to_string()))?;
+    let cursor = Cursor::new(&dir, &spec.name, Disk(watch.disk.clone())).map_err(|error| wrong(error.to_string()))?;
     let damaged = |reason: String| {
         let (sink, path) = (spec.name.clone(), cursor.path().to_owned());
         StartError::Cursor { sink, path, reason }

@@ -1,16 +1,25 @@
 //! The command line.
 
+mod hub_audit;
+mod resources;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use sortie_api::{CreateCertificate, DisplayName, KeyRole, Limits};
-use sortie_hub::{AuditConfig, Durability, McpConfig, OnFailure, PlaceSpec, PrivateHost};
-use sortie_ids::{ApprovalId, BaseDomain, CertificateId, KeyId, RouteName, TunnelId, WorkspaceId};
+use sortie_hub::{McpConfig, PrivateHost};
+use sortie_ids::{ApprovalId, BaseDomain, CertificateId, EnvironmentId, KeyId, RouteName, TunnelId, WorkspaceId};
+
+pub(crate) use resources::{AgentsCommand, CredentialsCommand, EnvironmentCommand, From, VaultsCommand};
 
 use crate::audit::AuditCommand;
+use crate::database::DatabaseArgs;
+use crate::operate::sessions::SessionsCommand;
 use crate::policy::PolicyCommand;
+
+pub(crate) use hub_audit::{AuditDestinationArgs, HubAuditArgs};
 
 /// Private access for AI agents: everything dials out, nothing gets in.
 #[derive(Debug, Parser)]
@@ -98,6 +107,20 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Sessions: agents at work.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
+    /// Agents: models with prompts, tools and MCP servers, in versions.
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Environments: where the tools of sessions run.
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
+    /// Vaults: credentials that sessions use.
+    #[command(subcommand)]
+    Vaults(VaultsCommand),
+    /// Print the active agents, environments and vaults (without secrets) as JSON.
+    Export,
     /// Workspaces: what tunnels and keys belong to.
     #[command(subcommand)]
     Workspaces(WorkspacesCommand),
@@ -157,6 +180,8 @@ pub(crate) struct UpArgs {
     pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mcp: SessionMcpArgs,
+    #[command(flatten)]
+    pub(crate) audit: AuditDestinationArgs,
 }
 
 #[derive(Args, Debug)]
@@ -164,6 +189,8 @@ pub(crate) struct HubArgs {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     /// Where the API listens; TLS unless loopback.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4180")]
     pub(crate) api: SocketAddr,
@@ -214,58 +241,6 @@ pub(crate) struct HubArgs {
     pub(crate) mcp: SessionMcpArgs,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
-}
-
-/// How the hub keeps its records.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Audit")]
-pub(crate) struct HubAuditArgs {
-    /// Where what is done to tunnels, keys and workspaces is recorded [default: audit in the data directory].
-    #[arg(long, env = "SORTIE_AUDIT_DIR", value_name = "DIR")]
-    audit_dir: Option<PathBuf>,
-    /// When a record counts as kept: when the kernel has it, or when the disk does.
-    #[arg(long, env = "SORTIE_AUDIT_DURABILITY", value_enum, value_name = "WHEN", default_value_t = AuditDurability::Power)]
-    audit_durability: AuditDurability,
-    /// What happens to operations whose records cannot be kept.
-    #[arg(long, env = "SORTIE_AUDIT_ON_FAILURE", value_enum, value_name = "WHAT", default_value_t = AuditOnFailure::Deny)]
-    audit_on_failure: AuditOnFailure,
-    /// A directory where its checkpoints are published, such as a mount that can be written once.
-    #[arg(long, env = "SORTIE_AUDIT_PUBLISH_DIR", value_name = "DIR")]
-    audit_publish_dir: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AuditDurability {
-    /// The end of the process loses nothing, a power cut the last moments.
-    Process,
-    /// A power cut loses nothing either.
-    Power,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AuditOnFailure {
-    /// They are refused.
-    Deny,
-    /// They are done, and the records that are missing are counted.
-    DropAndCount,
-}
-
-impl HubAuditArgs {
-    /// The settings as the hub takes them.
-    pub(crate) fn config(&self) -> AuditConfig {
-        AuditConfig {
-            dir: self.audit_dir.clone(),
-            durability: match self.audit_durability {
-                AuditDurability::Process => Durability::Process,
-                AuditDurability::Power => Durability::Power,
-            },
-            on_failure: match self.audit_on_failure {
-                AuditOnFailure::Deny => OnFailure::Deny,
-                AuditOnFailure::DropAndCount => OnFailure::DropAndCount,
-            },
-            publish: self.audit_publish_dir.iter().map(|dir| PlaceSpec::dir("dir", dir)).collect(),
-        }
-    }
 }
 
 /// How sessions reach MCP servers. Those behind tunnels, and public ones over https, need nothing here.
@@ -322,6 +297,14 @@ pub(crate) struct LimitArgs {
     #[arg(long, env = "SORTIE_MAX_NAME", value_name = "COUNT", default_value_t = Limits::default().name_characters,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(DisplayName::MAX_CHARACTERS)))]
     max_name: u32,
+    /// Seconds that a worker's lease on its work lasts without a heartbeat, when the worker does not say.
+    #[arg(long, env = "SORTIE_WORK_LEASE", value_name = "SECONDS", default_value_t = Limits::default().work_lease_seconds,
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    work_lease: u32,
+    /// Seconds from when a worker takes work until its first heartbeat, at most.
+    #[arg(long, env = "SORTIE_WORK_START", value_name = "SECONDS", default_value_t = Limits::default().work_start_seconds,
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    work_start: u32,
     /// Objects on a page of a list when the caller does not say; never more than --max-page-size.
     #[arg(long, env = "SORTIE_PAGE_SIZE", value_name = "COUNT", default_value_t = Limits::default().default_page,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -342,6 +325,8 @@ impl LimitArgs {
             workspaces_per_organization: self.max_workspaces,
             pem_bytes: self.max_pem_bytes,
             name_characters: self.max_name,
+            work_lease_seconds: self.work_lease,
+            work_start_seconds: self.work_start,
             default_page: self.page_size.min(self.max_page_size),
             largest_page: self.max_page_size,
             ..Limits::default()
@@ -540,6 +525,51 @@ pub(crate) enum KeysCommand {
     },
     /// Withdraw a key at once.
     Archive {
+        /// The key.
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvironmentsCommand {
+    #[command(flatten)]
+    Of(EnvironmentCommand),
+    /// Create an environment whose sandboxes are at workers of your own.
+    Create {
+        /// What to call it.
+        name: String,
+    },
+    /// Keys that the workers of an environment ask for work with.
+    #[command(subcommand)]
+    Keys(EnvironmentKeysCommand),
+    /// Ask the workers of an environment for an answer. Exit code 1 when none comes within a minute.
+    Check {
+        /// The environment.
+        environment: EnvironmentId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvironmentKeysCommand {
+    /// List keys, newest first.
+    List {
+        /// The environment.
+        environment: EnvironmentId,
+    },
+    /// Create a key; its secret is shown once. An environment may have several.
+    Create {
+        /// The environment.
+        environment: EnvironmentId,
+        /// What to call it.
+        name: String,
+        /// From when on it is refused, like 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<jiff::Timestamp>,
+    },
+    /// Withdraw a key at once, with the tokens of the sessions that its workers serve.
+    Archive {
+        /// The environment.
+        environment: EnvironmentId,
         /// The key.
         key: KeyId,
     },

@@ -14,6 +14,8 @@ use crate::error::Failure;
 
 /// Longest a request of a command may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest that a stream is read.
+const STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Largest page of a list.
 const PAGE: u32 = 1000;
 
@@ -101,13 +103,33 @@ impl Hub {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    /// Asks for something to be removed.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(Method::DELETE, path, None::<&()>).await
+    }
+
+    /// Asks for a stream, which may last.
+    pub(crate) async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(self.key.expose()).timeout(STREAM);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        self.read::<serde_json::Value>(path, response).await.and(Err(Failure::failed("the hub refused the stream")))
+    }
+
     /// Every item of a list, page by page. `path` may have a query.
     pub(crate) async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Failure> {
+        self.all_by(PAGE, path).await
+    }
+
+    /// The same where pages are smaller.
+    pub(crate) async fn all_by<T: DeserializeOwned>(&self, limit: u32, path: &str) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
         let mut page = String::new();
         let joint = if path.contains('?') { '&' } else { '?' };
         loop {
-            let mut list: List<T> = self.get(&format!("{path}{joint}limit={PAGE}{page}")).await?;
+            let mut list: List<T> = self.get(&format!("{path}{joint}limit={limit}{page}")).await?;
             items.append(&mut list.data);
             match list.next_page {
                 Some(next) => page = format!("&page={next}"),
@@ -141,11 +163,13 @@ impl Hub {
         if let Some(body) = body {
             request = request.json(body);
         }
-        request.send().await.map_err(|error| {
-            let cause = root_cause(&error);
-            let next = if error.is_connect() { ": is the hub running there?" } else { "" };
-            Failure::failed(format!("{} cannot be reached ({cause}){next}", self.base))
-        })
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let cause = root_cause(error);
+        let next = if error.is_connect() { ": is the hub running there?" } else { "" };
+        Failure::failed(format!("{} cannot be reached ({cause}){next}", self.base))
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str, response: reqwest::Response) -> Result<T, Failure> {

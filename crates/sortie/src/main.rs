@@ -4,6 +4,7 @@ mod audit;
 mod cli;
 mod client;
 mod config;
+mod database;
 mod error;
 mod local;
 mod operate;
@@ -85,6 +86,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Tunnels(command) => operate::tunnels::run(command, &cli.hub, style?).await,
             Command::Certs(command) => operate::certs::run(command, &cli.hub, style?).await,
             Command::Keys(command) => operate::keys::run(command, &cli.hub, style?).await,
+            Command::Sessions(command) => operate::sessions::run(command, &cli.hub, style?).await,
+            Command::Agents(command) => operate::agents::run(command, &cli.hub, style?).await,
+            Command::Environments(command) => operate::environments::run(command, &cli.hub, style?).await,
+            Command::Vaults(command) => operate::vaults::run(command, &cli.hub, style?).await,
+            Command::Export => operate::resources::export(&cli.hub).await,
             Command::Workspaces(command) => operate::workspaces::run(command, &cli.hub, style?).await,
             Command::Approvals(command) => operate::approvals::run(command, &cli.hub, style?).await,
             Command::Routes(command) => operate::routes::run(command, &cli.hub, style?).await,

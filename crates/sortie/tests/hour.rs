@@ -131,6 +131,7 @@ impl World {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let hub = HubConfig {
             data_dir: home.join("hub"),
+            database: None,
             api: free,
             edge: free,
             health: None,

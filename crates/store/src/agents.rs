@@ -59,7 +59,7 @@ impl Store {
         to_the_end(async move {
             let now = store.now();
             let (id, version) = (AgentId::random(), 1u32);
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
+            let mut transaction = store.begin().await?;
             query("INSERT INTO agents (id, workspace_id, version, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)")
                 .bind(id.as_str())
                 .bind(workspace.as_str())
@@ -106,8 +106,7 @@ impl Store {
     ) -> Result<Changed<Agent>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = newest(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 return Err(ApiError::invalid_request("The agent is archived, and that is final.").into());
@@ -143,8 +142,7 @@ impl Store {
     pub async fn archive_agent(&self, workspace: &WorkspaceId, id: &AgentId) -> Result<Changed<Agent>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = newest(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 return Ok(Changed { object: before, members: Vec::new() });
@@ -272,3 +270,6 @@ fn agent(row: &Row) -> Result<Agent, StoreError> {
         archived_at: row.optional_time("archived_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

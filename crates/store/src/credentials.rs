@@ -68,8 +68,7 @@ impl Store {
         to_the_end(async move {
             let now = store.now();
             let id = CredentialId::random();
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             vaults::live(transaction.on(), &workspace, &vault_id).await?;
             let place = definition.auth.place();
             check_room(&mut transaction, &vault_id, &place).await?;
@@ -152,8 +151,7 @@ impl Store {
     ) -> Result<Changed<Credential>, StoreError> {
         let (store, workspace, vault, id) = (self.clone(), workspace.clone(), vault.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let row = find(&mut transaction, &workspace, &vault, &id).await?;
             let before = credential(&row)?;
             if before.archived_at.is_some() {
@@ -186,8 +184,7 @@ impl Store {
     ) -> Result<Changed<Credential>, StoreError> {
         let (store, workspace, vault, id) = (self.clone(), workspace.clone(), vault.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = credential(&find(&mut transaction, &workspace, &vault, &id).await?)?;
             if before.archived_at.is_some() {
                 return Ok(Changed { object: before, members: Vec::new() });
@@ -221,8 +218,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (store, workspace, vault, id) = (self.clone(), workspace.clone(), vault.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             find(&mut transaction, &workspace, &vault, &id).await?;
             query("DELETE FROM vault_credentials WHERE id = $1")
                 .bind(id.as_str())
@@ -297,8 +293,7 @@ impl Store {
     ) -> Result<Option<i64>, StoreError> {
         let (store, id) = (self.clone(), credential.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let row = query(select!("WHERE c.id = $1 AND c.revision = $2 AND c.archived_at IS NULL"))
                 .bind(id.as_str())
                 .bind(revision)
@@ -451,3 +446,6 @@ fn credential(row: &Row) -> Result<Credential, StoreError> {
         archived_at: row.optional_time("archived_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,7 @@ impl Store {
         to_the_end(async move {
             let now = store.now();
             let id = EnvironmentId::random();
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             check_name(&mut transaction, &workspace, &definition.name, &id).await?;
             query(
                 "INSERT INTO environments (id, workspace_id, name, kind, body, created_at, updated_at) \
@@ -98,8 +97,7 @@ impl Store {
     ) -> Result<Changed<Environment>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = find(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 let error = ApiError::invalid_request("The environment is archived, and that is final.");
@@ -137,8 +135,7 @@ impl Store {
     ) -> Result<Changed<Environment>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = find(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 return Ok(Changed { object: before, members: Vec::new() });
@@ -164,8 +161,7 @@ impl Store {
     pub async fn delete_environment(&self, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<(), StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             find(transaction.on(), &workspace, &id).await?;
             let row = query("SELECT count(*) AS count FROM sessions WHERE environment_id = $1")
                 .bind(id.as_str())
@@ -258,3 +254,6 @@ fn environment(row: &Row) -> Result<Environment, StoreError> {
         archived_at: row.optional_time("archived_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

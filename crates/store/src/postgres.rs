@@ -45,7 +45,7 @@ pub(crate) async fn open(url: &DatabaseUrl) -> Result<Db, StoreError> {
     let options = url.options().options(SETTINGS);
     let mut connection = connect(url, &options).await?;
     check_server(&mut connection).await?;
-    let pid = sole::take(&mut connection).await?;
+    let pid = sole::take(&mut connection, PATIENCE).await?;
     check_owner(&mut connection).await?;
     migrated(migrations::postgres().run(&mut connection).await)?;
     let sole = Sole::keep(connection, pid, options.clone());
@@ -152,3 +152,6 @@ pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Err
 fn late() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database server did not answer in time"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,8 +66,8 @@ enum Holding {
     Taken(String),
 }
 
-/// Takes the lock. A hub that was ended a moment ago may still have it, so this waits a little.
-pub(crate) async fn take(connection: &mut PgConnection) -> Result<i32, StoreError> {
+/// Takes the lock. Waits so long where another has it: a hub that was ended a moment ago may not have let go of it yet.
+pub(crate) async fn take(connection: &mut PgConnection, patience: Duration) -> Result<i32, StoreError> {
     let doing = "asking to be its only hub";
     let begin = Instant::now();
     loop {
@@ -75,7 +75,7 @@ pub(crate) async fn take(connection: &mut PgConnection) -> Result<i32, StoreErro
         if row.try_get("taken").during(doing)? {
             return row.try_get("pid").during(doing);
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() >= patience {
             let holder = sqlx::query(HOLDER).fetch_optional(&mut *connection).await.during(doing)?;
             let text =
                 |column| holder.as_ref().and_then(|row| row.try_get::<String, _>(column).ok()).unwrap_or_default();
@@ -98,17 +98,12 @@ impl Sole {
     /// Returns when the lock is held; waits a moment for one that was lost.
     pub(crate) async fn held(&self) -> Result<(), StoreError> {
         let mut watched = self.holding.0.clone();
-        if timeout(PATIENCE, watched.wait_for(|holding| matches!(holding, Holding::By(_))))
-            .await
-            .is_ok_and(|held| held.is_ok())
-        {
-            return Ok(());
+        let known = timeout(PATIENCE, watched.wait_for(|holding| !matches!(holding, Holding::Lost))).await;
+        match known.map(|known| known.map(|holding| holding.clone())) {
+            Ok(Ok(Holding::By(_))) => Ok(()),
+            Ok(Ok(Holding::Taken(by))) => Err(StoreError::Taken(by)),
+            _ => Err(StoreError::Lost),
         }
-        let holding = watched.borrow().clone();
-        Err(match holding {
-            Holding::Taken(by) => StoreError::Taken(by),
-            Holding::By(_) | Holding::Lost => StoreError::Lost,
-        })
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -151,6 +146,8 @@ async fn keep(
             }
         }
         holding.send_replace(Holding::Lost);
+        // Before the next one is asked for: a server that is only slow would see it as another hub's.
+        drop(connection);
         tracing::warn!("the connection to the database is lost; nothing is written until it is back");
         connection = tokio::select! {
             again = again(&options, &holding) => again,
@@ -171,7 +168,7 @@ async fn lost(connection: &mut PgConnection) {
 async fn again(options: &PgConnectOptions, holding: &watch::Sender<Holding>) -> PgConnection {
     loop {
         if let Ok(Ok(mut connection)) = timeout(PATIENCE, options.connect()).await {
-            match timeout(PATIENCE * 2, take(&mut connection)).await {
+            match timeout(PATIENCE, take(&mut connection, Duration::ZERO)).await {
                 Ok(Ok(pid)) => {
                     holding.send_replace(Holding::By(pid));
                     return connection;

@@ -56,7 +56,7 @@ impl Store {
                 updated_at: now,
                 archived_at: None,
             };
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
+            let mut transaction = store.begin().await?;
             query("INSERT INTO vaults (id, workspace_id, body, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)")
                 .bind(vault.id.as_str())
                 .bind(workspace.as_str())
@@ -113,8 +113,7 @@ impl Store {
     ) -> Result<Changed<Vault>, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = live(transaction.on(), &workspace, &id).await?;
             let (display_name, metadata) = change(before.display_name.clone(), before.metadata.clone())?;
             let differs =
@@ -145,8 +144,7 @@ impl Store {
     pub async fn archive_vault(&self, workspace: &WorkspaceId, id: &VaultId) -> Result<ArchivedVault, StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             let before = find(transaction.on(), &workspace, &id).await?;
             if before.archived_at.is_some() {
                 return Ok(ArchivedVault { vault: before, fresh: false, credentials: Vec::new() });
@@ -173,8 +171,7 @@ impl Store {
     pub async fn delete_vault(&self, workspace: &WorkspaceId, id: &VaultId) -> Result<(), StoreError> {
         let (store, workspace, id) = (self.clone(), workspace.clone(), id.clone());
         to_the_end(async move {
-            let mut transaction = store.db().begin().await.during("beginning a transaction")?;
-            transaction.alone().await.during("waiting for other writes")?;
+            let mut transaction = store.begin_alone().await?;
             find(transaction.on(), &workspace, &id).await?;
             for (statement, doing) in [
                 ("DELETE FROM vault_credentials WHERE vault_id = $1", "deleting credentials"),

@@ -1,5 +1,6 @@
 //! A real PostgreSQL server of a test's own, in a temporary directory.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,14 +37,14 @@ pub struct Postgres {
 
 impl Postgres {
     /// Starts a server with one empty database, `postgres`. It listens on a Unix socket, where everybody is let in, and
-    /// on a loopback port, where the password is asked for. Prints the `skipped:` line and returns `None` where the
-    /// Debian package `postgresql` is missing.
+    /// on a loopback port, where the password is asked for. Prints the `skipped:` line and returns `None` where
+    /// PostgreSQL is missing.
     ///
     /// # Panics
     /// When a server that is there does not start.
     pub async fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            skip_tool("PostgreSQL is not installed; `cargo xtask test` installs the Debian package `postgresql`");
+            skip_tool("there is no PostgreSQL; `cargo xtask test` installs it");
             return None;
         };
         let dir = tempfile::Builder::new().prefix("sortie-pg-").tempdir().expect("a directory for PostgreSQL");
@@ -85,6 +86,7 @@ impl Postgres {
     /// When it fails.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
         let mut command = Command::new(self.programs.join(program));
+        command.env("LD_LIBRARY_PATH", libraries(&self.programs));
         command.arg("--host").arg(self.dir.path()).args(["--port", &self.port.to_string(), "--username", USER]);
         let output = command.args(["--dbname", "postgres"]).args(args).output().expect("a program of PostgreSQL");
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
@@ -136,6 +138,7 @@ impl Postgres {
     async fn try_start(&self) -> Result<Process, ProcessError> {
         // `setpriv` gives up being root, and ends the server when the test ends without a word.
         let mut program = Program::new("setpriv").arg("--pdeathsig=QUIT");
+        program = program.env("LD_LIBRARY_PATH", libraries(&self.programs));
         if is_root() {
             let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
             program = program.args([&uid, &gid]).arg("--clear-groups");
@@ -143,7 +146,7 @@ impl Postgres {
         program = program.arg(self.programs.join("postgres")).arg("-D").arg(self.data_dir());
         program = program.arg("-k").arg(self.dir.path()).args(["-p", &self.port.to_string()]);
         // Nothing here outlives a crash of the machine.
-        for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=16MB", "autovacuum=off"] {
+        for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=16MB", "autovacuum=off", "jit=off"] {
             program = program.args(["-c", setting]);
         }
         let mut process = program.spawn()?;
@@ -204,6 +207,7 @@ fn template(programs: &Path) -> io::Result<PathBuf> {
         } else {
             init.arg("--no-new-privs");
         }
+        init.env("LD_LIBRARY_PATH", libraries(programs));
         init.arg(programs.join("initdb")).arg("-D").arg(draft.path().join("data")).args(["-U", USER, "-E", "UTF8"]);
         init.args(["--locale=C", "--no-sync", "--wal-segsize=1", "--auth-local=trust", "--auth-host=scram-sha-256"]);
         let made = init.arg("--pwfile").arg(&password).output()?;
@@ -218,6 +222,14 @@ fn template(programs: &Path) -> io::Result<PathBuf> {
         fs::rename(&beside, &template)?;
     }
     Ok(template)
+}
+
+/// The libraries beside programs that were unpacked and not installed: those of the same root.
+fn libraries(programs: &Path) -> OsString {
+    let root = programs.ancestors().nth(5).unwrap_or(Path::new("/"));
+    let found = fs::read_dir(root.join("usr/lib")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = found.filter(|path| path.to_string_lossy().ends_with("-linux-gnu"));
+    std::env::join_paths(found).unwrap_or_default()
 }
 
 fn is_root() -> bool {

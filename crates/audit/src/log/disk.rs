@@ -58,7 +58,7 @@ impl fmt::Debug for Faults {
 
 /// The steps.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disk(pub(crate) Faults);
+pub struct Disk(pub Faults);
 
 impl Disk {
     /// Makes a directory with its parents, for us alone. One that is there stays as it is.
@@ -118,7 +118,10 @@ impl Disk {
 
     /// Makes or replaces a file in one step, on the disk when it returns. Until it has its name it is `fresh`, which is on
     /// the same disk. After an error the file may be there, or not, but whole.
-    pub(crate) fn replace(&self, path: &Path, fresh: &Path, bytes: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// It could not be made, or it is not known whether it outlives a power cut.
+    pub fn replace(&self, path: &Path, fresh: &Path, bytes: &[u8]) -> io::Result<()> {
         let file = self.fresh(fresh)?;
         let written = self.write(&file, fresh, bytes).and_then(|()| self.sync(&file, fresh));
         written.and_then(|()| self.0.ask(Step::Rename, path, 0)).and_then(|_| fs::rename(fresh, path))?;

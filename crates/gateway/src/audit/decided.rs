@@ -1,19 +1,20 @@
 //! The records of one call: what was decided before it went on, and how it ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sortie_api::{Hop, HopError};
-use sortie_audit::{Arguments, CallDone, DecidedAct, Draft, DraftError, Kind, Outcome, kinds};
+use sortie_audit::{Arguments, CallDone, DROPPED, DecidedAct, Draft, DraftError, Kind, Outcome, kinds};
 use sortie_identity::Caller;
 use sortie_ids::{ApprovalId, Digest, RequestId};
 use sortie_mcp::message::Body;
 use sortie_policy::{Act, Fact, FactFault, FactForm, PolicyName, Target};
 
 use super::payload::Part;
-use super::{Audit, Payloads, Shown, cut};
+use super::{Audit, Payloads, Shown, cut, unrecorded};
 use crate::body::{End, Sent};
 use crate::control::{self, Asking, Control, Judged, Verdict};
 use crate::intake::Intake;
@@ -46,6 +47,8 @@ pub(crate) struct Deciding {
     verdict: Verdict,
     policy: Option<Digest>,
     now: i64,
+    /// Whether it is on record that it waits, and not yet what became of it.
+    waiting: AtomicBool,
     /// By the number of the message.
     pub(crate) approvals: Vec<(usize, ApprovalId)>,
     pub(crate) credential: Option<Arc<str>>,
@@ -86,6 +89,7 @@ impl Deciding {
             verdict: Verdict::default(),
             policy: None,
             now: 0,
+            waiting: AtomicBool::new(false),
             approvals: Vec::new(),
             credential: None,
         }
@@ -140,11 +144,12 @@ impl Deciding {
         if !self.audit.is_on() {
             return Ok(());
         }
-        self.audit.admits()?;
-        if let Some(number) = self.audit.append(self.drafts(Outcome::Forwarded, None)).await? {
-            let _first = self.tally.decided.set(number);
+        if let Err(behind) = self.audit.admits() {
+            return Err(if self.waiting.load(Ordering::Relaxed) { self.refused(behind).await } else { behind });
         }
-        Ok(())
+        let Some(appending) = self.audit.begin(self.drafts(Outcome::Forwarded, None))? else { return Ok(()) };
+        self.waiting.store(false, Ordering::Relaxed);
+        self.tally.decided.get_or_init(|| appending).kept().await.map(drop).map_err(unrecorded)
     }
 
     /// Records that it waits for a person.
@@ -156,7 +161,12 @@ impl Deciding {
             return Ok(());
         }
         self.audit.admits()?;
-        self.audit.append(self.drafts(Outcome::Waits, None)).await.map(drop)
+        let Some(appending) = self.audit.begin(self.drafts(Outcome::Waits, None))? else { return Ok(()) };
+        self.waiting.store(true, Ordering::Relaxed);
+        appending.kept().await.map(drop).map_err(|error| {
+            self.waiting.store(false, Ordering::Relaxed);
+            unrecorded(error)
+        })
     }
 
     /// Records that it does not go on, and returns what to answer: why, or that not even this can be recorded.
@@ -164,8 +174,9 @@ impl Deciding {
         if !self.audit.is_on() {
             return error;
         }
+        self.waiting.store(false, Ordering::Relaxed);
         match self.audit.append(self.drafts(Outcome::Refused, Some(&error))).await {
-            Ok(_) => error,
+            Ok(()) => error,
             Err(unrecorded) => unrecorded,
         }
     }
@@ -223,6 +234,16 @@ impl Deciding {
     }
 }
 
+/// A caller that goes away while its call waits leaves nothing open: that it does not go on is recorded, too.
+impl Drop for Deciding {
+    fn drop(&mut self) {
+        if self.waiting.load(Ordering::Relaxed) {
+            let gone = HopError::new(Hop::Policy, "the caller went away while the call waited for a person");
+            self.audit.append_drafts_now(self.drafts(Outcome::Refused, Some(&gone)));
+        }
+    }
+}
+
 impl Noted {
     fn opaque(wanted: &Act<'_>) -> Self {
         Self { act: act(wanted), arguments: None, payload: None }
@@ -246,10 +267,11 @@ impl Audit {
     /// Records how a call ended; nothing for one that never went on.
     pub(crate) fn ended(&self, ending: Ending<'_>) {
         let Ending { id, tally, status, hop, end, sent, duration, payloads } = ending;
-        let Some(decided) = tally.decided.get().filter(|_| self.is_on()) else { return };
+        let decided = tally.decided.get().and_then(|appending| appending.kept_now().ok());
+        let Some(decided) = decided.filter(|number| *number != DROPPED) else { return };
         let done = CallDone {
             id: id.to_string(),
-            decided: *decided,
+            decided,
             status: status.map(|status| status.as_u16()),
             hop: hop.map(|hop| hop.as_str().to_owned()),
             end: end.as_str().to_owned(),

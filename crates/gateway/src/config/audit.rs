@@ -11,14 +11,12 @@ use sortie_sinks::publish::PlaceSpec;
 use toml::Spanned;
 
 use super::credentials::RawVault;
-use super::publish::RawPublish;
+use super::publish::{self, RawPublish};
 use super::sinks::{self, RawSink};
 use super::{ConfigError, LimitConfig, Source, Span};
 
 /// Most rules about arguments, and most pointers of one rule.
 const MOST: usize = 64;
-/// Most places where checkpoints are published.
-const MOST_PLACES: usize = 16;
 /// Longest pointer, in bytes.
 const MAX_POINTER: usize = 256;
 /// Smallest size of a file of the log, in bytes.
@@ -271,24 +269,11 @@ impl RawAudit {
             };
             Ok(PayloadConfig { key_file: base.join(payload.key_file), answers: payload.answers, max_bytes })
         });
-        let mut publish: Vec<PlaceSpec> = Vec::with_capacity(self.publish.len());
-        for place in self.publish {
-            let at = place.span();
-            let wrong = |name: &str, reason| source.wrong(Some(at.clone()), &format!("audit.publish.{name}"), reason);
-            let place = place.into_inner().check(base).map_err(|(name, reason)| wrong(name, reason))?;
-            if publish.iter().any(|other| other.name == place.name) {
-                return Err(wrong("name", format!("two places have the name `{}`", place.name)));
-            }
-            if publish.len() == MOST_PLACES {
-                return Err(wrong("name", format!("there are more than {MOST_PLACES} places")));
-            }
-            publish.push(place);
-        }
         Ok(AuditConfig {
-            publish,
+            publish: publish::check(self.publish, source, "audit.publish", base)?,
             payload: payload.transpose()?,
             arguments: arguments.collect::<Result<_, _>>()?,
-            sinks: sinks::check(self.sinks, source, base, &|name| vaults.contains_key(name))?,
+            sinks: sinks::check(self.sinks, source, "audit.sinks", base, &|name| vaults.contains_key(name))?,
             facts: self.facts,
             result_digest: self.result_digest,
             log: AuditLogConfig {

@@ -8,8 +8,13 @@ use serde::{Deserialize, Serialize};
 use sortie_credentials::{CredentialKind, CredentialSpec, Source as Secret, Trust};
 use sortie_sinks::Tls;
 use sortie_sinks::publish::{PlaceKind, PlaceSpec};
+use toml::Spanned;
 use url::Url;
 
+use super::{ConfigError, Source};
+
+/// Most places.
+const MOST: usize = 16;
 /// Longest name of a place, in characters.
 const MAX_NAME: usize = 64;
 /// What a secret is sent in, unless the settings name another header.
@@ -54,9 +59,32 @@ pub(super) struct RawPublish {
     include_system_cas: Option<bool>,
 }
 
+/// The places of the settings, in the table of this name.
+pub(super) fn check(
+    raw: Vec<Spanned<RawPublish>>,
+    source: &Source<'_>,
+    table: &str,
+    base: &Path,
+) -> Result<Vec<PlaceSpec>, ConfigError> {
+    let mut checked: Vec<PlaceSpec> = Vec::with_capacity(raw.len());
+    for place in raw {
+        let at = place.span();
+        let wrong = |name: &str, reason| source.wrong(Some(at.clone()), &format!("{table}.{name}"), reason);
+        let place = place.into_inner().check(base).map_err(|(name, reason)| wrong(name, reason))?;
+        if checked.iter().any(|other| other.name == place.name) {
+            return Err(wrong("name", format!("two places have the name `{}`", place.name)));
+        }
+        if checked.len() == MOST {
+            return Err(wrong("name", format!("there are more than {MOST} places")));
+        }
+        checked.push(place);
+    }
+    Ok(checked)
+}
+
 impl RawPublish {
     /// The place; else the setting that is wrong, and why.
-    pub(super) fn check(self, base: &Path) -> Result<PlaceSpec, (&'static str, String)> {
+    fn check(self, base: &Path) -> Result<PlaceSpec, (&'static str, String)> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.chars().all(plain) || self.name == "hub" {
             return Err(("name", "write 1 to 64 of a-z, 0-9 and -; `hub` is the hub itself".to_owned()));

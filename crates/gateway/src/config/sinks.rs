@@ -233,10 +233,11 @@ enum RawMethod {
     Put,
 }
 
-/// The sinks of the settings. `vaults` are the names of those that there are.
+/// The sinks of the settings, in the table of this name. `vaults` are the names of those that there are.
 pub(super) fn check(
     raw: Vec<Spanned<RawSink>>,
     source: &Source<'_>,
+    table: &str,
     base: &Path,
     vaults: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<SinkSpec>, ConfigError> {
@@ -244,7 +245,7 @@ pub(super) fn check(
     for (number, raw) in raw.into_iter().enumerate() {
         let at = raw.span();
         let wrong = |(setting, reason): Wrong| {
-            source.wrong(Some(at.clone()), &format!("audit.sinks.{number}{}", dotted(&setting)), reason)
+            source.wrong(Some(at.clone()), &format!("{table}.{number}{}", dotted(&setting)), reason)
         };
         if number >= MOST {
             return Err(wrong((String::new(), format!("there are more than {MOST}"))));

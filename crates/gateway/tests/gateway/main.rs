@@ -7,6 +7,7 @@ mod support;
 mod approvals;
 mod audit;
 mod audit_acts;
+mod audit_leaving;
 mod calls;
 mod credentials;
 mod failures;

@@ -59,6 +59,13 @@ impl Ledger {
         let id = request.extensions().get::<RequestId>().cloned().ok_or_else(ApiError::internal)?;
         let (audit, events) = (audit.clone(), Mutex::default());
         let ledger = Self(Arc::new(Inner { audit, request: id, operation, actor, target, events }));
+        if !operation.leaves.is_empty()
+            && let Err(behind) = ledger.0.audit.admits()
+        {
+            metrics::counter!("sortie_hub_audit_sink_refusals_total", "sink" => behind.sink.clone()).increment(1);
+            let sentence = format!("The audit sink `{}` is too far behind, so nothing was done.", behind.sink);
+            return Err(ApiError::overloaded(sentence));
+        }
         if operation.leaves.is_empty()
             || ledger.keep(vec![ledger.draft(kinds::MANAGEMENT_REQUESTED, Value::Null)]).await
         {

@@ -22,7 +22,7 @@ use super::frame::{Call, Failure};
 use super::pairs::{Pairs, Unit, place};
 use super::sessions::{reached, refused};
 use super::threads::thread_of;
-use super::{Api, ApiState, audit};
+use super::{Api, ApiState, audit, workers};
 
 /// Events on a page, at most and when the caller does not say.
 const MAX_PAGE: u32 = 1000;
@@ -39,6 +39,7 @@ pub(super) async fn send(
 ) -> Result<Json<SentEvents>, Failure> {
     let session = reached(&api, &call, &id).await?;
     let events = body.check()?;
+    workers::check_events(&call.caller, &events)?;
     for event in &events {
         if let EventBody::UserInterrupt { session_thread_id: Some(thread) } = event
             && *thread != session.thread

@@ -175,7 +175,7 @@ async fn admit(api: &ApiState, operation: &'static Operation, mut request: Reque
         Ok(caller) => caller,
         Err(error) => {
             if error.status == StatusCode::UNAUTHORIZED {
-                api.audit.count(Surface::Api, Refused::Unauthenticated, peer, None);
+                api.audit.count(Surface::Api, Refused::Unauthenticated, peer, None).await;
             }
             return Failure::from(error).into_response();
         }
@@ -190,7 +190,7 @@ async fn admit(api: &ApiState, operation: &'static Operation, mut request: Reque
         Ok(()) => recorded(api, operation, caller, request, next).await,
         Err(failure) => {
             if failure.error.status == StatusCode::FORBIDDEN {
-                api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id));
+                api.audit.count(Surface::Api, Refused::NotPermitted, peer, Some(&caller.key.id)).await;
             }
             failure.into_response()
         }

@@ -31,6 +31,12 @@ pub(super) async fn create(
     let metadata = check_metadata(body.metadata.unwrap_or_default())?;
     let key = &call.caller.key;
     let agent = agent_of(&api, &key.workspace, ChosenAgent::read(body.agent)?).await?;
+    let vault_ids = body.vault_ids.unwrap_or_default();
+    for vault in &vault_ids {
+        if api.store.vault(&key.workspace, vault).await?.archived_at.is_some() {
+            return Err(ApiError::invalid_request(format!("vault_ids: {vault} is archived; leave it out")).into());
+        }
+    }
     let new = NewSession {
         workspace: key.workspace.clone(),
         organization: key.organization.clone(),
@@ -39,7 +45,7 @@ pub(super) async fn create(
         environment: body.environment_id,
         title: body.title.filter(|title| !title.is_empty()),
         metadata,
-        vault_ids: body.vault_ids.unwrap_or_default(),
+        vault_ids,
         initial,
     };
     let session = api.sessions.create(new).await.map_err(refused)?;

@@ -3,7 +3,7 @@
 
 use axum::RequestExt as _;
 use axum::extract::{RawPathParams, Request};
-use sortie_api::{ApiError, KeyKind};
+use sortie_api::{ApiError, EventBody, KeyKind};
 use sortie_ids::SessionId;
 use sortie_store::{Object, StoreError, WorkToken};
 
@@ -51,6 +51,20 @@ pub(super) async fn permit(
             Ok(())
         }
     }
+}
+
+/// A worker answers tool uses. It speaks for nobody else: not for the person who was asked whether a tool may be used, since
+/// the model's commands run beside it and may read its token.
+///
+/// # Errors
+/// 403 for any other event of a worker.
+pub(super) fn check_events(caller: &Caller, events: &[EventBody]) -> Result<(), ApiError> {
+    let answers =
+        |event: &EventBody| matches!(event, EventBody::UserToolResult { .. } | EventBody::UserCustomToolResult { .. });
+    if caller.key.kind != KeyKind::Environment || events.iter().all(answers) {
+        return Ok(());
+    }
+    Err(ApiError::permission("A worker sends results of tools only; other events need a manage key."))
 }
 
 fn is_for_workers(access: Access, token: bool) -> bool {

@@ -81,6 +81,22 @@ const ROWS: &[Row] = &[
     ("archive_environment_key", [401, 401, 403, 404, 200, 404]),
     ("create_healthcheck", [401, 401, 403, 404, 200, 404]),
     ("get_healthcheck", [401, 401, 403, 404, 200, 404]),
+    ("create_session", [401, 401, 403, 404, 200, 404]),
+    ("list_sessions", [401, 401, 403, 200, 200, 200]),
+    ("get_session", [401, 401, 403, 404, 200, 404]),
+    ("update_session", [401, 401, 403, 404, 200, 404]),
+    ("list_session_resources", [401, 401, 403, 404, 200, 404]),
+    ("add_session_resource", [401, 401, 403, 404, 400, 404]),
+    ("send_session_events", [401, 401, 403, 404, 200, 404]),
+    ("list_session_events", [401, 401, 403, 404, 200, 404]),
+    ("stream_session_events", [401, 401, 403, 404, 200, 404]),
+    ("list_session_threads", [401, 401, 403, 404, 200, 404]),
+    ("get_session_thread", [401, 401, 403, 404, 200, 404]),
+    ("list_session_thread_events", [401, 401, 403, 404, 200, 404]),
+    ("stream_session_thread", [401, 401, 403, 404, 200, 404]),
+    ("archive_session_thread", [401, 401, 403, 404, 400, 404]),
+    ("archive_session", [401, 401, 403, 404, 200, 404]),
+    ("delete_session", [401, 401, 403, 404, 200, 404]),
     ("create_vault", [401, 401, 403, 200, 200, 200]),
     ("list_vaults", [401, 401, 403, 200, 200, 200]),
     ("get_vault", [401, 401, 403, 404, 200, 404]),
@@ -124,16 +140,21 @@ const WORKERS: &[(&str, [u16; 3])] = &[
     ("acknowledge_work", [200, 200, 404]),
     ("heartbeat_work", [200, 200, 404]),
     ("stop_work", [200, 200, 404]),
+    // The token is of an item without a session.
+    ("get_session", [200, 404, 404]),
+    ("send_session_events", [200, 404, 404]),
+    ("list_session_events", [200, 404, 404]),
+    ("stream_session_events", [200, 404, 404]),
 ];
 
 /// A hub with three workspaces. The objects lie in the middle one.
-struct Stage {
-    api: String,
+pub(crate) struct Stage {
+    pub(crate) api: String,
     keys: [Option<String>; 6],
     workers: [String; 3],
     places: BTreeMap<&'static str, String>,
-    tasks: TaskSet,
-    hub: Hub,
+    pub(crate) tasks: TaskSet,
+    pub(crate) hub: Hub,
     _dir: TempDir,
 }
 
@@ -232,7 +253,7 @@ async fn employ(store: &Store, workspace: &WorkspaceId, limits: &Limits) -> ([St
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let limits = Limits::default();
         let store = Store::open(dir.path()).await.expect("store");
@@ -242,6 +263,7 @@ impl Stage {
         let here = ([127, 0, 0, 1], 0).into();
         let config = HubConfig {
             data_dir: dir.path().to_owned(),
+            database: None,
             api: here,
             edge: here,
             health: None,
@@ -260,11 +282,37 @@ impl Stage {
         };
         let hub = Hub::start(config, &tasks).await.expect("started");
         let api = hub.api_url.trim_start_matches("http://").to_owned();
-        Self { api, keys, workers, places, tasks, hub, _dir: dir }
+        let mut stage = Self { api, keys, workers, places, tasks, hub, _dir: dir };
+        let session = stage.create_session().await;
+        let threads = format!("/v1/sessions/{session}/threads");
+        let threads = stage.asked("GET", &threads, Value::Null).await;
+        stage.places.insert("{thread_id}", threads["data"][0]["id"].as_str().expect("id").to_owned());
+        stage.places.insert("{session_id}", session);
+        stage
+    }
+
+    /// Makes a session in the middle workspace; its id.
+    pub(crate) async fn create_session(&self) -> String {
+        let made = self.asked("POST", "/v1/sessions", body("create_session")).await;
+        made["id"].as_str().expect("id").to_owned()
+    }
+
+    /// The answer to the key of the middle workspace, which must be one of success.
+    pub(crate) async fn asked(&self, method: &str, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, answer) = self.send(method, path, self.middle_key(), &body).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        let body = answer.split_once("\r\n\r\n").expect("body").1;
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    /// The `manage` key of the middle workspace.
+    pub(crate) fn middle_key(&self) -> Option<&str> {
+        self.keys[4].as_deref()
     }
 
     /// Sends a request; the status and the whole answer.
-    async fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
+    pub(crate) async fn send(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
         // What workers are asked about lies in an environment of its own, since the other one is deleted.
         let path = match path.contains("/work") || path.contains("/keys") || path.contains("/healthcheck") {
             true if path.contains("{environment_id}") => {
@@ -274,6 +322,7 @@ impl Stage {
         };
         let path = self.places.iter().fold(path, |path, (place, value)| path.replace(place, value));
         let key = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
+        let body = self.places.iter().fold(body.to_owned(), |body, (place, value)| body.replace(place, value));
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}content-length: {length}\r\n\r\n{body}"
@@ -281,7 +330,14 @@ impl Stage {
         let mut stream = TcpStream::connect(&self.api).await.expect("connect");
         stream.write_all(request.as_bytes()).await.expect("written");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("read");
+        loop {
+            let read = stream.read_buf(&mut answer).await.expect("read");
+            // Streams of events have no end.
+            let streams = answer.windows(17).any(|part| part == b"text/event-stream");
+            if read == 0 || streams && answer.windows(4).any(|part| part == b"\r\n\r\n") {
+                break;
+            }
+        }
         let answer = String::from_utf8(answer).expect("text");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("{method} {path}: {answer:?}")), answer)
@@ -299,6 +355,8 @@ fn body(operation: &str) -> Value {
         "create_key" => json!({"kind": "manage", "name": "made"}),
         "create_agent" => json!({"name": "made", "model": "scripted"}),
         "create_environment" => json!({"name": "made"}),
+        "create_session" => json!({"agent": "{agent_id}", "environment_id": "{workshop}"}),
+        "send_session_events" => json!({"events": [{"type": "user.interrupt"}]}),
         "create_workspace" | "create_environment_key" => json!({"name": "made"}),
         "update_work" => json!({"metadata": {"note": "seen"}}),
         "create_vault" => json!({"display_name": "made"}),
@@ -382,6 +440,7 @@ async fn an_unknown_object_and_a_foreign_one_look_the_same() {
             (status, body["error"].clone())
         };
         let unknown = path.replace("{tunnel_id}", "tnl_nosuch").replace("{key_id}", "key_nosuch");
+        let unknown = unknown.replace("{session_id}", "sesn_nosuch");
         let unknown = unknown.replace("{agent_id}", "agent_nosuch").replace("{environment_id}", "env_nosuch");
         let unknown = unknown.replace("{vault_id}", "vlt_nosuch");
         let found = said(path).await;

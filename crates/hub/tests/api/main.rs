@@ -8,5 +8,6 @@ mod repeats;
 mod requests;
 mod roles;
 mod sdks;
+mod sessions;
 mod work;
 mod workspaces;

@@ -172,7 +172,13 @@ impl Preview {
             tokio::select! {
                 biased;
                 Some(delta) = coming.recv() => self.show(delta),
-                answer = &mut asking => return answer,
+                answer = &mut asking => {
+                    // An answer may come at once with its last pieces.
+                    while let Ok(delta) = coming.try_recv() {
+                        self.show(delta);
+                    }
+                    return answer;
+                }
             }
         }
     }

@@ -3,7 +3,9 @@
 mod crash;
 mod http;
 mod otlp;
+mod outage;
 mod splunk;
 mod spool;
+mod steps;
 mod support;
 mod syslog;

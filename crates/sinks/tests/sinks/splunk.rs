@@ -12,14 +12,14 @@ use crate::support::{Audit, Receiver, Reply, Seen, spec, status};
 
 const TOKEN: &str = "B5A79AAD-D822-46CC-80D1-819F80D7BFB0";
 
-fn splunk(home: &Path, receiver: &Receiver, acknowledge: bool) -> SinkSpec {
+pub(crate) fn splunk(home: &Path, addr: &str, acknowledge: bool) -> SinkSpec {
     let file = home.join("hec");
     std::fs::write(&file, TOKEN).expect("token");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("mode");
     let header = "authorization".parse().expect("header");
     let kind = CredentialKind::Header { header, prefix: "Splunk ".to_owned(), secret: Source::File(file) };
     let kind = SplunkSpec {
-        url: format!("http://{}/", receiver.addr).parse().expect("url"),
+        url: format!("http://{addr}/").parse().expect("url"),
         token: CredentialSpec { name: "siem".to_owned(), kind },
         index: Some("audit".to_owned()),
         source: None,
@@ -35,7 +35,7 @@ fn said(status: u16, code: u32) -> Reply {
 }
 
 /// The events of a request: objects one after the other.
-fn events(seen: &Seen) -> Vec<Value> {
+pub(crate) fn events(seen: &Seen) -> Vec<Value> {
     let events = serde_json::Deserializer::from_slice(&seen.body).into_iter::<Value>();
     events.map(|event| event.expect("json")).collect()
 }
@@ -45,7 +45,7 @@ async fn events_are_what_the_collector_wants() {
     let audit = Audit::new();
     let size = audit.append(20).await;
     let receiver = Receiver::start(|_| said(200, 0)).await;
-    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver, false)]);
+    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver.addr.to_string(), false)]);
     status(&sinks, |now| now.next == size).await;
     let seen = receiver.seen();
     assert_eq!(seen[0].path, "/services/collector/event");
@@ -77,7 +77,7 @@ async fn a_collector_that_is_busy_or_knows_no_token_is_asked_again() {
         (500, 8, "code 8"),
     ] {
         let receiver = Receiver::start(move |_| said(status_code, code)).await;
-        let mut sink = splunk(audit.home.path(), &receiver, false);
+        let mut sink = splunk(audit.home.path(), &receiver.addr.to_string(), false);
         // Nothing of this is wrong with a record: none may be skipped for it.
         sink.on_refused = OnRefused::Skip;
         let sinks = audit.start(vec![sink]);
@@ -88,7 +88,7 @@ async fn a_collector_that_is_busy_or_knows_no_token_is_asked_again() {
         sinks.close(std::time::Duration::ZERO).await;
     }
     let receiver = Receiver::start(|_| said(200, 0)).await;
-    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver, false)]);
+    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver.addr.to_string(), false)]);
     status(&sinks, |now| now.next == size).await;
 }
 
@@ -101,7 +101,7 @@ async fn an_event_that_the_collector_cannot_read_is_found_and_skipped() {
         if bad { said(400, 6) } else { said(200, 0) }
     })
     .await;
-    let mut sink = splunk(audit.home.path(), &receiver, false);
+    let mut sink = splunk(audit.home.path(), &receiver.addr.to_string(), false);
     sink.on_refused = OnRefused::Skip;
     let sinks = audit.start(vec![sink]);
     let now = status(&sinks, |now| now.next == size + 1).await;
@@ -148,7 +148,7 @@ async fn with_acknowledgement_the_cursor_moves_when_the_indexer_has_the_events()
     let size = audit.append(5).await;
     let mut indexer = Indexer { next: 0, loses: u64::MAX, acknowledged: BTreeMap::new() };
     let receiver = Receiver::start(move |seen| indexer.answer(seen)).await;
-    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver, true)]);
+    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver.addr.to_string(), true)]);
     let asked = |receiver: &Receiver| receiver.seen().iter().filter(|seen| seen.path.ends_with("/ack")).count();
     sortie_testkit::eventually(crate::support::LONG, || (asked(&receiver) > 2).then_some(())).await.expect("asks");
     assert_eq!(sinks.status()[0].next, 0, "nothing is delivered that was not acknowledged");
@@ -156,7 +156,7 @@ async fn with_acknowledgement_the_cursor_moves_when_the_indexer_has_the_events()
     sinks.close(std::time::Duration::ZERO).await;
     let mut indexer = Indexer { next: 0, loses: 0, acknowledged: BTreeMap::new() };
     receiver.behave(move |seen| indexer.answer(seen));
-    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver, true)]);
+    let sinks = audit.start(vec![splunk(audit.home.path(), &receiver.addr.to_string(), true)]);
     status(&sinks, |now| now.next == size).await;
     let delivered = receiver.seen().into_iter().rfind(|seen| seen.path.ends_with("/event")).expect("an event");
     assert_eq!(events(&delivered).len() as u64, size, "all of them were sent again");

@@ -30,6 +30,7 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
     let tasks = TaskSet::new();
     let config = HubConfig {
         data_dir: args.data_dir,
+        database: args.database.url()?,
         api: args.api,
         edge: args.edge,
         health: args.health,
@@ -42,9 +43,9 @@ pub(crate) async fn hub(args: HubArgs) -> Result<(), Failure> {
         issuer: args.issuer,
         region: args.region,
         limits: args.limits.limits(),
-        audit: args.audit.config(),
         mcp: args.mcp.config(),
         models: args.models,
+        audit: args.audit.config()?,
     };
     let hub = Hub::start(config, &tasks).await.map_err(|error| match error {
         HubError::Nameless(_) => Failure::usage(error),

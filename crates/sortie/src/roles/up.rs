@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sortie_api::{CreateKey, CreatedKey, Grant, Key, KeyKind, Limits};
+use sortie_api::{
+    CreateEnvironmentKey, CreateKey, CreatedKey, Environment, EnvironmentConfig, Grant, Key, KeyKind, Limits,
+    WorkQueueStats,
+};
 use sortie_gateway::{Gateway, GatewayConfig, GatewayOptions, Setup};
 use sortie_hub::{AuditConfig, Hub, HubConfig};
-use sortie_ids::{ApiKey, KeyId, RouteName, TunnelId};
+use sortie_ids::{ApiKey, EnvironmentId, KeyId, RouteName, TunnelId};
 use sortie_runtime::{DEFAULT_SHARE, TaskSet};
 use sortie_tls::{SetupDir, SetupFile};
 use url::{Host, Url};
@@ -24,6 +27,8 @@ use crate::setup::{self, Init};
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long calls that run may take to end after Ctrl-C.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// The name of the environment that workers on this machine are for.
+const ENVIRONMENT: &str = "default";
 /// Life of the gateway's certificate; renewed at every start.
 const CERT_DURATION: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -36,6 +41,7 @@ struct Ready {
     edge_ca_file: PathBuf,
     tunnel: Tunnel,
     routes: Vec<Route>,
+    environment: ReadyEnvironment,
     /// The directory of the gateway's audit log.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit_dir: Option<PathBuf>,
@@ -46,6 +52,13 @@ struct Tunnel {
     id: TunnelId,
     domain: String,
     token_file: PathBuf,
+}
+
+/// The environment that workers on this machine are for.
+#[derive(Serialize)]
+struct ReadyEnvironment {
+    id: EnvironmentId,
+    key_file: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -92,6 +105,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
     let (hub_tasks, gateway_tasks) = (TaskSet::new(), TaskSet::new());
     let hub_config = HubConfig {
         data_dir: data_dir.join("hub"),
+        database: None,
         api: args.api,
         edge: args.edge,
         health: None,
@@ -104,9 +118,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         issuer: None,
         region: None,
         limits: Limits::default(),
-        audit: AuditConfig::default(),
         mcp: args.mcp.config(),
         models: args.models,
+        audit: args.audit.put(AuditConfig::default())?,
     };
     let hub = Hub::start(hub_config, &hub_tasks).await.map_err(Failure::failed)?;
     let api = client::Hub::new(&hub.api_url, hub.api_key.clone(), None)?;
@@ -122,6 +136,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
         gateway.watch(file);
     }
     let use_key = use_key(&api, &data_dir, &report.tunnel_id).await?;
+    let environment = environment(&api, &data_dir).await?;
     tokio::select! {
         stopped = stop_signal() => stopped?,
         opened = tokio::time::timeout(READY_DEADLINE, gateway.ready()) => {
@@ -146,6 +161,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), Failure> {
                 edge_ca_file: hub.edge_ca_file.clone(),
                 tunnel: Tunnel { id: report.tunnel_id.clone(), domain: report.domain.clone(), token_file },
                 routes,
+                environment,
                 audit_dir: gateway.audit_dir().map(Path::to_owned),
             };
             ready_file.write(&ready)?;
@@ -277,6 +293,36 @@ async fn use_key(api: &client::Hub, data_dir: &Path, tunnel: &TunnelId) -> Resul
     Ok(made.secret)
 }
 
+/// The environment `default` with a key for its workers: those from the last time, while they are good.
+async fn environment(api: &client::Hub, data_dir: &Path) -> Result<ReadyEnvironment, Failure> {
+    let all: Vec<Environment> = api.all("/v1/environments").await?;
+    let found = all.into_iter().find(|environment| {
+        let found = &environment.definition;
+        found.name == ENVIRONMENT && found.config == EnvironmentConfig::SelfHosted
+    });
+    let environment = match found {
+        Some(environment) => environment,
+        None => {
+            let body = serde_json::json!({"name": ENVIRONMENT, "config": {"type": "self_hosted"}});
+            api.post("/v1/environments", &body).await?
+        }
+    };
+    let id = environment.id;
+    let key_file = data_dir.join("environment-key");
+    if let Ok(text) = std::fs::read_to_string(&key_file)
+        && let Ok(key) = ApiKey::parse(text.trim())
+        && let Ok(worker) = client::Hub::new(api.base(), key, None)
+        && worker.get::<WorkQueueStats>(&format!("/v1/environments/{id}/work/stats")).await.is_ok()
+    {
+        return Ok(ReadyEnvironment { id, key_file });
+    }
+    let body = CreateEnvironmentKey { name: "sortie up".parse().map_err(Failure::failed)?, expires_at: None };
+    let made: CreatedKey = api.post(&format!("/v1/sortie/environments/{id}/keys"), &body).await?;
+    sortie_tls::write_private(&key_file, format!("{}\n", made.secret.expose()).as_bytes())
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", key_file.display())))?;
+    Ok(ReadyEnvironment { id, key_file })
+}
+
 /// What a person sees: where the servers are, and lines to paste.
 fn banner(ready: &Ready, data_dir: &Path) -> String {
     let mut text = String::new();
@@ -291,6 +337,7 @@ fn banner(ready: &Ready, data_dir: &Path) -> String {
     }
     say("");
     say(&format!("  use key      {}", ready.use_key));
+    say(&format!("  environment  {} (key in {})", ready.environment.id, ready.environment.key_file.display()));
     say(&format!("  CA file      {}", ready.edge_ca_file.display()));
     say(&format!("  data         {}", data_dir.display()));
     if let Some(dir) = &ready.audit_dir {

@@ -28,13 +28,13 @@ const ANSWER: &str = "canary-of-answer.71f3aa";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 23\r\n\r\ncanary-of-answer.71f3aa";
 
 /// A program whose whole output goes into a file.
-fn logged(home: &TempHome, log: &Path, args: &[&str]) -> Process {
+pub(crate) fn logged(home: &TempHome, log: &Path, args: &[&str]) -> Process {
     let to_file = format!("exec \"$0\" \"$@\" > {} 2>&1", log.display());
     let program = home.apply(Program::new("sh").args(["-c", &to_file, env!("CARGO_BIN_EXE_sortie")]));
     program.env("SORTIE_LOG", "trace").env("CANARY_ENV", ENV).args(args).spawn().expect("start")
 }
 
-fn private(home: &TempHome, name: &str, text: &str) -> PathBuf {
+pub(crate) fn private(home: &TempHome, name: &str, text: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let path = home.write(name, text).expect("write");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
@@ -59,12 +59,12 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
     all.into_iter().map(String::into_bytes).collect()
 }
 
-fn holds(haystack: &[u8], secret: &str) -> bool {
+pub(crate) fn holds(haystack: &[u8], secret: &str) -> bool {
     spellings(secret).iter().any(|spelling| haystack.windows(spelling.len()).any(|window| window == spelling))
 }
 
 /// All files below a directory.
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+pub(crate) fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("directory").map(|entry| entry.expect("entry").path()) {
         if entry.is_dir() {
             files(&entry, found);
@@ -247,7 +247,7 @@ async fn traced(home: TempHome, settings: &str) -> (World, Tunnel, Process, Stri
     (world, tunnel, gateway, health)
 }
 
-fn whole(answer: &Answer) -> Vec<u8> {
+pub(crate) fn whole(answer: &Answer) -> Vec<u8> {
     let mut all = answer.body.clone();
     for (name, value) in &answer.headers {
         all.extend_from_slice(format!("\n{name}: ").as_bytes());

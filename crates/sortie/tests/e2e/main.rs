@@ -4,12 +4,14 @@
 mod audit;
 mod bounds;
 mod canary;
+mod canary_hub;
 mod capture;
 mod cli;
 mod common;
 mod config;
 mod crowd;
 mod errors;
+mod hub_audit;
 mod large;
 mod leave;
 mod link;

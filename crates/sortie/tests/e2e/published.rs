@@ -1,13 +1,14 @@
 //! What the hub records of its own, and what gateways publish to it: where things go wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sortie_testkit::{EchoServer, Program, skip_host};
+use sortie_testkit::{EchoServer, Process, Program, skip_host};
 
 use crate::audit::{fill, is_root, records};
-use crate::common::{SOON, Tunnel, World, client, echo_route, run, send, sortie, text, until};
+use crate::common::{Answer, SOON, Tunnel, World, client, echo_route, run, send, sortie, text, until};
 
 fn copy(from: &Path, to: &Path) {
     let _none = std::fs::remove_dir_all(to);
@@ -121,63 +122,134 @@ async fn what_was_asked_of_a_hub_that_is_killed_is_on_record() {
     run(sortie(&world.home).args(["audit", "verify"]).arg(&hub)).await.ok();
 }
 
+/// A hub whose audit log is on a small file system of its own.
+struct Small {
+    hub: Process,
+    /// Where the log is, as seen from here.
+    audit: PathBuf,
+    http: reqwest::Client,
+    api: String,
+    key: String,
+}
+
+impl Small {
+    async fn start(world: &World, more: &[&str]) -> Option<Self> {
+        let (data, audit) = (world.home.join("hub2"), world.home.join("small"));
+        std::fs::create_dir_all(&audit).expect("directory");
+        let ready_file = world.home.join("hub2.ready");
+        let script = format!("mount -t tmpfs -o size=1m,mode=0700 none {} && exec \"$0\" \"$@\"", audit.display());
+        let unshare = |script: &str| {
+            let program =
+                Program::new("unshare").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] });
+            world.home.apply(program.args(["--mount", "--propagation", "private", "sh", "-c"]).arg(script))
+        };
+        let mut tried = match unshare(&format!("mount -t tmpfs -o size=1m,mode=0700 none {}", audit.display())).spawn()
+        {
+            Ok(tried) => tried,
+            Err(error) => {
+                skip_host(&format!("no mount namespaces: {error}"));
+                return None;
+            }
+        };
+        if !tried.exit(SOON).await.is_ok_and(|status| status.success()) {
+            skip_host(&format!("no file system of our own in a mount namespace: {}", tried.output()));
+            return None;
+        }
+        let mut hub = unshare(&script)
+            .arg(env!("CARGO_BIN_EXE_sortie"))
+            .args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--data-dir"])
+            .arg(&data)
+            .arg("--audit-dir")
+            .arg(&audit)
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .args(more)
+            .spawn()
+            .expect("hub");
+        let ready = hub.ready_file(&ready_file, SOON).await.expect("hub serves");
+        let seen = PathBuf::from(format!("/proc/{}/root{}", hub.id(), audit.display()));
+        assert_eq!(text(&ready, "/audit_dir"), audit.display().to_string());
+        let (api, key) = (text(&ready, "/api_url").to_owned(), text(&ready, "/api_key").to_owned());
+        Some(Self { hub, audit: seen, http: client(), api, key })
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.api)).header("x-api-key", &self.key)
+    }
+
+    async fn create(&self) -> Answer {
+        send(self.request(Method::POST, "/v1/tunnels").json(&json!({}))).await
+    }
+
+    async fn tunnels(&self) -> usize {
+        let list = send(self.request(Method::GET, "/v1/tunnels")).await.json();
+        list.get("data").and_then(Value::as_array).expect("list").len()
+    }
+
+    async fn report(&self) -> Value {
+        let report = send(self.http.get(format!("{}/readyz", self.api))).await;
+        assert_eq!(report.status, 200, "calls go on");
+        report.json()
+    }
+}
+
 #[tokio::test]
 async fn a_hub_whose_audit_is_full_does_nothing() {
     let world = World::start().await;
-    let (data, audit) = (world.home.join("hub2"), world.home.join("small"));
-    std::fs::create_dir_all(&audit).expect("directory");
-    let ready_file = world.home.join("hub2.ready");
-    let script = format!("mount -t tmpfs -o size=1m,mode=0700 none {} && exec \"$0\" \"$@\"", audit.display());
-    let unshare = |script: &str| {
-        let program = Program::new("unshare").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] });
-        world.home.apply(program.args(["--mount", "--propagation", "private", "sh", "-c"]).arg(script))
-    };
-    let mut tried = match unshare(&format!("mount -t tmpfs -o size=1m,mode=0700 none {}", audit.display())).spawn() {
-        Ok(tried) => tried,
-        Err(error) => return skip_host(&format!("no mount namespaces: {error}")),
-    };
-    if !tried.exit(SOON).await.is_ok_and(|status| status.success()) {
-        return skip_host(&format!("no file system of our own in a mount namespace: {}", tried.output()));
-    }
-    let mut hub = unshare(&script)
-        .arg(env!("CARGO_BIN_EXE_sortie"))
-        .args(["hub", "--api", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .arg("--audit-dir")
-        .arg(&audit)
-        .arg("--ready-file")
-        .arg(&ready_file)
-        .spawn()
-        .expect("hub");
-    let ready = hub.ready_file(&ready_file, SOON).await.expect("hub serves");
-    let seen = PathBuf::from(format!("/proc/{}/root{}", hub.id(), audit.display()));
-    let (http, api, key) = (client(), text(&ready, "/api_url").to_owned(), text(&ready, "/api_key").to_owned());
-    assert_eq!(text(&ready, "/audit_dir"), audit.display().to_string());
-    let request = |method: Method, path: &str| http.request(method, format!("{api}{path}")).header("x-api-key", &key);
-    let create = async || send(request(Method::POST, "/v1/tunnels").json(&json!({}))).await;
-    let tunnels = async || {
-        let list = send(request(Method::GET, "/v1/tunnels")).await.json();
-        list["data"].as_array().expect("list").len()
-    };
-    assert_eq!(create().await.status, 200);
-    fill(&seen);
+    let Some(mut small) = Small::start(&world, &[]).await else { return };
+    assert_eq!(small.create().await.status, 200);
+    fill(&small.audit);
     // What is left of the last block of the disk takes some records.
-    until("nothing more is done", SOON, async || create().await.status != 200).await;
-    let before = tunnels().await;
+    until("nothing more is done", SOON, async || small.create().await.status != 200).await;
+    let before = small.tunnels().await;
     for _ in 0..3 {
-        let refused = create().await;
+        let refused = small.create().await;
         assert_eq!(refused.status, 503, "{}", refused.text());
         assert!(text(&refused.json(), "/error/message").contains("takes no records, so nothing was done"));
     }
-    assert_eq!(tunnels().await, before);
-    let report = send(http.get(format!("{api}/readyz"))).await;
-    assert_eq!((report.status, &report.json()["audit"]["ok"]), (200, &json!(false)), "calls go on");
+    assert_eq!(small.tunnels().await, before);
+    assert_eq!(small.report().await["audit"]["ok"], false);
 
-    std::fs::remove_file(seen.join("filler")).expect("room");
-    until("there is room again", SOON, async || create().await.status == 200).await;
-    let all = records(&seen);
+    std::fs::remove_file(small.audit.join("filler")).expect("room");
+    until("there is room again", SOON, async || small.create().await.status == 200).await;
+    let all = records(&small.audit);
     assert!(all.iter().enumerate().all(|(number, record)| record["seq"] == number), "nothing is torn");
     let all = serde_json::to_string(&all).expect("json");
-    assert!(!all.contains(&key), "no key in a record");
-    assert!(hub.stop(SOON).await.expect("it stops").success());
+    assert!(!all.contains(&small.key), "no key in a record");
+    assert!(small.hub.stop(SOON).await.expect("it stops").success());
+}
+
+#[tokio::test]
+async fn a_hub_whose_audit_is_full_goes_on_where_it_is_told_to_and_says_what_is_missing() {
+    let world = World::start().await;
+    let more = ["--audit-on-failure", "drop-and-count", "--max-tunnels", "1000"];
+    let Some(mut small) = Small::start(&world, &more).await else { return };
+    assert_eq!(small.create().await.status, 200);
+    fill(&small.audit);
+    let made = AtomicUsize::new(1);
+    until("records are lost", SOON, async || {
+        let answer = small.create().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        made.fetch_add(1, Ordering::Relaxed);
+        small.report().await["audit"]["ok"] == false
+    })
+    .await;
+    let made = made.into_inner();
+    // Each leaves two.
+    for _ in 0..3 {
+        assert_eq!(small.create().await.status, 200);
+    }
+    assert_eq!(small.tunnels().await, made + 3, "what was asked for was done");
+    std::fs::remove_file(small.audit.join("filler")).expect("room");
+    let told = || records(&small.audit).into_iter().find(|record| record["event"] == "records_dropped");
+    until("what is missing is said", SOON, async || told().is_some()).await;
+    let dropped = told().expect("told")["count"].as_u64().expect("count");
+    let all = records(&small.audit);
+    let recorded = all.iter().filter(|record| record["operation"] == "create_tunnel").count();
+    let recorded = u64::try_from(recorded).expect("small");
+    assert!(dropped >= 7, "{dropped}");
+    assert_eq!(recorded + dropped, 2 * u64::try_from(made + 3).expect("small"), "each record is there, or counted");
+    assert!(all.iter().enumerate().all(|(number, record)| record["seq"] == number), "nothing is torn");
+    assert_eq!(small.report().await["audit"]["ok"], true);
+    assert!(small.hub.stop(SOON).await.expect("it stops").success());
 }

@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::sessions::tests::{Ground, at};
-use crate::testing::first;
+use crate::testing::{Fixture, first};
 
 fn hand(item: &mut WorkItem, now: Timestamp) {
     item.polled_at = Some(now);
@@ -39,7 +39,7 @@ impl Ground {
 
 #[tokio::test]
 async fn a_session_has_one_item_that_is_not_over() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     let mut changes = ground.fixture.store.changes();
     let session = ground.session().await;
     assert_eq!(ground.claim().await, Claim::Nothing(Horizon::default()));
@@ -52,8 +52,7 @@ async fn a_session_has_one_item_that_is_not_over() {
     assert!(changes.try_recv().is_err(), "nothing new waits");
     // An item that is over while its session rests is not followed by another one.
     let (home, environment) = (&ground.fixture.home, &ground.environment);
-    let end = |item: WorkItem| ground.fixture.store.change_work(home, environment, &item.id.clone(), stopped);
-    end(item).await.expect("stopped");
+    ground.fixture.store.change_work(home, environment, &item.id, stopped).await.expect("stopped");
     assert_eq!(ground.items().await.len(), 1);
     let session = ground.commit(&session, |step| step.wake = true).await;
     assert_eq!(ground.items().await.len(), 2, "the last one is over");
@@ -69,7 +68,7 @@ async fn a_session_has_one_item_that_is_not_over() {
 
 #[tokio::test]
 async fn what_a_session_asks_for_while_its_worker_leaves_is_not_lost() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     let session = ground.session().await;
     let session = ground.commit(&session, |step| step.wake = true).await;
     let item = ground.claimed().await;
@@ -100,7 +99,7 @@ async fn what_a_session_asks_for_while_its_worker_leaves_is_not_lost() {
 
 #[tokio::test]
 async fn items_are_handed_out_once_and_again_when_nobody_takes_them() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     let mut expected = Vec::new();
     for _ in 0..3 {
         let session = ground.session().await;
@@ -129,7 +128,7 @@ async fn items_are_handed_out_once_and_again_when_nobody_takes_them() {
 
 #[tokio::test]
 async fn one_of_many_that_ask_at_once_gets_an_item() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     for _ in 0..5 {
         let session = ground.session().await;
         ground.commit(&session, |step| step.wake = true).await;
@@ -156,7 +155,7 @@ async fn one_of_many_that_ask_at_once_gets_an_item() {
 
 #[tokio::test]
 async fn work_lies_in_its_workspace_and_in_environments_with_workers() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     let session = ground.session().await;
     ground.commit(&session, |step| step.wake = true).await;
     let (store, foreign, home) = (&ground.fixture.store, &ground.fixture.foreign, &ground.fixture.home);
@@ -176,7 +175,7 @@ async fn work_lies_in_its_workspace_and_in_environments_with_workers() {
 
 #[tokio::test]
 async fn keys_of_environments_are_listed_and_withdrawn() {
-    let ground = Ground::new().await;
+    let ground = Ground::new(Fixture::new().await).await;
     let (store, home) = (&ground.fixture.store, &ground.fixture.home);
     let new = |name: &str| CreateEnvironmentKey { name: name.parse().expect("name"), expires_at: None };
     let make = async |name| {

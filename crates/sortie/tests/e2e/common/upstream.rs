@@ -35,16 +35,21 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Answers every request with these bytes and closes.
     pub(crate) async fn saying(answer: impl Into<Vec<u8>>) -> Self {
-        Self::start(Some(answer.into())).await
+        Self::start(Some(answer.into()), 0).await
+    }
+
+    /// The same at a port of loopback that is known before.
+    pub(crate) async fn saying_at(port: u16, answer: impl Into<Vec<u8>>) -> Self {
+        Self::start(Some(answer.into()), port).await
     }
 
     /// Takes requests and never answers.
     pub(crate) async fn silent() -> Self {
-        Self::start(None).await
+        Self::start(None, 0).await
     }
 
-    async fn start(answer: Option<Vec<u8>>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+    async fn start(answer: Option<Vec<u8>>, port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("bind");
         let addr = listener.local_addr().expect("address");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (kept, answer) = (Arc::clone(&seen), Arc::new(answer));
