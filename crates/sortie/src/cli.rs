@@ -534,11 +534,6 @@ pub(crate) enum KeysCommand {
 pub(crate) enum EnvironmentsCommand {
     #[command(flatten)]
     Of(EnvironmentCommand),
-    /// Create an environment whose sandboxes are at workers of your own.
-    Create {
-        /// What to call it.
-        name: String,
-    },
     /// Keys that the workers of an environment ask for work with.
     #[command(subcommand)]
     Keys(EnvironmentKeysCommand),

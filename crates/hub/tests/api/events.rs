@@ -125,8 +125,65 @@ fn body(operation: &str) -> Value {
         "create_tunnel_certificate" => json!({"ca_certificate_pem": pem("one")}),
         "create_organization_tunnel_certificate" => json!({"ca_certificate_pem": pem("two")}),
         "decide_approval" => json!({"decision": "deny"}),
+        "create_agent" => json!({"name": "made", "model": "scripted"}),
+        "create_environment" | "create_environment_key" => json!({"name": "made"}),
+        "create_vault" | "update_vault" | "update_vault_credential" => json!({"display_name": "made"}),
+        "create_vault_credential" => credential("other"),
+        "update_agent" | "update_environment" => json!({"description": "changed"}),
+        "update_session" => json!({"title": "changed"}),
+        "update_work" => json!({"metadata": {"changed": "yes"}}),
+        "send_session_events" => {
+            json!({"events": [{"type": "user.message", "content": [{"type": "text", "text": "hello"}]}]})
+        }
         _ => json!({}),
     }
+}
+
+fn credential(server: &str) -> Value {
+    let url = format!("https://{server}.example.com");
+    json!({"auth": {"type": "static_bearer", "mcp_server_url": url, "token": "secret"}})
+}
+
+/// What no operation here does: it asks for what is not offered, or of whom is not there.
+const REFUSED: [(&str, u16); 3] =
+    [("decide_approval", 404), ("add_session_resource", 400), ("archive_session_thread", 400)];
+
+/// One object of each kind, by its place in paths, and the key of the environment.
+async fn furnish(hub: &Hub) -> (Vec<(&'static str, String)>, String) {
+    let made = async |path: &str, body: Value| {
+        let answer = hub.post(path, body).await;
+        assert_eq!(answer.status.as_u16(), 200, "{path}: {}", answer.body);
+        answer
+    };
+    let tunnel = made("/v1/tunnels", json!({})).await.text("/id").to_owned();
+    let ca = made(&format!("/v1/tunnels/{tunnel}/certificates"), json!({"ca_certificate_pem": pem("a")})).await;
+    let agent = made("/v1/agents", body("create_agent")).await.text("/id").to_owned();
+    let environment = made("/v1/environments", json!({"name": "lab"})).await.text("/id").to_owned();
+    let vault = made("/v1/vaults", body("create_vault")).await.text("/id").to_owned();
+    let kept = made(&format!("/v1/vaults/{vault}/credentials"), credential("one")).await;
+    let session = made("/v1/sessions", json!({"agent": agent, "environment_id": environment})).await;
+    let keys = format!("/v1/sortie/environments/{environment}/keys");
+    let worker = made(&keys, json!({"name": "worker"})).await;
+    let check = made(&format!("/v1/sortie/environments/{environment}/healthcheck"), json!({})).await;
+    let key = made("/v1/sortie/keys", body("create_key")).await;
+    let places = vec![
+        (
+            "environments/{environment_id}/keys/{key_id}",
+            format!("environments/{environment}/keys/{}", worker.text("/id")),
+        ),
+        ("{tunnel_id}", tunnel),
+        ("{certificate_id}", ca.text("/id").to_owned()),
+        ("{key_id}", key.text("/id").to_owned()),
+        ("{approval_id}", "apr_1".to_owned()),
+        ("{agent_id}", agent),
+        ("{environment_id}", environment),
+        ("{vault_id}", vault),
+        ("{credential_id}", kept.text("/id").to_owned()),
+        ("{session_id}", session.text("/id").to_owned()),
+        ("{thread_id}", "sthr_1".to_owned()),
+        ("{work_id}", check.text("/id").to_owned()),
+    ];
+    (places, worker.text("/secret").to_owned())
 }
 
 #[tokio::test]
@@ -135,30 +192,35 @@ async fn every_operation_that_changes_something_leaves_its_records() {
     for (path, methods) in document["paths"].as_object().expect("paths") {
         for (method, operation) in methods.as_object().expect("operations") {
             let Some(leaves) = operation["x-sortie-records"].as_array() else { continue };
-            assert_eq!(method, "post");
+            let method: http::Method = method.to_ascii_uppercase().parse().expect("method");
             let id = operation["operationId"].as_str().expect("id");
             // On objects of its own, since one operation archives what another one needs.
             let hub = Hub::new().await;
-            let tunnel = hub.post("/v1/tunnels", json!({})).await;
-            let tunnel = tunnel.text("/id");
-            let certificates = format!("/v1/tunnels/{tunnel}/certificates");
-            let certificate = hub.post(&certificates, json!({"ca_certificate_pem": pem("a")})).await;
-            let key = hub.post("/v1/sortie/keys", body("create_key")).await;
-            let path = path
-                .replace("{tunnel_id}", tunnel)
-                .replace("{certificate_id}", certificate.text("/id"))
-                .replace("{key_id}", key.text("/id"))
-                .replace("{approval_id}", "apr_1");
-            let answer = hub.post(&path, body(id)).await;
+            let (mut places, worker) = furnish(&hub).await;
+            if id == "create_session" || id == "delete_environment" {
+                let empty = hub.post("/v1/environments", json!({"name": "empty"})).await;
+                places.insert(0, ("{environment_id}", empty.text("/id").to_owned()));
+            }
+            let place = |name: &str| places.iter().find(|(place, _)| *place == name).map(|(_, id)| id.clone());
+            let at = |path: &str| places.iter().fold(path.to_owned(), |path, (place, id)| path.replace(place, id));
+            let sent = match id {
+                "create_session" => json!({"agent": place("{agent_id}"), "environment_id": place("{environment_id}")}),
+                _ => body(id),
+            };
+            // Only workers may end their work.
+            let key = if id == "stop_work" { &worker } else { &hub.manage };
+            let send =
+                async |path: String| hub.send_with(method.clone(), &path, sent.clone(), &[("x-api-key", key)]).await;
+            let answer = send(at(path)).await;
             let records = hub.records();
             let own = |record: &&Value| record["id"].as_str() == answer.header("request-id");
             let own: Vec<&Value> = records.iter().filter(own).collect();
             let events: Vec<&Value> = own.iter().map(|record| &record["event"]).collect();
-            assert_eq!(events[0], "management_requested", "{id}");
+            assert_eq!(events.first(), Some(&&json!("management_requested")), "{id}: {}", answer.body);
             assert!(own.iter().all(|record| record["operation"] == id), "{id}");
-            if id == "decide_approval" {
-                // No gateway is connected that could know the approval.
-                assert_eq!((answer.status.as_u16(), events[1..].to_vec()), (404, vec![&json!("management_refused")]));
+            if let Some((_, status)) = REFUSED.iter().find(|(refused, _)| *refused == id) {
+                let expected = (*status, vec![&json!("management_refused")]);
+                assert_eq!((answer.status.as_u16(), events[1..].to_vec()), expected, "{id}");
                 continue;
             }
             assert_eq!(answer.status.as_u16(), 200, "{id}: {}", answer.body);
@@ -166,9 +228,16 @@ async fn every_operation_that_changes_something_leaves_its_records() {
             assert_eq!(events[1..], expected, "{id}");
 
             // What is asked of objects that there are not is refused, and that is recorded.
-            let missing = path.replace(tunnel, "tnl_nosuch").replace(key.text("/id"), "key_nosuch");
-            if missing != path {
-                let refused = hub.post(&missing, body(id)).await;
+            let nothing = path.split('/').map(|part| match part.split_once("_id}") {
+                Some((kind, "")) => place(part).map_or_else(
+                    || format!("{kind}_id}}"),
+                    |id| format!("{}_nosuch", id.split_once('_').map_or("", |(prefix, _)| prefix)),
+                ),
+                _ => part.to_owned(),
+            });
+            let missing = nothing.collect::<Vec<_>>().join("/");
+            if missing != *path {
+                let refused = send(missing).await;
                 assert_eq!(refused.status.as_u16(), 404, "{id}");
                 let records = hub.records();
                 let last = records.last().expect("records");

@@ -112,13 +112,10 @@ impl Hub {
         let (lease_seconds, start_seconds) = (limits.work_lease_seconds, limits.work_start_seconds);
         let work = Queues::start(store.clone(), Terms { lease_seconds, start_seconds }, &tasks).await.expect("queues");
         let live = Live::start(&tasks);
-        let terms = Terms { lease_seconds: 120, start_seconds: 300 };
-        let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
         let sessions =
             Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
-            work,
             sessions,
             models,
             live,
