@@ -219,7 +219,8 @@ async fn every_operation_that_changes_something_leaves_its_records() {
             assert_eq!(events.first(), Some(&&json!("management_requested")), "{id}: {}", answer.body);
             assert!(own.iter().all(|record| record["operation"] == id), "{id}");
             if let Some((_, status)) = REFUSED.iter().find(|(refused, _)| *refused == id) {
-                let expected = (*status, vec![&json!("management_refused")]);
+                let refused = json!("management_refused");
+                let expected = (*status, vec![&refused]);
                 assert_eq!((answer.status.as_u16(), events[1..].to_vec()), expected, "{id}");
                 continue;
             }
