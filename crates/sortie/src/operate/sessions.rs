@@ -203,7 +203,7 @@ async fn send(hub: &Hub, output: Style, session: &SessionId, events: Value) -> R
 
 fn path(base: &str, query: &[(String, String)]) -> String {
     let mut written = url::form_urlencoded::Serializer::new(String::new());
-    query.iter().for_each(|(name, value)| drop(written.append_pair(name, value)));
+    written.extend_pairs(query);
     let query = written.finish();
     if query.is_empty() { base.to_owned() } else { format!("{base}?{query}") }
 }
