@@ -13,6 +13,7 @@ import anthropic
 from anthropic.lib.sessions import accumulate_managed_agents_event
 from anthropic.types.beta.beta_environment_archived_error import BetaEnvironmentArchivedError
 from anthropic.types.beta.beta_environment_not_found_error import BetaEnvironmentNotFoundError
+from anthropic.types.beta.beta_invalid_metadata_error import BetaInvalidMetadataError
 
 from tunnels_api import check, recent, refused, same
 
@@ -297,10 +298,11 @@ def check_end(client, agent, environment):
     same(event.agent.tools[0].name, "lookup", "the event has the agent")
     for what, more in [
         ("a budget", {"budget": None}),
-        ("too many pairs", {"metadata": {str(n): "x" for n in range(17)}}),
         ("an unknown server", {"agent": {"tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}]}}),
     ]:
         refused(anthropic.BadRequestError, 400, what, lambda more=more: sessions.update(session, **more))
+    pairs = {str(n): "x" for n in range(17)}
+    refused(BetaInvalidMetadataError, 400, "too many pairs", lambda: sessions.update(session, metadata=pairs))
     same(list(sessions.resources.list(session)), [], "no resources")
     add = sessions.resources.add
     refused(anthropic.BadRequestError, 400, "a file", lambda: add(session, type="file", file_id="file_1"))

@@ -36,6 +36,34 @@ impl KeyKind {
     }
 }
 
+/// How much of its workspace a `manage` key may do. Each may all that the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyRole {
+    /// Reading whatever shows no secret.
+    Viewer,
+    /// Agents, environments, sessions and vaults.
+    Developer,
+    /// Everything: keys, tunnels, workspaces, identities, and calls to every route.
+    Admin,
+}
+
+impl KeyRole {
+    /// The name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyRole::Viewer => "viewer",
+            KeyRole::Developer => "developer",
+            KeyRole::Admin => "admin",
+        }
+    }
+
+    /// The role with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [KeyRole::Viewer, KeyRole::Developer, KeyRole::Admin].into_iter().find(|role| role.as_str() == name)
+    }
+}
+
 /// Permission to call one route of a tunnel, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +94,9 @@ pub struct Key {
     pub workspace_id: WorkspaceId,
     /// What it is for.
     pub kind: KeyKind,
+    /// How much a `manage` key may do; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<KeyRole>,
     /// What its owner calls it.
     pub name: DisplayName,
     /// What a `use` key may call; empty for a `manage` key.
@@ -124,6 +155,9 @@ fn take<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ApiKey, D::
 pub struct CreateKey {
     /// What it is for.
     pub kind: KeyKind,
+    /// How much a `manage` key may do; `admin`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<KeyRole>,
     /// What its owner calls it.
     pub name: DisplayName,
     /// From when on it is refused; never, when absent.

@@ -55,7 +55,7 @@ pub use hop::{
     approvals_audience,
 };
 pub use identity::{IdentityRotation, RotateIdentity};
-pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind};
+pub use key::{CreateKey, CreatedKey, Grant, Key, KeyKind, KeyRole};
 pub use mcp_url::{check_mcp_url, normalized_mcp_url};
 pub use page::{Cursor, Limits, List, ListQuery, PageRequest};
 pub use patch::{Patch, check_metadata, patch_metadata};

@@ -30,7 +30,7 @@ pub use audit::{Audit, AuditConfig, AuditError};
 pub use config::HubConfig;
 pub use gateways::Gateways;
 pub use identity::{RotationError, Signer, SignerError};
-pub use mcp::{McpConfig, PrivateHost};
+pub use mcp::{McpConfig, PrivateHost, Validator};
 pub use sortie_audit::{Durability, OnFailure};
 pub use sortie_orchestrator::models::ModelsConfig;
 pub use sortie_sinks::SinkSpec;

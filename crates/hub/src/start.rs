@@ -32,7 +32,7 @@ use crate::gateways::Gateways;
 use crate::hosts::Hosts;
 use crate::identity::{Signer, SignerError};
 use crate::inner::Pool;
-use crate::mcp::{Home, Servers};
+use crate::mcp::{Home, Servers, Validator};
 use crate::published::Published;
 use crate::tunnels::Tunnels;
 
@@ -215,6 +215,7 @@ impl Hub {
             api_url: api_url.clone(),
             links: links.clone(),
             gateways: Gateways::new(calls.clone()),
+            validator: Validator::new(servers.clone()),
             audit: audit.clone(),
             work,
             edge_port: advertised.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(edge_addr.port()),
@@ -362,6 +363,7 @@ async fn admin_key(store: &Store, audit: &Audit, config: &HubConfig) -> Result<A
     }
     let name = "administrator".parse().map_err(|_| StoreError::Corrupt("name"))?;
     let new = CreateKey {
+        role: None,
         kind: KeyKind::Manage,
         name,
         expires_at: None,

@@ -409,6 +409,21 @@ impl Machine {
         self.state.entries
     }
 
+    /// Whether no tool use waits for an answer: what comes next is another turn.
+    pub fn is_between_turns(&self) -> bool {
+        !self.is_at_work() && self.state.uses.is_empty()
+    }
+
+    /// Forgets which servers have told their tools: they are asked again before the model is.
+    pub fn forget_servers(&mut self) {
+        self.listed.clear();
+    }
+
+    /// Begins nothing any more: the process is about to end.
+    pub fn halt(&mut self) {
+        self.halted = true;
+    }
+
     /// Judges events that come together, before they are taken. What it says of each one takes for granted that those
     /// before it are taken.
     ///

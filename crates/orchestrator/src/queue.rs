@@ -45,6 +45,15 @@ pub struct Beat {
     pub ttl_seconds: Option<u32>,
 }
 
+/// How an item is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// At once.
+    pub force: bool,
+    /// Whether a worker says so.
+    pub by_worker: bool,
+}
+
 /// An item that cannot be taken: its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotWaiting(pub WorkState);
@@ -154,16 +163,20 @@ fn is_expected(item: &WorkItem, beat: &Beat) -> bool {
     is(item.latest_heartbeat_at) || (beat.again && item.latest_heartbeat_at.is_some() && is(item.previous_heartbeat_at))
 }
 
-/// The item is to end: at the word of its worker, or at once.
+/// The item is to end: at the word of its worker, or at once. What was asked for by somebody else than a worker is noted, so
+/// that the item is not followed by another.
 ///
 /// # Errors
 /// It is over already.
-pub fn stop(item: &mut WorkItem, now: Timestamp, force: bool, terms: Terms) -> Result<(), AlreadyStopped> {
+pub fn stop(item: &mut WorkItem, now: Timestamp, stop: Stop, terms: Terms) -> Result<(), AlreadyStopped> {
     settle(item, now);
     if item.state == WorkState::Stopped {
         return Err(AlreadyStopped);
     }
-    if force {
+    if stop.force {
+        if !stop.by_worker {
+            item.stop_requested_at.get_or_insert(now);
+        }
         end(item, now);
         return Ok(());
     }

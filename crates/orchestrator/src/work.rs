@@ -17,7 +17,7 @@ use sortie_store::{Change, Claim, Horizon, Page, Store, StoreError, WorkItem};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::queue::{self, AlreadyStopped, Beat, Hand, LeaseLost, NotWaiting, Terms};
+use crate::queue::{self, AlreadyStopped, Beat, Hand, LeaseLost, NotWaiting, Stop, Terms};
 
 /// How long an item that was handed out waits for its acknowledgement, in milliseconds, when the worker does not say.
 pub const RECLAIM_MILLIS: u32 = 5000;
@@ -203,9 +203,9 @@ impl Queues {
     ///
     /// # Errors
     /// No such item; database errors. Inside: it is over already.
-    pub async fn stop(&self, at: &Place, force: bool) -> Result<Result<WorkItem, AlreadyStopped>, StoreError> {
+    pub async fn stop(&self, at: &Place, stop: Stop) -> Result<Result<WorkItem, AlreadyStopped>, StoreError> {
         let terms = self.0.terms;
-        self.change(at, move |item, now| queue::stop(item, now, force, terms)).await.map(only)
+        self.change(at, move |item, now| queue::stop(item, now, stop, terms)).await.map(only)
     }
 
     /// Sets what is written beside an item.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use sortie_api::{CreateCertificate, DisplayName, Limits};
+use sortie_api::{CreateCertificate, DisplayName, KeyRole, Limits};
 use sortie_hub::{McpConfig, PrivateHost};
 use sortie_ids::{ApprovalId, BaseDomain, CertificateId, EnvironmentId, KeyId, RouteName, TunnelId, WorkspaceId};
 
@@ -496,6 +496,10 @@ pub(crate) enum KeysCommand {
         /// For managing everything in the workspace, instead of calling named routes.
         #[arg(long, conflicts_with = "grant")]
         manage: bool,
+        /// How much a key for managing may do: viewer reads what shows no secret, developer works on agents, environments,
+        /// sessions and vaults, admin does everything [default: admin].
+        #[arg(long, value_name = "ROLE", requires = "manage", value_parser = role)]
+        role: Option<KeyRole>,
         /// What a key may call: TUNNEL_ID or TUNNEL_ID/ROUTE; may be repeated.
         #[arg(long, value_name = "TUNNEL[/ROUTE]", required_unless_present = "manage")]
         grant: Vec<String>,
@@ -769,6 +773,10 @@ fn issuer(text: &str) -> Result<String, String> {
         Some(_) => Ok(text.to_owned()),
         None => Err("an issuer is https://HOST, without a path".to_owned()),
     }
+}
+
+fn role(name: &str) -> Result<KeyRole, &'static str> {
+    KeyRole::from_name(name).ok_or("it is viewer, developer or admin")
 }
 
 /// Reads the name of a region.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use sortie_api::{CreateKey, CreatedKey, DisplayName, Grant, Key, KeyKind, Limits, PageRequest};
+use sortie_api::{CreateKey, CreatedKey, DisplayName, Grant, Key, KeyKind, KeyRole, Limits, PageRequest};
 use sortie_ids::{ApiKey, Digest, EnvironmentId, KeyId, OrganizationId, WorkspaceId};
 
 use crate::db::{self, Connection, Row, Transaction};
@@ -32,6 +32,8 @@ pub struct KnownKey {
     pub organization: OrganizationId,
     /// What it is for.
     pub kind: KeyKind,
+    /// How much a `manage` key may do.
+    pub role: KeyRole,
     /// What a `use` key may call.
     pub grants: Arc<[Grant]>,
     /// The agent that calls with it.
@@ -68,7 +70,7 @@ pub struct ArchivedKey {
 macro_rules! select_key {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, id, workspace_id, kind, name, agent, \"user\", environment_id, created_at, expires_at, archived_at, \
+            "SELECT seq, id, workspace_id, kind, name, agent, \"user\", environment_id, role, created_at, expires_at, archived_at, \
              last_used_at FROM keys ",
             $rest
         )
@@ -200,7 +202,7 @@ impl Store {
         };
         let row = db::query(
             "SELECT k.id, k.workspace_id, w.organization_id, k.kind, k.agent, k.\"user\", k.expires_at, k.archived_at, \
-             k.last_used_at, k.environment_id \
+             k.last_used_at, k.environment_id, k.role \
              FROM keys k JOIN workspaces w ON w.id = k.workspace_id WHERE k.digest = $1",
         )
         .bind(digest.as_bytes())
@@ -213,6 +215,7 @@ impl Store {
             workspace: row.parsed("workspace_id")?,
             organization: row.parsed("organization_id")?,
             kind: kind(&row)?,
+            role: role(&row)?.unwrap_or(KeyRole::Admin),
             grants: grants(self.db().on(), &id).await?.into(),
             agent: row.optional_parsed("agent")?,
             user: row.optional_parsed("user")?,
@@ -272,6 +275,9 @@ fn check(new: &CreateKey, now: Timestamp, limits: &Limits) -> Result<(), StoreEr
     if new.grants.len() > grants_limit {
         return refused(format!("grants: at most {grants_limit}; a grant without a route covers a whole tunnel"));
     }
+    if new.role.is_some() && new.kind != KeyKind::Manage {
+        return refused("role: only a manage key has one".to_owned());
+    }
     match new.kind {
         KeyKind::Manage if !new.grants.is_empty() => {
             refused("grants: a manage key has none, since it covers its whole workspace".to_owned())
@@ -313,6 +319,7 @@ async fn insert_new(
         id: KeyId::random(),
         workspace_id: workspace,
         kind: new.kind,
+        role: (new.kind == KeyKind::Manage).then_some(new.role.unwrap_or(KeyRole::Admin)),
         name: new.name,
         grants: new.grants,
         agent: new.agent,
@@ -329,8 +336,8 @@ async fn insert_new(
 
 async fn insert(transaction: &mut Transaction, key: &Key, digest: &Digest) -> Result<(), StoreError> {
     db::query(
-        "INSERT INTO keys (id, workspace_id, kind, name, digest, agent, \"user\", created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO keys (id, workspace_id, kind, name, digest, agent, \"user\", created_at, expires_at, role) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(key.id.as_str())
     .bind(key.workspace_id.as_str())
@@ -341,6 +348,7 @@ async fn insert(transaction: &mut Transaction, key: &Key, digest: &Digest) -> Re
     .bind(key.user.as_ref().map(DisplayName::as_str))
     .bind(key.created_at.as_second())
     .bind(key.expires_at.map(Timestamp::as_second))
+    .bind(key.role.map(KeyRole::as_str))
     .execute(transaction.on())
     .await
     .during("storing a key")?;
@@ -372,6 +380,8 @@ async fn with_grants(on: Connection<'_>, row: &Row) -> Result<Key, StoreError> {
     Ok(Key {
         workspace_id: row.parsed("workspace_id")?,
         kind: kind(row)?,
+        // Those from before there were roles may everything.
+        role: role(row)?.or((kind(row)? == KeyKind::Manage).then_some(KeyRole::Admin)),
         name: row.parsed::<DisplayName>("name")?,
         grants: grants(on, &id).await?,
         agent: row.optional_parsed("agent")?,
@@ -383,6 +393,11 @@ async fn with_grants(on: Connection<'_>, row: &Row) -> Result<Key, StoreError> {
         last_used_at: row.optional_time("last_used_at")?,
         id,
     })
+}
+
+fn role(row: &Row) -> Result<Option<KeyRole>, StoreError> {
+    let name = row.optional_text("role")?;
+    name.map(|name| KeyRole::from_name(&name).ok_or(StoreError::Corrupt("keys.role"))).transpose()
 }
 
 fn kind(row: &Row) -> Result<KeyKind, StoreError> {

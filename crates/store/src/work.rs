@@ -622,8 +622,8 @@ struct Written {
     waits: bool,
 }
 
-/// Writes an item over what it was. Where it is over and its session needs a worker that asked for one meanwhile, the
-/// session gets another item.
+/// Writes an item over what it was. Where its worker ended it, and its session needs a worker and asked for one meanwhile,
+/// the session gets another item; one that somebody else ended is not followed by another.
 async fn write(
     transaction: &mut Transaction,
     before: &WorkItem,
@@ -664,6 +664,7 @@ async fn write(
     if before.state != WorkState::Stopped
         && item.state == WorkState::Stopped
         && item.woken_at.is_some()
+        && item.stop_requested_at.is_none()
         && let Some(session) = &item.session
         && needs_worker(transaction, session).await?
     {

@@ -24,6 +24,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+/// Between the last bytes and the end of a connection that is cut.
+const BEFORE_CUT: Duration = Duration::from_millis(100);
+
 /// A running stand-in. Dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct MessagesServer {
@@ -281,6 +284,8 @@ fn streamed(pieces: Vec<Piece>, running: Running) -> Body {
                 Some(Piece::Wait(pause)) => tokio::time::sleep(pause).await,
                 Some(Piece::Hang) => std::future::pending().await,
                 Some(Piece::Cut) => {
+                    // What was written before is to arrive.
+                    tokio::time::sleep(BEFORE_CUT).await;
                     running.ends();
                     return Some((Err(io::ErrorKind::ConnectionReset.into()), (pieces, running)));
                 }
@@ -308,7 +313,7 @@ fn refusal(key: Option<&str>, head: &http::request::Parts, body: &[u8]) -> Optio
         let given = header("x-api-key");
         return Some(Reply::error(401, "authentication_error", &format!("invalid x-api-key {given}")));
     }
-    if header("anthropic-version") != "2023-06-01" {
+    if header("anthropic-version").is_empty() {
         return bad("anthropic-version: header is required".to_owned());
     }
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return bad("the body is no JSON".to_owned()) };

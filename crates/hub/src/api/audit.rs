@@ -9,8 +9,8 @@ use axum::extract::{RawPathParams, Request};
 use axum::http::header;
 use serde_json::{Value, json};
 use sortie_api::{
-    Agent, ApiError, Approval, Credential, Environment, Event, EventBody, Key, Session, TunnelCertificate, TunnelToken,
-    Vault, Workspace,
+    Agent, ApiError, Approval, Credential, CredentialValidation, Environment, Event, EventBody, Key, Session,
+    TunnelCertificate, TunnelToken, Vault, Workspace,
 };
 use sortie_audit::{Draft, DraftError, Kind, Management, kinds};
 use sortie_ids::{CredentialId, EnvironmentId, RequestId, SessionId, TunnelId, VaultId};
@@ -351,6 +351,12 @@ pub(super) fn credential_archived(call: &Call, credential: &Credential) {
 
 pub(super) fn credential_deleted(call: &Call, vault: &VaultId, credential: &CredentialId) {
     call.note(kinds::CREDENTIAL_DELETED, json!({"vault_id": vault, "credential_id": credential}));
+}
+
+pub(super) fn credential_validated(call: &Call, validation: &CredentialValidation) {
+    let CredentialValidation { vault_id, credential_id, status, .. } = validation;
+    let fields = json!({"vault_id": vault_id, "credential_id": credential_id, "status": status});
+    call.note(kinds::CREDENTIAL_VALIDATED, fields);
 }
 
 /// What is recorded of a credential: what it is for, never its secrets.

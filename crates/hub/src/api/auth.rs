@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::{SignedDuration, Timestamp};
-use sortie_api::{ApiError, KeyKind};
+use sortie_api::{ApiError, KeyKind, KeyRole};
 use sortie_ids::{ApiKey, RouteName};
 use sortie_store::{KnownKey, Store, StoreError, TunnelRecord, WorkToken};
 
@@ -24,11 +24,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether the key may call this route: one of its own workspace, and for a `use` key one that is granted.
+    /// Whether the key may call this route: one of its own workspace, and for a `use` key one that is granted. Of
+    /// `manage` keys those of administrators may.
     pub fn may_call(&self, tunnel: &TunnelRecord, route: &RouteName) -> bool {
         tunnel.workspace == self.key.workspace
             && match self.key.kind {
-                KeyKind::Manage => true,
+                KeyKind::Manage => self.key.role == KeyRole::Admin,
                 KeyKind::Use => self.key.grants.iter().any(|grant| grant.covers(&tunnel.id, route)),
                 KeyKind::Environment => false,
             }
@@ -109,6 +110,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let store = Store::open(dir.path()).await.expect("store");
         let new = CreateKey {
+            role: None,
             kind: KeyKind::Manage,
             name: "ops".parse().expect("name"),
             expires_at: None,
@@ -164,6 +166,7 @@ mod tests {
         let grants = vec![Grant { tunnel_id: tunnel.id.clone(), route: Some(files.clone()) }];
         let name: sortie_api::DisplayName = "agent".parse().expect("name");
         let new = CreateKey {
+            role: None,
             kind: KeyKind::Use,
             name: name.clone(),
             expires_at: None,
@@ -179,6 +182,7 @@ mod tests {
         assert!(!caller.may_call(&other, &files));
 
         let new = CreateKey {
+            role: None,
             kind: KeyKind::Manage,
             name,
             expires_at: None,

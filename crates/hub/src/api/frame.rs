@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use sortie_api::{ApiError, KeyKind};
+use sortie_api::{ApiError, KeyKind, KeyRole};
 use sortie_audit::Kind;
 use sortie_ids::{RequestId, TunnelId, WorkspaceId};
 use sortie_store::{Object, StoreError};
@@ -181,7 +181,8 @@ async fn admit(api: &ApiState, operation: &'static Operation, mut request: Reque
         }
     };
     let (organization, workspace) = (caller.key.organization.clone(), caller.key.workspace.clone());
-    let permitted = match permit(&caller, access, api.store.default_workspace()) {
+    let permitted = permit(&caller, access, api.store.default_workspace());
+    let permitted = match permitted.and_then(|()| permit_role(&caller, operation.role)) {
         Ok(()) => workers::permit(api, &caller, access, &mut request).await,
         Err(error) => Err(error.into()),
     };
@@ -240,6 +241,16 @@ fn permit(caller: &Caller, access: Access, default_workspace: &WorkspaceId) -> R
         // Answered by another part of the hub, which judges each route.
         Access::Route => Err(ApiError::permission("This is no path of the API.")),
     }
+}
+
+/// Judges how much a `manage` key may do.
+fn permit_role(caller: &Caller, least: KeyRole) -> Result<(), ApiError> {
+    let role = caller.key.role;
+    if caller.key.kind != KeyKind::Manage || role >= least {
+        return Ok(());
+    }
+    let (role, least) = (role.as_str(), least.as_str());
+    Err(ApiError::permission(format!("The key has the role {role}; this needs a key with the role {least}.")))
 }
 
 fn check(caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {

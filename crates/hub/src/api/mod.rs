@@ -52,6 +52,7 @@ use sortie_store::{Page, Store};
 use crate::audit::Audit;
 use crate::gateways::Gateways;
 use crate::identity::Signer;
+use crate::mcp::Validator;
 pub(crate) use audit::of_key;
 pub use auth::{Caller, authenticate};
 use frame::Failure;
@@ -96,6 +97,8 @@ pub struct ApiState {
     pub links: Links,
     /// The way to ask them.
     pub gateways: Gateways,
+    /// What tries credentials.
+    pub validator: Validator,
     /// Where what is done is recorded.
     pub audit: Audit,
     /// The queues of environments.

@@ -12,8 +12,8 @@ use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sortie_api::{
     Approval, CreateCertificate, CreateKey, CreateTunnel, CreateWorkspace, CreatedKey, DecideApproval, Discovery,
-    IdentityRotation, Key, List, OrganizationTunnel, PublishedCheckpoint, RotateIdentity, RotateToken, Route, Tunnel,
-    TunnelCertificate, TunnelToken, Workspace,
+    IdentityRotation, Key, KeyRole, List, OrganizationTunnel, PublishedCheckpoint, RotateIdentity, RotateToken, Route,
+    Tunnel, TunnelCertificate, TunnelToken, Workspace,
 };
 use sortie_audit::{Kind, kinds};
 
@@ -91,6 +91,8 @@ pub(super) struct Operation {
     pub(super) id: String,
     pub(super) summary: &'static str,
     pub(super) access: Access,
+    /// How much a `manage` key must be allowed to do, to ask for it.
+    pub(super) role: KeyRole,
     pub(super) served: Served,
     pub(super) request: Option<SchemaOf>,
     pub(super) answer: Answer,
@@ -114,13 +116,14 @@ impl Operation {
         let (path, id) = (path.to_owned(), id.to_owned());
         let (request, answer, query) = (None, Answer::Anything, Vec::new());
         let (creates, paged, deprecated) = (false, false, path.starts_with("/v1/organizations/"));
-        let summary = "";
+        let (summary, role) = ("", least_role(method.as_ref(), &path));
         Self {
             method,
             path,
             id,
             summary,
             access,
+            role,
             served,
             request,
             answer,
@@ -188,6 +191,19 @@ impl Operation {
 
     fn unrecorded(self) -> Self {
         Self { unrecorded: true, ..self }
+    }
+}
+
+/// What those who build agents work on.
+const OF_DEVELOPERS: [&str; 4] = ["/v1/agents", "/v1/environments", "/v1/sessions", "/v1/vaults"];
+
+/// Reading is for all; those who build agents change what these are made of; everything else is for administrators.
+fn least_role(method: Option<&Method>, path: &str) -> KeyRole {
+    let within = |place: &&str| path.strip_prefix(*place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match method {
+        Some(&Method::GET) => KeyRole::Viewer,
+        _ if OF_DEVELOPERS.iter().any(|place| within(&place)) => KeyRole::Developer,
+        _ => KeyRole::Admin,
     }
 }
 
@@ -384,6 +400,24 @@ fn outside() -> Vec<Operation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn viewers_change_nothing_and_see_no_secret() {
+        for operation in OPERATIONS.iter().filter(|operation| operation.role == KeyRole::Viewer) {
+            // Whatever shows a secret leaves a record.
+            assert!(operation.method == Some(Method::GET) && operation.leaves.is_empty(), "{}", operation.id);
+        }
+        let role = |id: &str| OPERATIONS.iter().find(|operation| operation.id == id).map(|operation| operation.role);
+        for id in
+            ["create_key", "archive_key", "create_tunnel", "reveal_tunnel_token", "create_workspace", "rotate_identity"]
+        {
+            assert_eq!(role(id), Some(KeyRole::Admin), "{id}");
+        }
+        for id in ["create_agent", "create_environment", "create_session"] {
+            assert_eq!(role(id), Some(KeyRole::Developer), "{id}");
+        }
+        assert_eq!(least_role(Some(&Method::POST), "/v1/agentsx"), KeyRole::Admin);
+    }
 
     #[test]
     fn what_changes_something_leaves_records() {

@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::response::Json;
 use sortie_api::{
-    CreateCredential, CreateVault, Credential, DeletedCredential, DeletedVault, List, ListQuery, UpdateCredential,
-    UpdateVault, Vault,
+    CreateCredential, CreateVault, Credential, CredentialValidation, DeletedCredential, DeletedVault, List, ListQuery,
+    UpdateCredential, UpdateVault, Vault,
 };
 use sortie_ids::{CredentialId, VaultId};
 
@@ -144,4 +144,16 @@ pub(super) async fn delete_credential(
     api.store.delete_credential(&call.caller.key.workspace, &vault, &id).await?;
     audit::credential_deleted(&call, &vault, &id);
     Ok(Json(DeletedCredential { id }))
+}
+
+pub(super) async fn validate_credential(
+    State(api): Api,
+    call: Call,
+    At((vault, id)): At<(VaultId, CredentialId)>,
+) -> Result<Json<CredentialValidation>, Failure> {
+    let key = &call.caller.key;
+    let found = api.store.open_credential(&key.workspace, &vault, &id).await?;
+    let validation = api.validator.validate(key, found).await?;
+    audit::credential_validated(&call, &validation);
+    Ok(Json(validation))
 }

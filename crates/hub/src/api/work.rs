@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sortie_api::{
-    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, List, ListQuery, Patch, StopWork,
-    UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState, patch_metadata,
+    ApiError, CreateEnvironmentKey, CreatedKey, Healthcheck, HealthcheckOutcome, Key, KeyKind, List, ListQuery, Patch,
+    StopWork, UpdateWork, Work, WorkHeartbeat, WorkQueueStats, WorkState, patch_metadata,
 };
 use sortie_audit::kinds;
 use sortie_ids::{ApiKey, EnvironmentId, KeyId, WorkId};
@@ -159,7 +159,9 @@ pub(super) async fn stop(
     At(ids): At<(EnvironmentId, WorkId)>,
     Given(stop): Given<StopWork>,
 ) -> Result<Json<Work>, Failure> {
-    match api.work.stop(&place(&call, ids), stop.force).await? {
+    let by_worker = call.caller.key.kind == KeyKind::Environment;
+    let ending = queue::Stop { force: stop.force, by_worker };
+    match api.work.stop(&place(&call, ids), ending).await? {
         Ok(item) => {
             let fields = json!({"work_id": item.id, "session_id": item.session, "force": stop.force});
             call.note(kinds::WORK_STOPPED, fields);

@@ -166,6 +166,14 @@ impl Credentials {
         renewed.await.unwrap_or(Err(lost))
     }
 
+    /// Lets the next renewal of a credential ask again, whatever came of the last one.
+    pub(crate) fn forget_failure(&self, id: &CredentialId) {
+        let renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(mut failed)) = renewing.get(id).map(|turn| turn.try_lock()) {
+            *failed = None;
+        }
+    }
+
     async fn renew_in_turn(&self, wanted: &Wanted, old: FoundCredential) -> Result<FoundCredential, Problem> {
         let turn = {
             let mut renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);

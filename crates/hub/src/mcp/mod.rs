@@ -35,6 +35,7 @@ use way::{Outside, Way};
 
 pub(crate) use place::Home;
 pub use place::PrivateHost;
+pub use validate::Validator;
 
 /// How long a server may take to agree on a version, and to list its tools.
 const OPENING: Duration = Duration::from_secs(60);

@@ -10,7 +10,8 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use serde_json::Value;
 use sortie_api::{
-    CredentialValidation, McpProbe, ProbedResponse, RefreshAttempt, RefreshStatus, SecretText, ValidationStatus,
+    ApiError, CredentialAuth, CredentialValidation, McpProbe, ProbedResponse, RefreshAttempt, RefreshStatus,
+    SecretText, ValidationStatus,
 };
 use sortie_identity::{Assurance, Caller};
 use sortie_mcp::remote::{Answer, Carrier, Failure, Remote};
@@ -26,9 +27,43 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How much of a refusal is read, in bytes.
 const MAX_REFUSAL: usize = 16 * 1024;
 
+/// Tries credentials. The default one reaches no server.
+#[derive(Clone, Default)]
+pub struct Validator(Option<Servers>);
+
+impl std::fmt::Debug for Validator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Validator").finish_non_exhaustive()
+    }
+}
+
+impl Validator {
+    pub(crate) fn new(servers: Servers) -> Self {
+        Self(Some(servers))
+    }
+
+    /// Uses a credential of OAuth at its server, as the holder of this key.
+    pub(crate) async fn validate(
+        &self,
+        key: &KnownKey,
+        found: FoundCredential,
+    ) -> Result<CredentialValidation, ApiError> {
+        let CredentialAuth::McpOauth { mcp_server_url, .. } = &found.auth else {
+            let kind = found.auth.kind();
+            let reason = format!("Only credentials of the type `mcp_oauth` can be validated, and this is `{kind}`.");
+            return Err(ApiError::invalid_request(reason));
+        };
+        let url = mcp_server_url.clone();
+        let Some(servers) = &self.0 else {
+            return Err(ApiError::invalid_request("This hub reaches no MCP servers.".to_owned()));
+        };
+        Ok(servers.validate(key, &url, found).await)
+    }
+}
+
 impl Servers {
     /// Uses a credential at its server, as the holder of this key; where its token is refused, gets a new one first.
-    pub(crate) async fn validate(&self, key: &KnownKey, url: &str, found: FoundCredential) -> CredentialValidation {
+    async fn validate(&self, key: &KnownKey, url: &str, found: FoundCredential) -> CredentialValidation {
         let has_refresh_token = Refresh::of(&found.auth, &found.secrets).is_some();
         let (credential_id, vault_id) = (found.id.clone(), found.vault.clone());
         let mut probed = self.probe(key, url, &found).await;
@@ -83,6 +118,7 @@ impl Servers {
             return (said(RefreshStatus::NoRefreshToken), None);
         }
         let credentials = self.0.credentials.clone();
+        credentials.forget_failure(&found.id);
         let (workspace, vaults) = (key.workspace.clone(), vec![found.vault.clone()]);
         let wanted = Wanted { credentials, workspace, vaults, url: url.to_owned() };
         match self.0.credentials.renew(&wanted, found.clone()).await {

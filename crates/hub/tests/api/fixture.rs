@@ -13,7 +13,7 @@ use serde_json::Value;
 use sortie_api::{CreateKey, Discovery, Grant, KeyKind, Limits};
 use sortie_edge::Links;
 use sortie_hub::api::{ApiState, CheckedCa, router};
-use sortie_hub::{Audit, AuditConfig, Gateways, Signer};
+use sortie_hub::{Audit, AuditConfig, Gateways, Signer, Validator};
 use sortie_ids::{Digest, KeyId, TunnelId};
 use sortie_orchestrator::live::Live;
 use sortie_orchestrator::mcp::NoServers;
@@ -81,6 +81,7 @@ impl Hub {
         let store = Store::open(dir.path()).await.expect("store");
         let home = store.default_workspace().clone();
         let new = |kind, grants| CreateKey {
+            role: None,
             kind,
             name: "test".parse().expect("name"),
             expires_at: None,
@@ -111,13 +112,10 @@ impl Hub {
         let (lease_seconds, start_seconds) = (limits.work_lease_seconds, limits.work_start_seconds);
         let work = Queues::start(store.clone(), Terms { lease_seconds, start_seconds }, &tasks).await.expect("queues");
         let live = Live::start(&tasks);
-        let terms = Terms { lease_seconds: 120, start_seconds: 300 };
-        let work = Queues::start(store.clone(), terms, &tasks).await.expect("queues");
         let (models, servers) = (Arc::new(Catalog::default()), Arc::new(NoServers));
         let sessions =
             Sessions::start(store.clone(), models.clone(), servers, live.clone(), Settings::default(), tasks.clone());
         let state = ApiState {
-            work,
             sessions,
             models,
             live,
@@ -130,6 +128,7 @@ impl Hub {
             discovery,
             links,
             gateways: Gateways::default(),
+            validator: Validator::default(),
             audit,
             work,
             edge_port,

@@ -6,6 +6,7 @@ mod fixture;
 mod openapi;
 mod repeats;
 mod requests;
+mod roles;
 mod sdks;
 mod sessions;
 mod work;

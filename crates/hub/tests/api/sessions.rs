@@ -194,7 +194,7 @@ async fn what_is_wrong_with_a_request_is_said() {
         ("POST", events.clone(), "[]".to_owned(), 400, "The body must be a JSON object."),
         ("POST", events.clone(), "{}".to_owned(), 400, "events"),
         ("POST", events.clone(), text(""), 400, "events[0].content[0].text: is empty"),
-        ("POST", events.clone(), text("\\ud800"), 400, "surrogate"),
+        ("POST", events.clone(), text("\\ud800x"), 400, "body: "),
         ("POST", events.clone(), sent("{\"type\":\"agent.message\"}"), 400, "events[0].type: "),
         ("POST", events.clone(), sent("{\"type\":\"user.define_outcome\"}"), 400, "`user.define_outcome`"),
         ("POST", events.clone(), huge, 413, "The body is larger than"),

@@ -152,7 +152,7 @@ async fn each_fault_has_its_error() {
         (part(0, Piece::Hang), failed, true, "stood still for 0.3 s"),
         (part(4, Piece::Hang), failed, true, "stood still for 0.3 s"),
         (part(4, Piece::Cut), failed, true, "was cut"),
-        (part(0, Piece::Cut), failed, true, "did not answer"),
+        (part(0, Piece::Cut), failed, true, "was cut"),
         (part(4, Piece::Wait(Duration::ZERO)), failed, true, "ended in the midst"),
         (raw(""), failed, true, "ended in the midst"),
         (raw("data: {\"type\": \"message_stop\"}\n\n"), failed, true, "does not begin with message_start"),

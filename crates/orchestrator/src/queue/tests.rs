@@ -8,6 +8,8 @@ use super::*;
 
 const TERMS: Terms = Terms { lease_seconds: 60, start_seconds: 90 };
 const RECLAIM: i64 = 5;
+const FORCE: Stop = Stop { force: true, by_worker: true };
+const ASK: Stop = Stop { force: false, by_worker: false };
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).expect("time")
@@ -46,13 +48,13 @@ fn an_item_is_served_to_its_end() {
     for stale in [first.as_str(), NO_HEARTBEAT, "", "2026-01-01T00:00:00Z"] {
         assert_eq!(heartbeat(&mut item, at(2), &beat(stale), TERMS), Err(LeaseLost), "{stale}");
     }
-    stop(&mut item, at(3), false, TERMS).expect("asked");
+    stop(&mut item, at(3), ASK, TERMS).expect("asked");
     assert_eq!((item.state, item.stop_requested_at), (WorkState::Stopping, Some(at(3))));
     heartbeat(&mut item, at(4), &beat("whatever"), TERMS).expect("told");
     assert_eq!(item.state, WorkState::Stopping);
-    stop(&mut item, at(5), true, TERMS).expect("done");
+    stop(&mut item, at(5), FORCE, TERMS).expect("done");
     assert_eq!((item.state, item.stopped_at), (WorkState::Stopped, Some(at(5))));
-    assert_eq!(stop(&mut item, at(6), true, TERMS), Err(AlreadyStopped));
+    assert_eq!(stop(&mut item, at(6), FORCE, TERMS), Err(AlreadyStopped));
     heartbeat(&mut item, at(6), &beat(&second), TERMS).expect("told");
     assert!(!is_extended(&item));
 }
@@ -83,14 +85,14 @@ fn what_is_taken_and_never_begun_waits_again() {
 fn what_a_silent_worker_was_to_end_has_ended() {
     let mut item = taken();
     heartbeat(&mut item, at(1), &beat(NO_HEARTBEAT), TERMS).expect("first");
-    stop(&mut item, at(10), false, TERMS).expect("asked");
+    stop(&mut item, at(10), ASK, TERMS).expect("asked");
     settle(&mut item, at(69));
     assert_eq!(item.state, WorkState::Stopping);
     settle(&mut item, at(70));
     assert_eq!(item.state, WorkState::Stopped);
     // Nobody has this one, so nobody is waited for.
     let mut item = self::item();
-    stop(&mut item, at(0), false, TERMS).expect("asked");
+    stop(&mut item, at(0), ASK, TERMS).expect("asked");
     assert_eq!(item.state, WorkState::Stopping);
     settle(&mut item, at(0));
     assert_eq!(item.state, WorkState::Stopped);
@@ -111,7 +113,7 @@ fn a_health_check_ends_unanswered_or_by_a_worker() {
     let mut passed = check();
     hand_out(&mut passed, at(1), hand(0));
     acknowledge(&mut passed, at(1), TERMS).expect("taken");
-    stop(&mut passed, at(2), true, TERMS).expect("stopped");
+    stop(&mut passed, at(2), FORCE, TERMS).expect("stopped");
     assert_eq!((passed.state, passed.stop_requested_at), (WorkState::Stopped, None));
 }
 
@@ -269,7 +271,7 @@ proptest! {
                     prop_assert_eq!(done.is_ok(), told);
                 }
                 Act::Stop => {
-                    let done = stop(&mut item, at(now), false, TERMS);
+                    let done = stop(&mut item, at(now), ASK, TERMS);
                     prop_assert_eq!(done.is_err(), model == Model::Stopped);
                     model = match model {
                         Model::Queued { .. } => Model::Stopping { end: now },
@@ -278,12 +280,12 @@ proptest! {
                     };
                 }
                 Act::Force(number) if known(&item, &workers[number]) => {
-                    prop_assert_eq!(stop(&mut item, at(now), true, TERMS).is_err(), model == Model::Stopped);
+                    prop_assert_eq!(stop(&mut item, at(now), FORCE, TERMS).is_err(), model == Model::Stopped);
                     workers[number].until = None;
                     model = Model::Stopped;
                 }
                 Act::ForceByOperator => {
-                    prop_assert_eq!(stop(&mut item, at(now), true, TERMS).is_err(), model == Model::Stopped);
+                    prop_assert_eq!(stop(&mut item, at(now), FORCE, TERMS).is_err(), model == Model::Stopped);
                     model = Model::Stopped;
                 }
                 Act::Acknowledge(_) | Act::Beat(_) | Act::Force(_) => {}

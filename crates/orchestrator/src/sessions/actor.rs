@@ -61,6 +61,8 @@ pub(super) struct Core {
     /// All of it, once it was needed.
     pub(super) transcript: Option<Vec<Entry>>,
     pub(super) transcript_bytes: usize,
+    agent_bytes: usize,
+    tool_bytes: usize,
     /// What its MCP servers have told of their tools.
     pub(super) tools: BTreeMap<String, Arc<[McpTool]>>,
     /// The same as the model is told it.
@@ -70,6 +72,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(record: SessionRecord, machine: Machine, transcript: Option<Vec<Entry>>) -> Self {
         let SessionRecord { workspace, organization, key, revision, .. } = record;
+        let agent_bytes = length(&machine.session().agent);
         Self {
             workspace,
             organization,
@@ -78,6 +81,8 @@ impl Core {
             machine,
             transcript,
             transcript_bytes: 0,
+            agent_bytes,
+            tool_bytes: 0,
             tools: BTreeMap::new(),
             toolbox: None,
         }
@@ -89,8 +94,20 @@ impl Core {
 
     /// In memory, about.
     pub(super) fn bytes(&self) -> usize {
+        let texts = [self.agent_bytes, self.transcript_bytes, self.tool_bytes, self.tool_bytes];
         // A JSON value takes some times the room of its text.
-        CORE_BYTES.saturating_add(self.transcript_bytes.saturating_mul(3))
+        texts.iter().fold(CORE_BYTES, |sum, bytes| sum.saturating_add(bytes.saturating_mul(3)))
+    }
+
+    /// Keeps what a server has told of its tools.
+    fn keep_tools(&mut self, server: &str, tools: Arc<[McpTool]>) {
+        if self.tools.get(server) == Some(&tools) {
+            return;
+        }
+        self.tools.insert(server.to_owned(), tools);
+        self.toolbox = None;
+        let all = self.tools.values().flat_map(|tools| tools.iter());
+        self.tool_bytes = all.map(|tool| length(&tool.input_schema).saturating_add(length(&tool.description))).sum();
     }
 
     pub(super) fn context(&self) -> McpContext {
@@ -192,7 +209,10 @@ impl Actor {
             return false;
         }
         known.awake.remove(&self.id);
-        if let Some(core) = self.core.take().filter(|core| !core.machine.is_at_work()) {
+        if let Some(mut core) = self.core.take().filter(|core| !core.machine.is_at_work()) {
+            if core.machine.is_between_turns() {
+                core.machine.forget_servers();
+            }
             known.kept.put(core);
         }
         drop(known);
@@ -238,8 +258,12 @@ impl Actor {
         let limits = self.inner.limits(&record.session.agent);
         let machine = Machine::open(record.session.clone(), record.thread.clone(), &record.state, waiting, limits);
         let machine = machine.map_err(|_| StoreError::Corrupt("state"))?;
-        let at_work = machine.is_at_work();
-        self.core = Some(Core::new(record, machine, None));
+        let mut core = Core::new(record, machine, None);
+        if self.stopped {
+            core.machine.halt();
+        }
+        let at_work = core.machine.is_at_work();
+        self.core = Some(core);
         if at_work {
             self.step(Input::Recovered).await?;
         }
@@ -343,14 +367,15 @@ impl Actor {
 
     fn keep_tools(&mut self, server: &str, listed: Result<Arc<[McpTool]>, McpFailure>) -> Option<McpFailure> {
         let core = self.core.as_mut()?;
-        core.toolbox = None;
         match listed {
             Ok(tools) => {
-                core.tools.insert(server.to_owned(), tools);
+                core.keep_tools(server, tools);
                 None
             }
             Err(failure) => {
-                core.tools.remove(server);
+                if core.tools.remove(server).is_some() {
+                    core.toolbox = None;
+                }
                 Some(failure)
             }
         }
@@ -489,6 +514,11 @@ pub(super) fn waiting(step: &Step) -> Vec<Event> {
 /// Entries as the store keeps them.
 pub(super) fn written(entries: &[Entry]) -> Result<Vec<String>, StoreError> {
     entries.iter().map(|entry| serde_json::to_string(entry).map_err(|_| StoreError::Corrupt("entry"))).collect()
+}
+
+/// In JSON, in bytes.
+fn length(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |text| text.len())
 }
 
 fn patched(metadata: &Metadata, patch: BTreeMap<String, Option<String>>) -> Result<Metadata, Refusal> {

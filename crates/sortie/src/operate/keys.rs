@@ -24,13 +24,13 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 ]
             })
         }
-        KeysCommand::Create { name, manage, grant, expires_at, workspace, agent, user } => {
+        KeysCommand::Create { name, manage, role, grant, expires_at, workspace, agent, user } => {
             let grants = grant.iter().map(|text| parse_grant(text)).collect::<Result<_, _>>()?;
             let kind = if manage { KeyKind::Manage } else { KeyKind::Use };
             let name = name.parse().map_err(Failure::usage)?;
             let agent = agent.map(|agent| agent.parse().map_err(Failure::usage)).transpose()?;
             let user = user.map(|user| user.parse().map_err(Failure::usage)).transpose()?;
-            let body = CreateKey { kind, name, expires_at, grants, agent, user, workspace_id: workspace };
+            let body = CreateKey { kind, role, name, expires_at, grants, agent, user, workspace_id: workspace };
             let made: CreatedKey = hub.post("/v1/sortie/keys", &body).await?;
             output::one(
                 output,
@@ -38,6 +38,7 @@ pub(crate) async fn run(command: KeysCommand, access: &HubAccess, output: Style)
                 &[
                     ("id", made.key.id.to_string()),
                     ("kind", made.key.kind.as_str().to_owned()),
+                    ("role", made.key.role.map_or("", sortie_api::KeyRole::as_str).to_owned()),
                     ("workspace", made.key.workspace_id.to_string()),
                     ("may call", grants_or_all(&made.key)),
                     ("secret", made.secret.expose().to_owned()),

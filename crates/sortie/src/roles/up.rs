@@ -276,6 +276,7 @@ async fn use_key(api: &client::Hub, data_dir: &Path, tunnel: &TunnelId) -> Resul
     }
     let name = "sortie up".parse().map_err(Failure::failed)?;
     let body = CreateKey {
+        role: None,
         kind: KeyKind::Use,
         name,
         expires_at: None,

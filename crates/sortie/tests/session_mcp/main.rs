@@ -5,6 +5,8 @@
 #[path = "../interop/mod.rs"]
 mod interop;
 
+mod credentials;
 mod elsewhere;
+mod sessions;
 mod tunnels;
 mod world;

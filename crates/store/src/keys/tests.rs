@@ -14,6 +14,7 @@ on_both![
 
 fn request(kind: KeyKind, grants: Vec<Grant>) -> CreateKey {
     CreateKey {
+        role: None,
         kind,
         name: "ci".parse().expect("name"),
         expires_at: None,

@@ -34,6 +34,7 @@ async fn create_once(f: &Fixture, idempotency_key: &str, request: &str) -> Resul
 
 async fn key(f: &Fixture) -> KeyId {
     let new = CreateKey {
+        role: None,
         kind: KeyKind::Manage,
         name: "test".parse::<DisplayName>().expect("name"),
         expires_at: None,
@@ -104,6 +105,7 @@ async fn answers_are_bounded_and_sealed(f: Fixture) {
     assert_eq!(count(&f).await, 0, "nothing of it was stored");
     f.pass(KEPT);
     let new = CreateKey {
+        role: None,
         kind: KeyKind::Manage,
         name: "test".parse::<DisplayName>().expect("name"),
         expires_at: None,

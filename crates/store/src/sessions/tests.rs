@@ -31,6 +31,7 @@ pub(crate) struct Ground {
 impl Ground {
     pub(crate) async fn new(fixture: Fixture) -> Self {
         let new = sortie_api::CreateKey {
+            role: None,
             kind: sortie_api::KeyKind::Manage,
             name: "ops".parse().expect("name"),
             expires_at: None,

@@ -4,7 +4,17 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::sessions::tests::{Ground, at};
-use crate::testing::{Fixture, first};
+use crate::testing::first;
+use crate::testing::{Fixture, on_both};
+
+on_both![
+    a_session_has_one_item_that_is_not_over,
+    what_a_session_asks_for_while_its_worker_leaves_is_not_lost,
+    items_are_handed_out_once_and_again_when_nobody_takes_them,
+    one_of_many_that_ask_at_once_gets_an_item,
+    work_lies_in_its_workspace_and_in_environments_with_workers,
+    keys_of_environments_are_listed_and_withdrawn,
+];
 
 fn hand(item: &mut WorkItem, now: Timestamp) {
     item.polled_at = Some(now);
@@ -37,9 +47,8 @@ impl Ground {
     }
 }
 
-#[tokio::test]
-async fn a_session_has_one_item_that_is_not_over() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn a_session_has_one_item_that_is_not_over(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let mut changes = ground.fixture.store.changes();
     let session = ground.session().await;
     assert_eq!(ground.claim().await, Claim::Nothing(Horizon::default()));
@@ -66,9 +75,8 @@ async fn a_session_has_one_item_that_is_not_over() {
     assert!(ground.items().await.iter().all(|item| item.state == WorkState::Stopped));
 }
 
-#[tokio::test]
-async fn what_a_session_asks_for_while_its_worker_leaves_is_not_lost() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn what_a_session_asks_for_while_its_worker_leaves_is_not_lost(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let session = ground.session().await;
     let session = ground.commit(&session, |step| step.wake = true).await;
     let item = ground.claimed().await;
@@ -97,9 +105,8 @@ async fn what_a_session_asks_for_while_its_worker_leaves_is_not_lost() {
     drop(session);
 }
 
-#[tokio::test]
-async fn items_are_handed_out_once_and_again_when_nobody_takes_them() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn items_are_handed_out_once_and_again_when_nobody_takes_them(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let mut expected = Vec::new();
     for _ in 0..3 {
         let session = ground.session().await;
@@ -126,9 +133,8 @@ async fn items_are_handed_out_once_and_again_when_nobody_takes_them() {
     assert_eq!(ground.claimed().await.session.as_ref(), expected.first());
 }
 
-#[tokio::test]
-async fn one_of_many_that_ask_at_once_gets_an_item() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn one_of_many_that_ask_at_once_gets_an_item(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     for _ in 0..5 {
         let session = ground.session().await;
         ground.commit(&session, |step| step.wake = true).await;
@@ -153,9 +159,8 @@ async fn one_of_many_that_ask_at_once_gets_an_item() {
     assert_eq!(won.len(), 5, "each item once");
 }
 
-#[tokio::test]
-async fn work_lies_in_its_workspace_and_in_environments_with_workers() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn work_lies_in_its_workspace_and_in_environments_with_workers(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let session = ground.session().await;
     ground.commit(&session, |step| step.wake = true).await;
     let (store, foreign, home) = (&ground.fixture.store, &ground.fixture.foreign, &ground.fixture.home);
@@ -173,9 +178,8 @@ async fn work_lies_in_its_workspace_and_in_environments_with_workers() {
     assert!(matches!(listed, Err(StoreError::NotFound(Object::Environment))), "{listed:?}");
 }
 
-#[tokio::test]
-async fn keys_of_environments_are_listed_and_withdrawn() {
-    let ground = Ground::new(Fixture::new().await).await;
+async fn keys_of_environments_are_listed_and_withdrawn(fixture: Fixture) {
+    let ground = Ground::new(fixture).await;
     let (store, home) = (&ground.fixture.store, &ground.fixture.home);
     let new = |name: &str| CreateEnvironmentKey { name: name.parse().expect("name"), expires_at: None };
     let make = async |name| {

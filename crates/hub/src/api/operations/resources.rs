@@ -2,9 +2,9 @@
 
 use axum::routing::{delete, get, post};
 use sortie_api::{
-    Agent, CreateAgent, CreateCredential, CreateEnvironment, CreateVault, Credential, DeletedCredential,
-    DeletedEnvironment, DeletedVault, Environment, UpdateAgent, UpdateCredential, UpdateEnvironment, UpdateVault,
-    Vault,
+    Agent, CreateAgent, CreateCredential, CreateEnvironment, CreateVault, Credential, CredentialValidation,
+    DeletedCredential, DeletedEnvironment, DeletedVault, Environment, UpdateAgent, UpdateCredential, UpdateEnvironment,
+    UpdateVault, Vault,
 };
 use sortie_audit::kinds;
 
@@ -151,6 +151,15 @@ fn credentials() -> Vec<Operation> {
         )
         .says("Retire a credential for ever; its secrets are removed.")
         .answers::<Credential>(),
+        Operation::post(
+            "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate",
+            "validate_vault_credential",
+            access,
+            &[kinds::CREDENTIAL_VALIDATED],
+            || post(vaults::validate_credential),
+        )
+        .says("Try an OAuth credential at its server; where its token is refused, get a new one first.")
+        .answers::<CredentialValidation>(),
         Operation::delete(one, "delete_vault_credential", access, &[kinds::CREDENTIAL_DELETED], || {
             delete(vaults::delete_credential)
         })

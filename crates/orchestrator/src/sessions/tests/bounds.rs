@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use sortie_api::{Model, ModelUsage, SessionStatus};
@@ -79,6 +80,38 @@ async fn at_rest_there_is_no_task() {
         home.serve(&id).await;
     }
     assert_eq!(said(&home.events(&id).await), ["the end", "again", "again"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_streamed_is_what_is_listed() {
+    let home = Home::new().await;
+    let id = home.create(Vec::new()).await.id;
+    let live = &home.open.as_ref().expect("open").live;
+    let stream = live.subscribe(&id, crate::live::Deltas { message: true, thinking: true }, None);
+    let steps = json!([
+        {"thinking": "hm", "text": ["the ", "first"], "tools": [{"name": "bash"}, {"name": "a", "server": "files"}]},
+        {"error": "overloaded", "retry_after": 0.01},
+        {"text": ["the ", "end"]}]);
+    home.post(&id, vec![script(steps)]).await.expect("taken");
+    home.serve(&id).await;
+    stream.close();
+    let frames: Vec<_> = stream.collect().await;
+    let data = frames.iter().map(|frame| {
+        let text = std::str::from_utf8(frame).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+        serde_json::from_str::<serde_json::Value>(line).expect("json")
+    });
+    let data: Vec<_> = data.collect();
+    let stored: Vec<_> = data.iter().filter(|event| !event["processed_at"].is_null()).cloned().collect();
+    let listed = home.events(&id).await;
+    let listed: Vec<_> = listed.iter().map(|event| serde_json::to_value(event).expect("json")).collect();
+    assert_eq!(stored, listed);
+    let waited = data.iter().filter(|event| event.get("processed_at").is_some_and(serde_json::Value::is_null));
+    assert_eq!(waited.count(), 1, "the message, before it was processed");
+    let message = listed.iter().find(|event| event["type"] == "agent.message").expect("a message");
+    let previewed = data.iter().filter(|event| event["event_id"] == message["id"]);
+    let previewed: String = previewed.filter_map(|event| event["delta"]["content"]["text"].as_str()).collect();
+    assert_eq!(previewed, message["content"][0]["text"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
