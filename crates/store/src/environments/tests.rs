@@ -92,6 +92,7 @@ async fn only_an_empty_environment_is_deleted(f: Fixture) {
         agent: None,
         user: None,
         workspace_id: None,
+        role: None,
     };
     let key = f.store.create_key(&f.home, new, &f.limits).await.expect("key").key.id;
     let mut transaction = f.store.begin().await.expect("begin");
