@@ -208,6 +208,7 @@ proptest! {
         for act in acts {
             let before = item.latest_heartbeat_at;
             model = model.pass(now);
+            settle(&mut item, at(now));
             // Its token tells a worker from one that had the item before.
             let known = |item: &WorkItem, worker: &Worker| worker.token.is_some() && item.token == worker.token;
             match act {
