@@ -158,7 +158,11 @@ struct SentInjection {
     body: Option<bool>,
 }
 
+/// What is shown of a refresh, its token, and the secret of its client.
+type Refreshed = (Option<OauthRefresh>, Option<SecretText>, Option<SecretText>);
+
 /// New secrets and settings of a credential, as they are sent.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and not for long")]
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum SentAuthUpdate {
@@ -315,7 +319,7 @@ impl UpdateCredential {
 }
 
 impl SentOauthRefresh {
-    fn define(self) -> Result<(Option<OauthRefresh>, Option<SecretText>, Option<SecretText>), ApiError> {
+    fn define(self) -> Result<Refreshed, ApiError> {
         let Self { token_endpoint, client_id, refresh_token, token_endpoint_auth, scope, resource } = self;
         check_token_endpoint("auth.refresh.token_endpoint", &token_endpoint)?;
         check_text("auth.refresh.client_id", Some(&client_id))?;
@@ -412,7 +416,7 @@ impl SentOauthRefreshUpdate {
         before: Option<OauthRefresh>,
         refresh_token: Option<SecretText>,
         client_secret: Option<SecretText>,
-    ) -> Result<(Option<OauthRefresh>, Option<SecretText>, Option<SecretText>), ApiError> {
+    ) -> Result<Refreshed, ApiError> {
         let Some(before) = before else {
             let reason = "auth.refresh: the credential was made without one; make another credential instead";
             return Err(ApiError::invalid_request(reason));

@@ -55,8 +55,8 @@ pub(super) fn body(request: &ModelRequest, upstream: &Upstream) -> serde_json::R
         }
         let users = messages.iter_mut().rev().filter(|message| message["role"] == "user");
         for message in users.take(KEPT_MESSAGES) {
-            if let Some(last) = message["content"].as_array().and_then(|blocks| blocks.len().checked_sub(1)) {
-                let block = &mut message.to_mut()["content"][last];
+            let content = message.to_mut().get_mut("content").and_then(Value::as_array_mut);
+            if let Some(block) = content.and_then(|blocks| blocks.last_mut()) {
                 *block = kept(block.take(), true);
             }
         }

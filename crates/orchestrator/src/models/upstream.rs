@@ -253,7 +253,8 @@ impl Upstream {
         let final_word = response.headers().get("x-should-retry").is_some_and(|value| value == "false");
         let body = tokio::time::timeout(self.settings.timeouts.between_bytes, beginning(&mut response)).await;
         let error: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
-        let member = |name: &str| error["error"][name].as_str().unwrap_or_default();
+        let members = error.get("error");
+        let member = |name: &str| members.and_then(|members| members.get(name)?.as_str()).unwrap_or_default();
         let said = self.words(member("message"), applied);
         let mut failure = self.of_kind(member("type"), status, &said);
         failure.error.retry_after = retry_after;

@@ -102,7 +102,7 @@ impl Toolbox {
 
     /// The first of a name counts: a server that lists one twice gains nothing by it.
     fn add(&mut self, told: Value, tool: Tool) {
-        let Some(name) = told["name"].as_str() else { return };
+        let Some(name) = told.get("name").and_then(Value::as_str) else { return };
         if !self.known.contains_key(name) {
             self.known.insert(name.to_owned(), tool);
             self.tools.push(told);

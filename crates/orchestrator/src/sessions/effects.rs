@@ -39,7 +39,7 @@ impl Actor {
             Ok(request) => request,
             Err(error) => {
                 tracing::error!(session = %self.id, %error, "a request to a model could not be made");
-                self.running.push(Box::pin(async { Done::Input(Input::Unanswered(error)) }));
+                self.running.push(Box::pin(async { Done::Input(Input::Unanswered(*error)) }));
                 return Ok(());
             }
         };
@@ -98,7 +98,7 @@ impl Core {
     }
 }
 
-fn request(core: &Core, toolbox: &Toolbox, what: Asked, models: &dyn Models) -> Result<ModelRequest, ModelError> {
+fn request(core: &Core, toolbox: &Toolbox, what: Asked, models: &dyn Models) -> Result<ModelRequest, Box<ModelError>> {
     let session = core.machine.session();
     let entries = core.transcript.as_deref().unwrap_or_default();
     let told = match what {
@@ -108,7 +108,8 @@ fn request(core: &Core, toolbox: &Toolbox, what: Asked, models: &dyn Models) -> 
             if half { newer_half(entries) } else { entries }
         }
     };
-    let messages = prompt::messages(told).map_err(|error| ModelError::new(REQUEST_FAILED, error.to_string()))?;
+    let messages =
+        prompt::messages(told).map_err(|error| Box::new(ModelError::new(REQUEST_FAILED, error.to_string())))?;
     let source = Source {
         session: session.id.clone(),
         agent: session.agent.id.clone(),
