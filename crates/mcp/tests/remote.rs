@@ -1,5 +1,7 @@
 //! The client that goes on using a server, against servers of all eras and against those that do not keep to them.
 
+#![allow(clippy::indexing_slicing, reason = "a missing part of a message is a failure")]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
