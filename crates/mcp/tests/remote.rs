@@ -91,7 +91,7 @@ where
     let counted = calls.clone();
     let listener = Listener::new(None, move |request: Request<Bytes>| {
         let message: Value = serde_json::from_slice(request.body()).unwrap_or_default();
-        if message["method"] == "tools/call" {
+        if message.get("method").is_some_and(|method| method == "tools/call") {
             counted.fetch_add(1, Ordering::SeqCst);
         }
         let answer = script(&request, &message);
