@@ -88,7 +88,7 @@ pub struct Given<'g> {
 
 /// What happened outside.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time is looked at, and none is kept")]
+#[allow(clippy::large_enum_variant, reason = "one at a time is looked at, and none is kept")]
 pub enum Input {
     /// Clients sent events, in this order. Each has passed [`Machine::check`] together with those before it.
     Posted(Vec<EventBody>),

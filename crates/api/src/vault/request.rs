@@ -162,7 +162,7 @@ struct SentInjection {
 type Refreshed = (Option<OauthRefresh>, Option<SecretText>, Option<SecretText>);
 
 /// New secrets and settings of a credential, as they are sent.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and not for long")]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and not for long")]
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum SentAuthUpdate {

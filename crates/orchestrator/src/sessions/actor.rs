@@ -126,7 +126,7 @@ impl Core {
 }
 
 /// What comes of an effect.
-#[expect(clippy::large_enum_variant, reason = "one at a time is looked at, and none is kept")]
+#[allow(clippy::large_enum_variant, reason = "one at a time is looked at, and none is kept")]
 pub(super) enum Done {
     Input(Input),
     Answered(ModelAnswer, Arc<Toolbox>),
