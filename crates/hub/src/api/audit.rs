@@ -214,13 +214,19 @@ pub(super) fn agent_created(call: &Call, agent: &Agent) {
 
 /// With the members that are different from before.
 pub(super) fn agent_updated(call: &Call, agent: &Agent, members: &[&str]) {
-    let mut fields = of_agent(agent);
-    fields["changed"] = json!(members);
-    call.note(kinds::AGENT_UPDATED, fields);
+    call.note(kinds::AGENT_UPDATED, with(of_agent(agent), "changed", json!(members)));
 }
 
 pub(super) fn agent_archived(call: &Call, agent: &Agent) {
     call.note(kinds::AGENT_ARCHIVED, of_agent(agent));
+}
+
+/// An object with one member more.
+fn with(mut object: Value, name: &str, value: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value);
+    }
+    object
 }
 
 fn of_agent(agent: &Agent) -> Value {
@@ -269,12 +275,12 @@ pub(super) fn session_events_sent(call: &Call, session: &SessionId, events: &[Ev
             };
             let mut shown = json!({"event_id": event.id, "type": event.body.kind()});
             if let Some(tool_use) = event.body.answers() {
-                shown["tool_use_id"] = json!(tool_use);
+                shown = with(shown, "tool_use_id", json!(tool_use));
             }
-            if let Some(verdict) = verdict {
-                shown["result"] = json!(verdict);
+            match verdict {
+                Some(verdict) => with(shown, "result", json!(verdict)),
+                None => shown,
             }
-            shown
         })
         .collect();
     call.note(kinds::SESSION_EVENTS_SENT, json!({"session_id": session, "events": events}));
@@ -286,9 +292,7 @@ pub(super) fn environment_created(call: &Call, environment: &Environment) {
 
 /// With the members that are different from before.
 pub(super) fn environment_updated(call: &Call, environment: &Environment, members: &[&str]) {
-    let mut fields = of_environment(environment);
-    fields["changed"] = json!(members);
-    call.note(kinds::ENVIRONMENT_UPDATED, fields);
+    call.note(kinds::ENVIRONMENT_UPDATED, with(of_environment(environment), "changed", json!(members)));
 }
 
 pub(super) fn environment_archived(call: &Call, environment: &Environment) {
@@ -314,16 +318,12 @@ pub(super) fn vault_created(call: &Call, vault: &Vault) {
 
 /// With the members that are different from before.
 pub(super) fn vault_updated(call: &Call, vault: &Vault, members: &[&str]) {
-    let mut fields = of_vault(vault);
-    fields["changed"] = json!(members);
-    call.note(kinds::VAULT_UPDATED, fields);
+    call.note(kinds::VAULT_UPDATED, with(of_vault(vault), "changed", json!(members)));
 }
 
 /// With the credentials that went with it.
 pub(super) fn vault_archived(call: &Call, archived: &ArchivedVault) {
-    let mut fields = of_vault(&archived.vault);
-    fields["credential_ids"] = json!(archived.credentials);
-    call.note(kinds::VAULT_ARCHIVED, fields);
+    call.note(kinds::VAULT_ARCHIVED, with(of_vault(&archived.vault), "credential_ids", json!(archived.credentials)));
 }
 
 pub(super) fn vault_deleted(call: &Call, vault: &VaultId) {
@@ -340,9 +340,7 @@ pub(super) fn credential_created(call: &Call, credential: &Credential) {
 
 /// With the members that are different from before; of secrets only that they are.
 pub(super) fn credential_updated(call: &Call, credential: &Credential, members: &[&str]) {
-    let mut fields = of_credential(credential);
-    fields["changed"] = json!(members);
-    call.note(kinds::CREDENTIAL_UPDATED, fields);
+    call.note(kinds::CREDENTIAL_UPDATED, with(of_credential(credential), "changed", json!(members)));
 }
 
 pub(super) fn credential_archived(call: &Call, credential: &Credential) {

@@ -202,7 +202,7 @@ fn least_role(method: Option<&Method>, path: &str) -> KeyRole {
     let within = |place: &&str| path.strip_prefix(*place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     match method {
         Some(&Method::GET) => KeyRole::Viewer,
-        _ if OF_DEVELOPERS.iter().any(|place| within(&place)) => KeyRole::Developer,
+        _ if OF_DEVELOPERS.iter().any(within) => KeyRole::Developer,
         _ => KeyRole::Admin,
     }
 }

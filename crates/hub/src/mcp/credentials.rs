@@ -38,7 +38,7 @@ pub(crate) struct Problem {
     pub(crate) vault: Option<VaultId>,
     pub(crate) credential: Option<CredentialId>,
     /// How getting a new token went wrong, where that is what was wrong.
-    pub(crate) attempt: Option<RefreshAttempt>,
+    pub(crate) attempt: Option<Box<RefreshAttempt>>,
 }
 
 /// Finds credentials, and renews them: one exchange at a time for each.
@@ -232,13 +232,13 @@ fn not_renewed(found: &FoundCredential, refused: NotGranted) -> Problem {
     match refused {
         NotGranted::Unreachable(reason) => {
             let problem = problem(found, &format!("its token endpoint cannot be reached: {reason}"));
-            let attempt = Some(RefreshAttempt { status: RefreshStatus::ConnectError, http_response: None });
-            Problem { kind: HOST_UNREACHABLE, attempt, ..problem }
+            let attempt = RefreshAttempt { status: RefreshStatus::ConnectError, http_response: None };
+            Problem { kind: HOST_UNREACHABLE, attempt: Some(Box::new(attempt)), ..problem }
         }
         NotGranted::Refused { reason, answer } => {
             let reason = format!("its token endpoint gives no new token ({reason}): authorise anew");
-            let attempt = Some(RefreshAttempt { status: RefreshStatus::Failed, http_response: Some(answer) });
-            Problem { attempt, ..problem(found, &reason) }
+            let attempt = RefreshAttempt { status: RefreshStatus::Failed, http_response: Some(answer) };
+            Problem { attempt: Some(Box::new(attempt)), ..problem(found, &reason) }
         }
     }
 }

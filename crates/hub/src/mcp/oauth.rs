@@ -171,7 +171,6 @@ fn form(refresh: &Refresh) -> Zeroizing<String> {
             pairs.append_pair(name, value);
         }
     }
-    drop(pairs);
     form
 }
 

@@ -123,7 +123,9 @@ impl Servers {
         let wanted = Wanted { credentials, workspace, vaults, url: url.to_owned() };
         match self.0.credentials.renew(&wanted, found.clone()).await {
             Ok(renewed) => (said(RefreshStatus::Succeeded), Some(renewed)),
-            Err(problem) => (problem.attempt.unwrap_or_else(|| said(RefreshStatus::ConnectError)), None),
+            Err(problem) => {
+                (problem.attempt.map_or_else(|| said(RefreshStatus::ConnectError), |attempt| *attempt), None)
+            }
         }
     }
 }

@@ -289,7 +289,9 @@ impl Stage {
         let session = stage.create_session().await;
         let threads = format!("/v1/sessions/{session}/threads");
         let threads = stage.asked("GET", &threads, Value::Null).await;
-        stage.places.insert("{thread_id}", threads["data"][0]["id"].as_str().expect("id").to_owned());
+        stage
+            .places
+            .insert("{thread_id}", threads.pointer("/data/0/id").and_then(Value::as_str).expect("id").to_owned());
         stage.places.insert("{session_id}", session);
         stage
     }
@@ -297,7 +299,7 @@ impl Stage {
     /// Makes a session in the middle workspace; its id.
     pub(crate) async fn create_session(&self) -> String {
         let made = self.asked("POST", "/v1/sessions", body("create_session")).await;
-        made["id"].as_str().expect("id").to_owned()
+        made.get("id").and_then(Value::as_str).expect("id").to_owned()
     }
 
     /// The answer to the key of the middle workspace, which must be one of success.

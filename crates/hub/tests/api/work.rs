@@ -89,11 +89,14 @@ impl Shop {
 
     async fn item(&self) -> Item {
         let item = self.poll("?block_ms=999").await;
-        let text = |name: &str| item[name].as_str().unwrap_or_else(|| panic!("no {name}: {item}")).to_owned();
-        let secret = URL_SAFE_NO_PAD.decode(text("secret").trim_end_matches('=')).expect("base64");
+        let text = |place: &str| match item.pointer(place).and_then(Value::as_str) {
+            Some(text) => text.to_owned(),
+            None => panic!("no {place}: {item}"),
+        };
+        let secret = URL_SAFE_NO_PAD.decode(text("/secret").trim_end_matches('=')).expect("base64");
         let secret: Value = serde_json::from_slice(&secret).expect("json");
-        let token = secret["sessions_token"].as_str().expect("token").to_owned();
-        Item { id: text("id"), session: item["data"]["id"].as_str().expect("session").to_owned(), token }
+        let token = secret.get("sessions_token").and_then(Value::as_str).expect("token").to_owned();
+        Item { id: text("/id"), session: text("/data/id"), token }
     }
 
     /// An item that a worker has taken.

@@ -30,7 +30,7 @@ fn settings(servers: &[String], more: &str) -> String {
 }
 
 fn put(dir: &Path, settings: &str) {
-    sortie_tls::write_private(&dir.join("key"), KEY.as_bytes()).expect("key");
+    sortie_tls::write_private(dir.join("key"), KEY.as_bytes()).expect("key");
     std::fs::write(dir.join("models.toml"), settings).expect("settings");
 }
 
@@ -253,7 +253,7 @@ async fn what_may_have_been_answered_is_not_asked_again() {
     for reply in [
         Reply::Silence,
         Reply::pieces(begun.clone().chain([Piece::Cut]).collect()),
-        Reply::events(&[&whole[..4], &[overloaded.clone()]].concat()),
+        Reply::events(&[&whole[..4], std::slice::from_ref(&overloaded)].concat()),
         Reply::error(400, "invalid_request_error", "x"),
     ] {
         let (first, second) = (server([reply.clone()]).await, server([]).await);
