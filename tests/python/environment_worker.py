@@ -1,9 +1,9 @@
 """Serves sessions with the unmodified worker of the SDK `anthropic`; exits non-zero at the first difference.
 
-    python environment_worker.py BASE_URL MANAGE_KEY ENVIRONMENT_ID ENVIRONMENT_KEY DIRECTORY
+    python environment_worker.py BASE_URL MANAGE_KEY ENVIRONMENT_ID ENVIRONMENT_KEY DIRECTORY PART...
     python environment_worker.py serve BASE_URL ENVIRONMENT_ID ENVIRONMENT_KEY DIRECTORY
 
-Plays scripts on the model `scripted`. The lease of the hub's work is to be five seconds. The second form serves until it is
+The parts are `served`, `handed`, `lost` and `archived`. Plays scripts on the model `scripted`. The lease of the hub's work is to be five seconds. The second form serves until it is
 stopped.
 """
 
@@ -188,12 +188,18 @@ async def archived(stage):
     check(await scoped(stage).poll(stage.environment) is None, "nothing is left of it")
 
 
-async def main(base_url, manage, environment, key, directory):
+PARTS = {
+    "served": served_to_the_end,
+    "handed": handed_to_another_process,
+    "lost": lost_and_found,
+    "archived": archived,
+}
+
+
+async def main(base_url, manage, environment, key, directory, *parts):
     stage = Stage(base_url, manage, environment, key, directory)
-    await served_to_the_end(stage)
-    await handed_to_another_process(stage)
-    await lost_and_found(stage)
-    await archived(stage)
+    for part in parts:
+        await PARTS[part](stage)
     print("all as expected")
 
 

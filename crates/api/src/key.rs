@@ -108,7 +108,7 @@ pub struct Key {
     #[serde(default)]
     pub user: Option<DisplayName>,
     /// The environment that an `environment` key is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub environment_id: Option<EnvironmentId>,
     /// When it was created, in whole seconds.
     #[serde(with = "crate::time")]

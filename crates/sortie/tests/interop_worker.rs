@@ -28,6 +28,15 @@ impl Environment {
 
 #[tokio::test]
 async fn the_official_worker_serves_sessions_unmodified() {
+    parts(&["served"]).await;
+}
+
+#[tokio::test]
+async fn items_go_to_other_processes_and_other_workers() {
+    parts(&["handed", "lost", "archived"]).await;
+}
+
+async fn parts(parts: &[&str]) {
     let Some(sdk) = tool("SORTIE_TEST_PYTHON_ANTHROPIC") else { return };
     let home = TempHome::new().expect("home");
     let hub = Hub::start_with(&home, ["--work-lease", "5"]).await;
@@ -35,7 +44,8 @@ async fn the_official_worker_serves_sessions_unmodified() {
     let directory = home.join("work");
     std::fs::create_dir(&directory).expect("directory");
     let program = python(&home, &sdk, "environment_worker.py").args([hub.text("api_url"), hub.text("api_key")]);
-    let said = succeeds(program.args([&environment.id, &environment.key]).arg(directory)).await;
+    let program = program.args([&environment.id, &environment.key]).arg(directory);
+    let said = succeeds(program.args(parts)).await;
     assert!(said.contains("all as expected"), "{said}");
 }
 

@@ -144,7 +144,8 @@ const WORKERS: &[(&str, [u16; 3])] = &[
     ("stop_work", [200, 200, 404]),
     // The token is of an item without a session.
     ("get_session", [200, 404, 404]),
-    ("send_session_events", [200, 404, 404]),
+    // What is sent is an interrupt, and workers send results of tools only.
+    ("send_session_events", [403, 404, 404]),
     ("list_session_events", [200, 404, 404]),
     ("stream_session_events", [200, 404, 404]),
 ];
