@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sortie_ids::{AgentId, EnvironmentId, SessionId, ThreadId, VaultId};
 
 use crate::{AgentOverrides, ApiError, Metadata, Patch, SessionAgent};
@@ -311,10 +311,23 @@ impl ChosenAgent {
             Value::String(id) => {
                 id.parse().map(|id| Self::Agent { id, version: None }).map_err(|error| error.to_string())
             }
-            object => serde_json::from_value(object).map_err(|error| error.to_string()),
+            object => match beside_overrides(&object) {
+                Ok(()) => serde_json::from_value(object).map_err(|error| error.to_string()),
+                Err(reason) => Err(reason),
+            },
         };
         read.map_err(|reason| ApiError::invalid_request(format!("agent: {reason}")))
     }
+}
+
+/// Refuses members that there are not: those beside the overrides are read apart, so that neither reading misses them.
+fn beside_overrides(object: &Value) -> Result<(), String> {
+    let form = |members: &&Map<String, Value>| members.get("type").is_some_and(|form| form == "agent_with_overrides");
+    let Some(members) = object.as_object().filter(form) else { return Ok(()) };
+    let own = |name: &str| matches!(name, "type" | "id" | "version");
+    let overrides = members.iter().filter(|(name, _)| !own(name)).map(|(name, value)| (name.clone(), value.clone()));
+    let read: Result<AgentOverrides, _> = serde_json::from_value(Value::Object(overrides.collect()));
+    read.map(drop).map_err(|error| error.to_string())
 }
 
 impl UpdateSession {

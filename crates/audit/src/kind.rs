@@ -63,9 +63,9 @@ table! {
     CHECKPOINT_REFUSED = "H2013W", "checkpoint_refused", "A gateway published what contradicts an earlier checkpoint.";
     MANAGEMENT_UNCHANGED = "H2014I", "management_unchanged", "A management operation changed nothing: it was done before.";
     REQUESTS_REFUSED = "H2015W", "requests_refused", "Requests that showed no valid key, or one that may not ask for this, counted.";
-    WORK_STOPPED = "H2141I", "work_stopped", "An item of work was ended, or is to end.";
-    WORK_UPDATED = "H2142I", "work_updated", "What is written beside an item of work was changed.";
-    HEALTHCHECK_CREATED = "H2143I", "healthcheck_created", "The workers of an environment are to answer a check.";
+    WORK_STOPPED = "H2151I", "work_stopped", "An item of work was ended, or is to end.";
+    WORK_UPDATED = "H2152I", "work_updated", "What is written beside an item of work was changed.";
+    HEALTHCHECK_CREATED = "H2153I", "healthcheck_created", "The workers of an environment are to answer a check.";
     CHECKPOINTS_FORGOTTEN = "H2016W", "checkpoints_forgotten", "The checkpoints of a log gave way to those of another one.";
     AGENT_CREATED = "H2101I", "agent_created", "An agent was made.";
     AGENT_UPDATED = "H2102I", "agent_updated", "An agent was changed, which made its next version.";

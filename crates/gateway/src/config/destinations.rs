@@ -90,7 +90,8 @@ mod tests {
                     tls.include_system_cas = true\n\
                     token = { vault = \"corp\", path = \"secret/data/x\", field = \"t\" }\n\
                     [[publish]]\nname = \"worm\"\nfile = \"worm\"\n\
-                    [vault.corp]\naddress = \"https://vault.example:8200\"\ntoken = { file = \"t\" }\n";
+                    [vault.corp]\naddress = \"https://vault.example:8200\"\ntoken = { file = \"t\" }\n\
+                    tls.include_system_cas = true\n";
         let read = parse(text).expect("settings");
         assert_eq!((read.sinks.len(), read.publish.len(), read.vaults.len()), (1, 1, 1));
         assert_eq!(read.publish.first(), Some(&PlaceSpec::dir("worm", Path::new("/etc/sortie/worm"))));

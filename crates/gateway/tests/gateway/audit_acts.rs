@@ -55,6 +55,7 @@ async fn an_approval_is_recorded_with_who_decided_and_for_how_long() {
         ("call_decided", "refused"),
         ("call_decided", "waits"),
         ("approval_decided", "withdrawn"),
+        ("call_decided", "refused"),
     ];
     until(|| told(&story(&world)) == expected).await;
 

@@ -86,7 +86,7 @@ async fn who_leaves_before_the_record_is_kept_has_a_record_of_the_end() {
     until(|| of(&world, "call_done").len() == 2).await;
     let (forwarded, done) = (decided(&world).remove(1), of(&world, "call_done").remove(1));
     assert_eq!((&done["decided"], &done["id"]), (&forwarded["seq"], &forwarded["id"]), "{done}");
-    assert_eq!((&done["end"], &done["code"]), (&json!("abandoned"), &json!("G1010W")), "{done}");
+    assert_eq!((&done["end"], &done["code"]), (&json!("caller left"), &json!("G1010W")), "{done}");
     assert!(done.get("status").is_none(), "{done}");
     drop(held);
     assert_eq!(upstream.count(), 1, "nothing of it reached the server");
@@ -152,7 +152,7 @@ async fn who_leaves_when_an_approved_call_is_about_to_go_on_has_a_record_of_the_
         let done = of(&world, "call_done").remove(number);
         assert_eq!(
             (&done["end"], &done["decided"]),
-            (&json!("abandoned"), &decided(&world).last().expect("one")["seq"])
+            (&json!("caller left"), &decided(&world).last().expect("one")["seq"])
         );
         assert_eq!(outcomes(&world).len(), 2 * (number + 1), "waits, forwarded, and nothing more");
     }

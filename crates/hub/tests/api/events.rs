@@ -207,10 +207,14 @@ async fn every_operation_that_changes_something_leaves_its_records() {
                 "create_session" => json!({"agent": place("{agent_id}"), "environment_id": place("{environment_id}")}),
                 _ => body(id),
             };
-            // Only workers may end their work.
-            let key = if id == "stop_work" { &worker } else { &hub.manage };
+            // Only workers may take their work and end it.
+            let key = if matches!(id, "acknowledge_work" | "stop_work") { &worker } else { &hub.manage };
             let send =
                 async |path: String| hub.send_with(method.clone(), &path, sent.clone(), &[("x-api-key", key)]).await;
+            if id == "acknowledge_work" {
+                let poll = at("/v1/environments/{environment_id}/work/poll");
+                hub.send_with(http::Method::GET, &poll, Value::Null, &[("x-api-key", &worker)]).await;
+            }
             let answer = send(at(path)).await;
             let records = hub.records();
             let own = |record: &&Value| record["id"].as_str() == answer.header("request-id");

@@ -25,7 +25,7 @@ fn taken(receiver: &Upstream) -> Vec<Value> {
 }
 
 async fn create_key(world: &World) -> u16 {
-    let body = json!({"kind": "use", "name": "k".repeat(60), "grants": []});
+    let body = json!({"kind": "manage", "name": "k".repeat(60), "grants": []});
     let asked = world.api(Method::POST, "/v1/sortie/keys").header("user-agent", "a".repeat(200)).json(&body);
     send(asked).await.status
 }

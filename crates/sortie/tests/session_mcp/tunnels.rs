@@ -131,7 +131,11 @@ async fn failures_name_the_hop() {
     let (full, files) = (url("full"), url("files"));
     gateway.process.kill();
     let failure = world.call(&session, &full, "test_simple_text", json!({})).await.expect_err("no gateway");
-    assert_eq!(failure.hop, Some(Hop::Link), "{failure:?}");
-    assert_eq!(hop(&session, files).await, Some(Hop::Link));
+    // What runs in a link may see its end before the link does.
+    assert!(matches!(failure.hop, Some(Hop::Link | Hop::InnerTls)), "{failure:?}");
+    let begun = std::time::Instant::now();
+    while hop(&session, files.clone()).await != Some(Hop::Link) {
+        assert!(begun.elapsed() < LATE, "the link is missed");
+    }
     world.end().await;
 }

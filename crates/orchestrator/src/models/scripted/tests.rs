@@ -53,7 +53,7 @@ async fn played(scripted: &(Scripted, Faults), request: &ModelRequest) -> (Vec<S
         }
         Ok(Ok(answer)) => {
             for used in answer.content.iter().filter(|block| block["type"] == "tool_use") {
-                lines.push(format!("uses {} {}", used["name"].as_str().expect("name"), used["input"]));
+                lines.push(format!("uses {} {}", used["name"].as_str().expect("name"), sorted(&used["input"])));
             }
             lines.push(format!("ends with {}", answer.stop_reason));
             Some(answer)
@@ -63,6 +63,12 @@ async fn played(scripted: &(Scripted, Faults), request: &ModelRequest) -> (Vec<S
 }
 
 /// What a whole script does in a conversation whose tools answer and whose user goes on.
+/// An object with its members by name, whatever order they are kept in.
+fn sorted(input: &Value) -> String {
+    let members: std::collections::BTreeMap<_, _> = input.as_object().expect("an object").iter().collect();
+    serde_json::to_string(&members).expect("json")
+}
+
 async fn performed(script: &str) -> Vec<String> {
     let scripted = <(Scripted, Faults)>::default();
     let mut request = request(vec![user(script)]);
