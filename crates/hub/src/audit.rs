@@ -21,6 +21,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many keys and addresses a record of refused requests names.
 const NAMED: usize = 8;
+/// How long the checkpoint of the end may take to be published.
+const PUBLISHED_LAST: Duration = Duration::from_secs(5);
 
 /// How a hub keeps its records.
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ pub struct Audit(Arc<Inner>);
 struct Inner {
     log: Log,
     outlets: Outlets,
+    /// What publishes checkpoints: it outlives all that the log is about, and publishes the checkpoint of its end.
+    publishing: TaskSet,
     published: Mutex<Vec<PlaceBoard>>,
     refused: Mutex<BTreeMap<(Surface, Refused), Tally>>,
 }
@@ -147,7 +151,13 @@ impl Audit {
         let hold = if config.sinks.is_empty() { defaults.hold } else { 0 };
         let log = Log::open(Options { dir, key_file, origin, durability, on_failure, hold, ..defaults })?;
         let outlets = Outlets::start(&log, &config.sinks, &config.vaults)?;
-        Ok(Self(Arc::new(Inner { log, outlets, published: Mutex::default(), refused: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            log,
+            outlets,
+            publishing: TaskSet::new(),
+            published: Mutex::default(),
+            refused: Mutex::default(),
+        })))
     }
 
     /// Whether something that is recorded may begin.
@@ -167,8 +177,8 @@ impl Audit {
     ///
     /// # Errors
     /// Something that a place needs is not there.
-    pub(crate) fn publish(&self, places: Vec<PlaceSpec>, tasks: &TaskSet) -> Result<(), String> {
-        let boards = publish::start(&self.0.log, places, &BTreeMap::new(), tasks)?;
+    pub(crate) fn publish(&self, places: Vec<PlaceSpec>) -> Result<(), String> {
+        let boards = publish::start(&self.0.log, places, &BTreeMap::new(), &self.0.publishing)?;
         *self.0.published.lock().unwrap_or_else(PoisonError::into_inner) = boards;
         Ok(())
     }
@@ -274,6 +284,9 @@ impl Audit {
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
         if let Ok(Err(error)) = closed {
             tracing::error!(%error, "the audit log could not be closed");
+        }
+        if !self.0.publishing.shutdown(PUBLISHED_LAST).await {
+            tracing::warn!("the checkpoint of the end could not be published in time");
         }
         self.0.outlets.close().await;
     }

@@ -265,7 +265,7 @@ impl Hub {
                 () = stop.stopping() => {}
             }
         });
-        audit.publish(config.audit.publish.clone(), tasks).map_err(HubError::Publish)?;
+        audit.publish(config.audit.publish.clone()).map_err(HubError::Publish)?;
         tasks.spawn("audit-counts", audit.clone().count_until_stopped(tasks.clone()));
         let inside = tasks.clone();
         tasks.spawn("edge", async move { server.serve(edge, inside).await });

@@ -80,7 +80,7 @@ async fn its_records_reach_the_sinks_and_its_checkpoints_the_places_through_a_ki
     assert_eq!(newest, log.len());
     let put = bucket.seen();
     let line = put.last().expect("a checkpoint").head.lines().next().expect("a line").to_owned();
-    assert!(line.starts_with("PUT /sortie-hub-") && line.ends_with(&format!("/{} HTTP/1.1", log.len())), "{line}");
+    assert!(line.starts_with("PUT /sortie-hub-") && line.ends_with(&format!("/{:020} HTTP/1.1", log.len())), "{line}");
 }
 
 #[tokio::test]
