@@ -31,7 +31,7 @@ pub(crate) struct HubAuditArgs {
 /// Where the hub's records go, beside its own log.
 #[derive(Args, Debug)]
 pub(crate) struct AuditDestinationArgs {
-    /// A file with tables [[sinks]] and [[publish]]: where the hub's records are delivered, and its checkpoints published.
+    /// A file with the tables `sinks` and `publish`: where the hub's records are delivered, and its checkpoints published.
     #[arg(long, env = "SORTIE_AUDIT_CONFIG", value_name = "FILE")]
     audit_config: Option<PathBuf>,
 }
